@@ -1,0 +1,223 @@
+//! What is said of a resource: conditions and their reasons.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::fields::Fields;
+use super::key::ResourceKey;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Why a condition, a block or an error is as it is. Documented by [`Reason::explain`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)+];
+
+            /// The name as it is printed.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name),)+ }
+            }
+
+            /// What it means, in a sentence.
+            pub const fn explain(self) -> &'static str {
+                match self { $(Reason::$name => concat!($($doc,)+),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Live is what git says.
+    InPlumb,
+    /// A step made live what git says.
+    Applied,
+    /// Live already was what git says; it was only recorded.
+    Recorded,
+    /// The object had no mark and was taken over.
+    Adopted,
+    /// The same server under another Provider name; nothing was done.
+    Rebound,
+    /// The inventory was lost and rebuilt from the object's mark.
+    Recovered,
+    /// Its deletion was carried out.
+    Deleted,
+    /// The document is gone and the object stays (`deletion: retain`).
+    Retained,
+    /// Neither git nor the live system has it any more.
+    Gone,
+    /// A step is to be applied.
+    Pending,
+    /// A step is being applied.
+    Applying,
+    /// A step failed and will be tried again.
+    Retrying,
+    /// A dependency is not ready, or its step failed.
+    DependencyNotReady,
+    /// The document cannot be used; see its diagnostics.
+    InvalidManifest,
+    /// Live differs from what was applied, and a person is asked.
+    DriftProposed,
+    /// Live differs from what was applied, and is put back.
+    DriftReverted,
+    /// Live differs from what was applied, and that is only recorded.
+    DriftObserved,
+    /// Git and live both changed, or the base is lost; a person is asked.
+    ConflictHeld,
+    /// A person closed the proposal and the tenant ignores such differences.
+    DriftIgnored,
+    /// The object is gone; it is not recreated empty on its own.
+    DataMissing,
+    /// The kind holds data and nothing recorded before this commit allows its deletion.
+    DeletionProtected,
+    /// Replacing it would lose data, and nothing recorded before this commit allows that.
+    ReplaceProtected,
+    /// More deletions at once than the guard lets pass without approval.
+    DeletionsHeld,
+    /// Something with the same name or spec was added in the same commit.
+    PossibleRename,
+    /// A resource cannot be moved to another server.
+    MoveRefused,
+    /// A manifest could not be read, so nothing is pruned.
+    UnreadableManifest,
+    /// The tree is empty, so nothing is pruned.
+    EmptyTree,
+    /// The tenant's repository, branch or path changed, so nothing is pruned.
+    SourceChanged,
+    /// The head does not descend from the last one, so nothing is pruned.
+    HistoryRewritten,
+    /// The environment is no longer the tenant's; its resources are frozen.
+    EnvironmentRemoved,
+    /// The tenant is no longer in the platform; its resources are frozen.
+    TenantRemoved,
+    /// An object of that name exists without Plumb's mark.
+    NotOwned,
+    /// An object of that name bears another key's or platform's mark.
+    OwnedByOther,
+    /// Marked by this platform, but neither git nor the inventory speaks of it.
+    Orphaned,
+    /// Over the tenant's quota.
+    QuotaExceeded,
+    /// A policy denies it.
+    PolicyDenied,
+    /// Outside the windows in which changes are applied.
+    WindowClosed,
+    /// `plumb.dev/suspend` is set.
+    Suspended,
+    /// The provider could not be reached.
+    ProviderUnreachable,
+    /// The provider refused the login.
+    AuthenticationFailed,
+    /// The login may not do or see this.
+    PermissionDenied,
+    /// The provider did not answer in time.
+    TimedOut,
+    /// The server is another one than before; the Provider has to confirm it.
+    ProviderIdentityChanged,
+    /// The credential's variable or file is not there.
+    CredentialMissing,
+    /// No such Provider in the platform.
+    ProviderMissing,
+    /// The provider cannot do what is asked.
+    UnsupportedByProvider,
+    /// The target changed between plan and apply; it is planned anew.
+    Conflict,
+    /// The provider refused the change for good.
+    Rejected,
+    /// The repository could not be read.
+    SourceUnavailable,
+    /// The proposal's branch could not be pushed; the fields stay held.
+    ProposalFailed,
+    /// YAML cannot say the live value, or validation would reject it; it is recorded, not proposed.
+    NotExpressible,
+    /// Ten proposals are open in the repository; this one waits.
+    ProposalLimit,
+    /// The password is not in the state store; the role keeps the one it has.
+    PasswordUnknown,
+    /// `plumb.dev/adopt` is still there though the object is adopted.
+    LeftoverAdopt,
+    /// The state store or Plumb itself failed.
+    Internal,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The four conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ConditionType {
+    /// Live is what git says.
+    Ready,
+    /// Something is being done, or will be.
+    Reconciling,
+    /// It will not get better without a person.
+    Stalled,
+    /// Live differs from what was applied.
+    Drifted,
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConditionStatus {
+    True,
+    False,
+    Unknown,
+}
+
+/// One thing said of a resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub condition_type: ConditionType,
+    pub status: ConditionStatus,
+    pub reason: Reason,
+    pub message: String,
+    /// When `status` changed last; a new message does not move it.
+    pub last_transition_time: DateTime<Utc>,
+}
+
+/// What the faces show of a resource.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceStatus {
+    pub key: ResourceKey,
+    /// `main@sha1:<hex>` of the commit that was looked at last.
+    pub revision: String,
+    pub provider: String,
+    pub object_name: String,
+    pub conditions: Vec<Condition>,
+    /// What git sets and what is live, of the fields that git sets.
+    pub desired: Fields,
+    pub live: Fields,
+    /// Where an application finds it.
+    pub outputs: std::collections::BTreeMap<String, String>,
+    pub file: String,
+    pub updated_at: DateTime<Utc>,
+}
+
+impl ResourceStatus {
+    /// The condition of that type.
+    pub fn condition(&self, wanted: ConditionType) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.condition_type == wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_explained() {
+        for reason in Reason::ALL {
+            assert!(reason.explain().trim().ends_with('.'), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What was applied: the memory that drives pruning, ownership and drift, and the open conversations about drift.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::fields::{FieldPath, Fields};
+use super::key::{ObjectHex, ResourceKey};
+use super::observation::{ObjectId, ProviderIdentity};
+use super::plan::PlanId;
+use super::resource::{Annotations, DriftMode};
+
+/// One object that Plumb applied or recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub key: ResourceKey,
+    /// The name of the Provider, and who that server was.
+    pub provider: String,
+    pub identity: ProviderIdentity,
+    pub object_name: String,
+    pub object: ObjectId,
+    /// What git set when it was applied last.
+    pub applied: Fields,
+    /// The live values of those fields, read back after the apply. Drift is live against these.
+    pub readback: Fields,
+    pub annotations: Annotations,
+    pub depends_on: Vec<ResourceKey>,
+    /// The file it came from.
+    pub file: String,
+    /// The commit it came from; empty when applied from a working tree.
+    pub commit: ObjectHex,
+    /// Forgotten on purpose (`deletion: retain`): kept so that it is not shown as an orphan.
+    pub retained: bool,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// All records of one tenant.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inventory {
+    pub records: BTreeMap<ResourceKey, Record>,
+}
+
+impl Inventory {
+    /// The record of `key`, unless it was forgotten on purpose.
+    pub fn get(&self, key: &ResourceKey) -> Option<&Record> {
+        self.records.get(key).filter(|record| !record.retained)
+    }
+
+    /// Records that were not forgotten on purpose.
+    pub fn live(&self) -> impl Iterator<Item = &Record> {
+        self.records.values().filter(|record| !record.retained)
+    }
+}
+
+/// One field of a proposal, three ways. `None` is "not set" or "not there".
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProposedField {
+    pub path: FieldPath,
+    /// What was applied last, where that is known.
+    pub base: Option<Value>,
+    /// What git said when the proposal was opened.
+    pub git: Option<Value>,
+    /// What was live.
+    pub live: Option<Value>,
+}
+
+/// What a proposal offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProposalKind {
+    /// Edits the document to the live values.
+    Drift,
+    /// Removes the document of an object that is gone (R8).
+    Missing,
+}
+
+/// Where a proposal stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProposalStatus {
+    /// Recorded; its branch is still to be pushed, or the push was refused.
+    Pending,
+    /// Its branch is on the remote.
+    Open,
+    /// A person committed to the branch; Plumb no longer updates it.
+    HandsOff,
+    /// Decided: merged, whole or edited.
+    Accepted,
+    /// Decided: the branch was deleted; git's value goes back to the live system.
+    Restored,
+    /// Decided: the branch was deleted and the tenant says `onClose: ignore`.
+    Ignored,
+    /// Live came back by itself, or git set the fields.
+    Closed,
+}
+
+impl ProposalStatus {
+    /// Whether it still waits for a person.
+    pub fn is_undecided(self) -> bool {
+        match self {
+            Self::Pending | Self::Open | Self::HandsOff => true,
+            Self::Accepted | Self::Restored | Self::Ignored | Self::Closed => false,
+        }
+    }
+}
+
+/// A conversation about drift: one a resource, on one branch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proposal {
+    pub key: ResourceKey,
+    pub kind: ProposalKind,
+    pub branch: String,
+    /// The remote it was pushed to; a branch that vanishes elsewhere decides nothing (R14).
+    pub url: String,
+    /// The head it was made on.
+    pub base: ObjectHex,
+    /// The commit Plumb pushed last; `None` before the first push.
+    pub pushed: Option<ObjectHex>,
+    pub fields: Vec<ProposedField>,
+    pub status: ProposalStatus,
+    /// What to say about it: why it failed or how it was decided.
+    pub message: String,
+    /// The unified diff it offers.
+    pub diff: String,
+    pub opened_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What people have decided, and what is still open: the planner's view of the proposals and approvals.
+#[derive(Clone, Debug, Default)]
+pub struct Decisions {
+    /// What is done about drift where the resource does not say: the tenant's `drift`.
+    pub drift: DriftMode,
+    /// Undecided proposals: what git said of each field then. A field that git has set since is no longer held.
+    pub open: BTreeMap<ResourceKey, Vec<ProposedField>>,
+    /// Decided proposals whose fields may now be applied, if live is still what the person saw.
+    pub lifted: BTreeMap<ResourceKey, Vec<ProposedField>>,
+    /// Differences to be left alone while they stay as they are (`onClose: ignore`).
+    pub ignored: BTreeMap<ResourceKey, Vec<ProposedField>>,
+    /// Proposals to remove the document of a missing object that were decided against: recreation still needs R8's
+    /// approval, but nothing is proposed again.
+    pub kept_missing: BTreeSet<ResourceKey>,
+    pub approvals: Vec<Approval>,
+}
+
+/// What a trailer approves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApprovalKind {
+    /// `Plumb-Approve-Deletes` (R6).
+    Deletes,
+    /// `Plumb-Approve-Create` (R8).
+    Create,
+}
+
+impl ApprovalKind {
+    /// The git trailer that gives it.
+    pub const fn trailer(self) -> &'static str {
+        match self {
+            ApprovalKind::Deletes => "Plumb-Approve-Deletes",
+            ApprovalKind::Create => "Plumb-Approve-Create",
+        }
+    }
+}
+
+/// A trailer found in a commit, and the keys its plan had held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    pub kind: ApprovalKind,
+    pub plan: PlanId,
+    /// The keys it covers, and so every subset of them; empty when the plan is not remembered, then only a plan with
+    /// this very id is covered.
+    pub keys: BTreeSet<ResourceKey>,
+    pub commit: ObjectHex,
+}

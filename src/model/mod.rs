@@ -1,0 +1,34 @@
+//! The passive types every room speaks in. Nothing here reads a file, a clock or a network.
+
+pub mod clock;
+pub mod condition;
+pub mod diagnostic;
+pub mod event;
+pub mod fields;
+pub mod inventory;
+pub mod key;
+pub mod kind;
+pub mod observation;
+pub mod plan;
+pub mod platform;
+pub mod resource;
+
+pub use clock::{Clock, SystemClock};
+pub use condition::{Condition, ConditionStatus, ConditionType, Reason, ResourceStatus};
+pub use diagnostic::{Code, Diagnostic, Related, Severity, Span};
+pub use event::{Event, EventKind, Execution, ExecutionOutcome, Trigger};
+pub use fields::{FieldHash, FieldPath, Fields};
+pub use inventory::{
+    Approval, ApprovalKind, Decisions, Inventory, Proposal, ProposalKind, ProposalStatus, ProposedField, Record,
+};
+pub use key::{Kind, ObjectHex, ResourceKey, bounded_name, revision};
+pub use kind::{Access, CacheSpec, DatabaseSpec, JournalMode, KindInfo, ListShape, Role, SettingValue};
+pub use observation::{
+    Depth, Live, Mark, ObjectId, Observation, Observations, Ownership, ProviderIdentity, Stray, Target, Unknown,
+};
+pub use plan::{Action, Blocked, Change, Drift, DriftedField, Expect, Plan, PlanId, PlanScope, Settle, Step, Summary};
+pub use platform::{
+    CredentialRef, ForgeSpec, ForgeType, Guard, OnClose, Platform, PlatformId, PlatformSpec, ProviderSpec,
+    ProviderType, Repository, Serves, TenantSpec, Window, WindowMode,
+};
+pub use resource::{Annotations, Deletion, DesiredState, DriftMode, Origin, Resource};

@@ -1,0 +1,224 @@
+//! The state: inventory, statuses, proposals, approvals, secrets as ciphertext, executions and their events.
+//!
+//! Nothing in it is the truth: git, the marks and the live systems are, and a lost store is rebuilt from them (R4).
+//! Whatever is written together is written in one transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    Approval, ApprovalKind, Event, EventKind, Execution, ExecutionOutcome, Inventory, ObjectHex, PlanId, PlatformId,
+    Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Stray, Summary, Trigger,
+};
+
+/// Why the store could not.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database could not be opened.
+    #[error("the state database {path} cannot be opened")]
+    Open {
+        path: String,
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Another reconciler has the data directory.
+    #[error("another plumb is reconciling with {path}; stop it first, or give this one its own --data-dir")]
+    Locked { path: String },
+    /// A migration failed, or the database is of a newer Plumb.
+    #[error("the state database could not be brought to this version of plumb")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// A query failed.
+    #[error("the state database failed while it was asked for {what}")]
+    Query {
+        what: &'static str,
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A row cannot be read.
+    #[error("a row of {what} in the state database cannot be read")]
+    Decode {
+        what: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The lock file or the data directory.
+    #[error("the data directory {path} cannot be used")]
+    Directory {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What a transaction may see. On PostgreSQL this is what row-level security is set to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything, of every tenant.
+    Platform,
+    /// One tenant's rows.
+    Tenant(String),
+}
+
+/// The platform revision in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformState {
+    pub id: PlatformId,
+    /// The last commit that validated.
+    pub commit: ObjectHex,
+    /// The head when it does not validate, with its findings as JSON diagnostics; empty when the head is in force.
+    pub rejected: Option<ObjectHex>,
+    pub findings: Vec<crate::model::Diagnostic>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What is known of a tenant's repository.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantState {
+    pub tenant: String,
+    pub url: String,
+    pub branch: String,
+    pub path: String,
+    /// The head whose full pass ended last; approvals are looked for in the commits after it.
+    pub applied: Option<ObjectHex>,
+    /// The head that was looked at last.
+    pub head: Option<ObjectHex>,
+    /// Why all deletes are held until approved (R9): source changed, history rewritten.
+    pub hold: Option<Reason>,
+    /// No longer in the platform: frozen and listed.
+    pub removed: bool,
+    /// What keeps it from being reconciled, empty when nothing does.
+    pub error: String,
+    pub findings: Vec<crate::model::Diagnostic>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// A plan whose deletions or creations were held, so that a trailer with its id can be matched with its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldPlan {
+    pub id: PlanId,
+    pub kind: ApprovalKind,
+    pub keys: BTreeSet<ResourceKey>,
+}
+
+/// A password, encrypted by the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSecret {
+    pub key: ResourceKey,
+    pub role: String,
+    /// The rotation it was made for; empty for the first.
+    pub rotation: String,
+    pub ciphertext: Vec<u8>,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Which events or executions to read; newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HistoryFilter {
+    pub execution: Option<i64>,
+    pub key: Option<ResourceKey>,
+    /// Only those with a smaller id: the next page.
+    pub before: Option<i64>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// Opens transactions.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// A transaction that may write. On SQLite it takes the write lock at once.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    async fn begin(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError>;
+
+    /// A transaction that reads one snapshot. Writing in it fails.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError>;
+}
+
+/// One transaction; dropped without [`Tx::commit`] it never was. In `Scope::Tenant` lists hold that tenant's rows; in
+/// `Scope::Platform` those of all.
+#[async_trait]
+pub trait Tx: Send {
+    async fn commit(self: Box<Self>) -> Result<(), StoreError>;
+
+    async fn platform(&mut self) -> Result<Option<PlatformState>, StoreError>;
+    async fn put_platform(&mut self, state: &PlatformState) -> Result<(), StoreError>;
+    /// The recorded identity of each provider, by name (R11).
+    async fn identities(&mut self) -> Result<BTreeMap<String, ProviderIdentity>, StoreError>;
+    async fn put_identity(&mut self, provider: &str, identity: &ProviderIdentity) -> Result<(), StoreError>;
+
+    async fn tenants(&mut self) -> Result<BTreeMap<String, TenantState>, StoreError>;
+    async fn put_tenant(&mut self, state: &TenantState) -> Result<(), StoreError>;
+
+    async fn inventory(&mut self) -> Result<Inventory, StoreError>;
+    async fn put_record(&mut self, record: &Record) -> Result<(), StoreError>;
+    async fn forget(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
+
+    async fn statuses(&mut self) -> Result<BTreeMap<ResourceKey, ResourceStatus>, StoreError>;
+    async fn put_status(&mut self, status: &ResourceStatus) -> Result<(), StoreError>;
+    async fn remove_status(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
+
+    /// Marked objects nobody asked for, by key.
+    async fn strays(&mut self) -> Result<BTreeMap<ResourceKey, Stray>, StoreError>;
+    /// Replaces the strays of the tenant.
+    async fn put_strays(&mut self, tenant: &str, strays: &BTreeMap<ResourceKey, Stray>) -> Result<(), StoreError>;
+
+    /// The newest proposal of each key.
+    async fn proposals(&mut self) -> Result<BTreeMap<ResourceKey, Proposal>, StoreError>;
+    async fn put_proposal(&mut self, proposal: &Proposal) -> Result<(), StoreError>;
+    async fn remove_proposal(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
+
+    async fn held_plans(&mut self, tenant: &str) -> Result<Vec<HeldPlan>, StoreError>;
+    async fn put_held_plan(&mut self, tenant: &str, plan: &HeldPlan) -> Result<(), StoreError>;
+    async fn approvals(&mut self, tenant: &str) -> Result<Vec<Approval>, StoreError>;
+    async fn put_approval(&mut self, tenant: &str, approval: &Approval) -> Result<(), StoreError>;
+    /// Forgets approvals and held plans of the tenant: what they covered is done.
+    async fn clear_approvals(&mut self, tenant: &str) -> Result<(), StoreError>;
+
+    /// All secrets of a role, newest first.
+    async fn secrets(&mut self, key: &ResourceKey, role: &str) -> Result<Vec<StoredSecret>, StoreError>;
+    /// Stores a secret; one that is there for the same rotation is kept, never replaced.
+    async fn put_secret(&mut self, secret: &StoredSecret) -> Result<(), StoreError>;
+    /// Forgets the secrets of a resource that was deleted.
+    async fn remove_secrets(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
+
+    /// Opens an execution; gives its number.
+    async fn start_execution(
+        &mut self,
+        tenant: &str,
+        trigger: Trigger,
+        commit: Option<&str>,
+        at: DateTime<Utc>,
+    ) -> Result<i64, StoreError>;
+    async fn finish_execution(
+        &mut self,
+        id: i64,
+        outcome: ExecutionOutcome,
+        commit: Option<&str>,
+        plan: Option<&PlanId>,
+        summary: Summary,
+        at: DateTime<Utc>,
+    ) -> Result<(), StoreError>;
+    /// Marks executions that a death left running as interrupted.
+    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError>;
+    async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError>;
+    /// Appends to a timeline; gives the event's number.
+    async fn append_event(
+        &mut self,
+        execution: i64,
+        tenant: &str,
+        key: Option<&ResourceKey>,
+        at: DateTime<Utc>,
+        kind: &EventKind,
+    ) -> Result<i64, StoreError>;
+    async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError>;
+    /// Forgets executions that finished before `before`, with their events; keeps each tenant's newest.
+    async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
+}

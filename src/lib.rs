@@ -19,5 +19,17 @@
 
 pub mod model;
 
+pub mod diag;
+pub mod manifest;
+pub mod plan;
+pub mod validate;
+
+pub mod forge;
 pub mod managers;
+pub mod source;
 pub mod store;
+
+pub mod engine;
+pub mod web;
+
+pub mod cli;

@@ -4,6 +4,10 @@
 //! what it expects to find (R13). What always holds: nothing without this key's mark is touched (R1), the mark comes
 //! first (R2), and what cannot be seen is said to be unknown, never absent (R5).
 
+pub mod postgres;
+pub mod redis;
+pub mod sqlite;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;

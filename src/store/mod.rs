@@ -3,6 +3,8 @@
 //! Nothing in it is the truth: git, the marks and the live systems are, and a lost store is rebuilt from them (R4).
 //! Whatever is written together is written in one transaction.
 
+pub mod sqlite;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;

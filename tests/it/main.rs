@@ -1,1 +1,12 @@
+//! The one integration test binary: real git repositories, real PostgreSQL and Redis, started here and stopped here.
 
+mod harness;
+
+mod managers_postgres;
+mod managers_redis;
+mod managers_sqlite;
+mod manifest;
+mod source;
+mod store;
+mod validate;
+mod web;

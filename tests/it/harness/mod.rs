@@ -1,0 +1,5 @@
+//! What the tests stand on: servers and repositories of their own.
+
+pub mod git;
+pub mod postgres;
+pub mod redis;

@@ -128,6 +128,8 @@ reasons! {
     Conflict,
     /// The provider refused the change for good.
     Rejected,
+    /// Not looked at in this pass.
+    NotObserved,
     /// The repository could not be read.
     SourceUnavailable,
     /// The proposal's branch could not be pushed; the fields stay held.

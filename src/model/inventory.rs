@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::fields::{FieldPath, Fields};
+use super::condition::Reason;
+use super::fields::{FieldHash, FieldPath, Fields};
 use super::key::{ObjectHex, ResourceKey};
 use super::observation::{ObjectId, ProviderIdentity};
 use super::plan::PlanId;
@@ -25,6 +26,10 @@ pub struct Record {
     pub applied: Fields,
     /// The live values of those fields, read back after the apply. Drift is live against these.
     pub readback: Fields,
+    /// Fields that a lost inventory left without values (R4): the hash their mark had, if any, is all that is known of
+    /// their base until a person decides.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unsettled: BTreeMap<FieldPath, Option<FieldHash>>,
     pub annotations: Annotations,
     pub depends_on: Vec<ResourceKey>,
     /// The file it came from.
@@ -142,6 +147,10 @@ pub struct Decisions {
     /// approval, but nothing is proposed again.
     pub kept_missing: BTreeSet<ResourceKey>,
     pub approvals: Vec<Approval>,
+    /// Why every deletion is held until approved (R9): empty tree, changed source, rewritten history.
+    pub prune_holds: Vec<(Reason, String)>,
+    /// Environments in which nothing may be changed now, with the reason.
+    pub closed_windows: BTreeMap<String, String>,
 }
 
 /// What a trailer approves.

@@ -1,6 +1,6 @@
 //! A plan: what an apply will do, with nothing left to decide.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -143,8 +143,9 @@ pub struct Drift {
 /// A change to the inventory alone: nothing is done to the live system.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Settle {
-    /// Live is as git wants it; the record is brought up to date (also converged, rebound, recovered).
-    Record { key: ResourceKey, reason: Reason },
+    /// Live is as git wants it; the record is brought up to date (also converged, rebound, recovered). `remark` brings
+    /// the hashes in the object's mark up to date and changes no field, so that the mark stays a true base (R4).
+    Record { key: ResourceKey, reason: Reason, remark: Option<Box<Step>> },
     /// The record goes: the object is gone and git no longer wants it, or it is retained.
     Forget { key: ResourceKey, reason: Reason },
 }
@@ -179,6 +180,8 @@ pub struct Plan {
     pub blocked: Vec<Blocked>,
     pub drift: Vec<Drift>,
     pub settles: Vec<Settle>,
+    /// Fields that keep their base, since somebody has to decide or they could not be seen.
+    pub held: BTreeMap<ResourceKey, BTreeSet<FieldPath>>,
     /// Resources that could not be seen (R5).
     pub unknown: Vec<(ResourceKey, Unknown)>,
     /// Things a person should know that stop nothing, such as a leftover `adopt`.

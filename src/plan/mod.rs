@@ -1,1 +1,128 @@
-//! (room)
+//! The planner: what git wants, what is live and what was applied last become one immutable [`Plan`].
+//!
+//! Pure, synchronous and deterministic: it reads nothing, asks nobody and knows no time. What always holds:
+//! planning twice gives one id; planning after an apply gives an empty plan; what is unknown leads to nothing (R5);
+//! only a full plan deletes. The pull request, the command line and the apply all use this function.
+
+mod compare;
+mod gate;
+mod id;
+mod objects;
+mod order;
+mod prune;
+mod record;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{
+    Decisions, DesiredState, Inventory, Observations, Plan, PlanScope, Platform, Reason, ResourceKey, Step, TenantSpec,
+};
+
+pub use objects::object_name;
+pub use record::{Place, record_after};
+
+/// The ground a plan stands on: the platform's rules.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    pub platform: &'a Platform,
+    /// The tenant as the platform describes it.
+    pub tenant: &'a TenantSpec,
+}
+
+/// The plan for one tenant.
+///
+/// `live` holds an observation for every key that `scope` asks about, seen deep for those whose documents changed.
+/// Every rule that protects live data is decided here, or checked again by the manager under its lock.
+pub fn plan(
+    desired: &DesiredState,
+    live: &Observations,
+    prior: &Inventory,
+    decisions: &Decisions,
+    terms: Terms<'_>,
+    scope: &PlanScope,
+) -> Plan {
+    let mut draft = Draft::new(desired, live, prior, decisions, terms, scope);
+    draft.consider_resources();
+    draft.consider_removals();
+    draft.hold_possible_renames();
+    draft.finish()
+}
+
+/// A plan in the making.
+struct Draft<'a> {
+    desired: &'a DesiredState,
+    live: &'a Observations,
+    prior: &'a Inventory,
+    decisions: &'a Decisions,
+    terms: Terms<'a>,
+    scope: &'a PlanScope,
+    plan: Plan,
+    /// Steps that only an approval lets pass, with why they are held.
+    held_steps: BTreeMap<ResourceKey, Held>,
+    /// Removed keys whose objects are there, protected or not: what a rename would leave behind (R10).
+    removed: BTreeSet<ResourceKey>,
+}
+
+/// Why a step waits for an approval.
+struct Held {
+    reason: Reason,
+    message: String,
+    approval: crate::model::ApprovalKind,
+}
+
+impl<'a> Draft<'a> {
+    fn new(
+        desired: &'a DesiredState,
+        live: &'a Observations,
+        prior: &'a Inventory,
+        decisions: &'a Decisions,
+        terms: Terms<'a>,
+        scope: &'a PlanScope,
+    ) -> Self {
+        let plan = Plan {
+            id: id::of(&desired.tenant, &[]),
+            tenant: desired.tenant.clone(),
+            commit: desired.commit.clone(),
+            scope: scope.clone(),
+            steps: Vec::new(),
+            blocked: Vec::new(),
+            drift: Vec::new(),
+            settles: Vec::new(),
+            held: BTreeMap::new(),
+            unknown: Vec::new(),
+            warnings: Vec::new(),
+            unchanged: 0,
+        };
+        Self {
+            desired,
+            live,
+            prior,
+            decisions,
+            terms,
+            scope,
+            plan,
+            held_steps: BTreeMap::new(),
+            removed: BTreeSet::new(),
+        }
+    }
+
+    fn in_scope(&self, key: &ResourceKey) -> bool {
+        match self.scope {
+            PlanScope::Full => true,
+            PlanScope::Keys(keys) => keys.contains(key),
+        }
+    }
+
+    /// Orders the steps, names the plan, and lets the gate decide which of them pass.
+    fn finish(mut self) -> Plan {
+        self.plan.steps = order::ordered(std::mem::take(&mut self.plan.steps), self.desired, self.prior);
+        self.plan.id = id::of(&self.plan.tenant, &self.plan.steps);
+        gate::close(&mut self);
+        let passed: BTreeSet<ResourceKey> = self.plan.steps.iter().map(|step| step.key.clone()).collect();
+        for Step { depends_on, .. } in &mut self.plan.steps {
+            depends_on.retain(|key| passed.contains(key));
+        }
+        self.plan.blocked.sort_by(|a, b| (&a.key, a.reason).cmp(&(&b.key, b.reason)));
+        self.plan
+    }
+}

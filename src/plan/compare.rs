@@ -1,0 +1,257 @@
+//! The three-way comparison of one object, field by field (R3, R4).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::model::{
+    Change, DriftMode, DriftedField, FieldHash, FieldPath, Fields, KindInfo, Live, Mark, ProposedField, Reason, Record,
+    Resource, Unknown,
+};
+
+/// What one comparison found.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// What a step has to change.
+    pub changes: Vec<Change>,
+    /// What differs and waits for a person, or is only recorded.
+    pub drifted: Vec<DriftedField>,
+    /// What differs, and a person said to leave alone.
+    pub silenced: Vec<DriftedField>,
+    /// What is being put back because the resource says `revert`.
+    pub reverted: Vec<DriftedField>,
+    /// Fields that could not be seen, or belong to somebody else.
+    pub unseen: BTreeMap<FieldPath, Unknown>,
+    /// Fields that keep their base.
+    pub held: BTreeSet<FieldPath>,
+}
+
+/// What people have said about the fields of this object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verdicts<'a> {
+    pub mode: DriftMode,
+    pub open: &'a [ProposedField],
+    pub lifted: &'a [ProposedField],
+    pub ignored: &'a [ProposedField],
+}
+
+/// What is known of a field from before.
+enum Base<'a> {
+    /// The inventory has it.
+    Known { applied: Option<&'a Value>, readback: Option<&'a Value> },
+    /// Only the mark has it.
+    Hashed(&'a FieldHash),
+    /// Nobody has it.
+    Lost,
+}
+
+/// Where a field stands.
+enum Standing {
+    /// Live is what git wants, or what the server made of it.
+    Settled,
+    /// Only live changed, and the resource says not to look.
+    DriftIgnored,
+    /// Only git changed.
+    GitChanged,
+    /// Only live changed.
+    LiveChanged,
+    /// Both changed, and differ.
+    BothChanged,
+    /// They differ, and nobody knows who changed.
+    NoBase,
+}
+
+/// Compares what git wants with what is live, on the base of the record or, when that is lost, of the mark.
+pub(super) fn compare(
+    resource: &Resource,
+    live: &Live,
+    record: Option<&Record>,
+    mark: &Mark,
+    verdicts: Verdicts<'_>,
+) -> Comparison {
+    let info = resource.key.kind.info();
+    let mut comparison = Comparison::default();
+    for path in paths_in_question(resource, record, mark) {
+        let git = resource.fields.0.get(&path);
+        let base = base_of(&path, record, mark);
+        if let Some(unknown) = live.unknown_at(&path) {
+            comparison.held.insert(path.clone());
+            // A field that was left out of a shallow look is nobody's concern, unless git wants it changed.
+            if unknown.reason != Reason::NotObserved || !settled_in_git(git, &base) {
+                comparison.unseen.insert(path, unknown.clone());
+            }
+            continue;
+        }
+        let target = git.cloned().or_else(|| info.default_of(&path));
+        let now = live.fields.0.get(&path);
+        let standing = standing_of(git, target.as_ref(), now, &base, resource.annotations.ignores(&path));
+        let change = || Change { path: path.clone(), from: now.cloned(), to: target.clone() };
+        let drifted = |conflict| DriftedField {
+            path: path.clone(),
+            base: match &base {
+                Base::Known { readback, .. } => readback.cloned(),
+                Base::Hashed(_) | Base::Lost => None,
+            },
+            git: git.cloned(),
+            live: now.cloned(),
+            conflict,
+        };
+        let conflict = match standing {
+            Standing::Settled => continue,
+            Standing::DriftIgnored => {
+                comparison.held.insert(path);
+                continue;
+            }
+            Standing::GitChanged => {
+                comparison.changes.push(change());
+                continue;
+            }
+            Standing::LiveChanged => false,
+            Standing::BothChanged | Standing::NoBase => true,
+        };
+        match verdict_on(&path, git, now, &standing, verdicts) {
+            Verdict::Apply => comparison.changes.push(change()),
+            Verdict::Revert => {
+                comparison.reverted.push(drifted(conflict));
+                comparison.changes.push(change());
+            }
+            Verdict::Silence => {
+                comparison.silenced.push(drifted(conflict));
+                comparison.held.insert(path);
+            }
+            Verdict::Hold => {
+                comparison.drifted.push(drifted(conflict));
+                comparison.held.insert(path);
+            }
+        }
+    }
+    comparison
+}
+
+/// What git sets, and what it set before.
+fn paths_in_question(resource: &Resource, record: Option<&Record>, mark: &Mark) -> BTreeSet<FieldPath> {
+    let mut paths: BTreeSet<FieldPath> = resource.fields.0.keys().cloned().collect();
+    match record {
+        Some(record) => {
+            paths.extend(record.applied.0.keys().cloned());
+            paths.extend(record.unsettled.keys().cloned());
+        }
+        None => paths.extend(mark.hashes.keys().filter(|path| path.is_within("/spec")).cloned()),
+    }
+    paths
+}
+
+fn base_of<'a>(path: &FieldPath, record: Option<&'a Record>, mark: &'a Mark) -> Base<'a> {
+    let hashed = |hash: Option<&'a FieldHash>| hash.map_or(Base::Lost, Base::Hashed);
+    match record {
+        Some(record) => match record.unsettled.get(path) {
+            Some(hash) => hashed(hash.as_ref()),
+            None => Base::Known { applied: record.applied.0.get(path), readback: record.readback.0.get(path) },
+        },
+        None => hashed(mark.hashes.get(path)),
+    }
+}
+
+fn settled_in_git(git: Option<&Value>, base: &Base<'_>) -> bool {
+    match base {
+        Base::Known { applied, .. } => git == *applied,
+        Base::Hashed(hash) => git.is_some_and(|value| FieldHash::of(value) == **hash),
+        Base::Lost => false,
+    }
+}
+
+fn standing_of(
+    git: Option<&Value>,
+    target: Option<&Value>,
+    live: Option<&Value>,
+    base: &Base<'_>,
+    drift_ignored: bool,
+) -> Standing {
+    if target == live {
+        return Standing::Settled;
+    }
+    let git_changed = !settled_in_git(git, base);
+    let live_changed = match base {
+        // A field git sets for the first time has no live value to be true to: it was not managed.
+        Base::Known { applied: None, .. } => false,
+        Base::Known { readback, .. } => live != *readback,
+        Base::Hashed(hash) => live.is_none_or(|value| FieldHash::of(value) != **hash),
+        // A member that is not there and was never there cannot be overwritten.
+        Base::Lost if live.is_none() => false,
+        Base::Lost => return Standing::NoBase,
+    };
+    match (git_changed, live_changed) {
+        (false, false) => Standing::Settled,
+        (false, true) if drift_ignored => Standing::DriftIgnored,
+        (true, true) if drift_ignored => Standing::GitChanged,
+        (true, false) => Standing::GitChanged,
+        (false, true) => Standing::LiveChanged,
+        (true, true) => Standing::BothChanged,
+    }
+}
+
+enum Verdict {
+    Apply,
+    Revert,
+    Silence,
+    Hold,
+}
+
+fn verdict_on(
+    path: &FieldPath,
+    git: Option<&Value>,
+    live: Option<&Value>,
+    standing: &Standing,
+    verdicts: Verdicts<'_>,
+) -> Verdict {
+    let of = |fields: &'_ [ProposedField], meets: &dyn Fn(&ProposedField) -> bool| {
+        fields.iter().any(|field| field.path == *path && meets(field))
+    };
+    // Git set the field after the proposal opened: git decides.
+    if of(verdicts.open, &|field| field.git.as_ref() != git) {
+        return Verdict::Apply;
+    }
+    // The person decided on the value that is live still.
+    if of(verdicts.lifted, &|field| field.live.as_ref() == live || field.git.as_ref() != git) {
+        return Verdict::Apply;
+    }
+    if of(verdicts.ignored, &|field| field.live.as_ref() == live && field.git.as_ref() == git) {
+        return Verdict::Silence;
+    }
+    match (verdicts.mode, standing) {
+        // Without a base nothing is ever applied unasked (R4).
+        (DriftMode::Revert, Standing::LiveChanged | Standing::BothChanged) => Verdict::Revert,
+        (DriftMode::Revert | DriftMode::Propose | DriftMode::Observe, _) => Verdict::Hold,
+    }
+}
+
+/// The changes that make a new object, or an adopted one, what git wants.
+pub(super) fn all_changes(wanted: &Fields, live: Option<&Live>) -> Vec<Change> {
+    wanted
+        .iter()
+        .map(|(path, to)| Change {
+            path: path.clone(),
+            from: live.and_then(|live| live.fields.0.get(path)).cloned(),
+            to: Some(to.clone()),
+        })
+        .filter(|change| change.from != change.to)
+        .collect()
+}
+
+/// What the changes lose, one sentence each (R6).
+pub(super) fn losses(info: &KindInfo, changes: &[Change]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    changes
+        .iter()
+        .filter(|change| change.to.is_none() && change.from.is_some() && info.is_destructive(&change.path))
+        .filter_map(|change| {
+            let segments = change.path.segments();
+            let (list, member) = (segments.get(1)?.clone(), segments.get(2)?.clone());
+            seen.insert((list.clone(), member.clone())).then(|| format!("drops {} {member}", singular(&list)))
+        })
+        .collect()
+}
+
+fn singular(list: &str) -> &str {
+    list.strip_suffix('s').unwrap_or(list)
+}

@@ -1,0 +1,101 @@
+//! What is remembered after an apply or a settling.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+
+use crate::model::{
+    FieldHash, FieldPath, Fields, Live, Mark, ObjectHex, Ownership, ProviderIdentity, Record, Resource,
+};
+
+/// The three field maps of a record.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct RecordedFields {
+    pub applied: Fields,
+    pub readback: Fields,
+    pub unsettled: BTreeMap<FieldPath, Option<FieldHash>>,
+}
+
+/// Fields that are held keep the base they had; all others take what git sets and what was read back.
+pub(super) fn fields_after(
+    resource: &Resource,
+    live: &Live,
+    prior: Option<&Record>,
+    mark: &Mark,
+    held: &BTreeSet<FieldPath>,
+) -> RecordedFields {
+    let mut after = RecordedFields::default();
+    for (path, value) in resource.fields.iter().filter(|(path, _)| !held.contains(*path)) {
+        after.applied.0.insert(path.clone(), value.clone());
+        if let Some(value) = live.fields.0.get(path) {
+            after.readback.0.insert(path.clone(), value.clone());
+        }
+    }
+    for path in held {
+        let known = prior.filter(|record| !record.unsettled.contains_key(path));
+        match known {
+            Some(record) => {
+                if let Some(value) = record.applied.0.get(path) {
+                    after.applied.0.insert(path.clone(), value.clone());
+                }
+                if let Some(value) = record.readback.0.get(path) {
+                    after.readback.0.insert(path.clone(), value.clone());
+                }
+            }
+            None => {
+                let hash = match prior {
+                    Some(record) => record.unsettled.get(path).cloned().flatten(),
+                    None => mark.hashes.get(path).cloned(),
+                };
+                after.unsettled.insert(path.clone(), hash);
+            }
+        }
+    }
+    after
+}
+
+/// The record of `resource` after it was applied or settled; `live` is what was read back.
+pub fn record_after(
+    resource: &Resource,
+    live: &Live,
+    prior: Option<&Record>,
+    held: &BTreeSet<FieldPath>,
+    place: Place<'_>,
+    at: DateTime<Utc>,
+) -> Record {
+    let blank = Mark {
+        platform: crate::model::PlatformId(String::new()),
+        key: resource.key.clone(),
+        hashes: BTreeMap::new(),
+        unfinished: false,
+    };
+    let mark = match &live.ownership {
+        Ownership::Marked(mark) => mark,
+        Ownership::Unmarked => &blank,
+    };
+    let RecordedFields { applied, readback, unsettled } = fields_after(resource, live, prior, mark, held);
+    Record {
+        key: resource.key.clone(),
+        provider: resource.provider.clone(),
+        identity: place.identity.clone(),
+        object_name: place.object_name.to_owned(),
+        object: live.object.clone(),
+        applied,
+        readback,
+        unsettled,
+        annotations: resource.annotations.clone(),
+        depends_on: resource.depends_on.clone(),
+        file: resource.origin.file.clone(),
+        commit: place.commit.cloned().unwrap_or_default(),
+        retained: false,
+        updated_at: at,
+    }
+}
+
+/// Where and from what a record was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub identity: &'a ProviderIdentity,
+    pub object_name: &'a str,
+    pub commit: Option<&'a ObjectHex>,
+}

@@ -31,6 +31,9 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unsettled: BTreeMap<FieldPath, Option<FieldHash>>,
     pub annotations: Annotations,
+    /// The document as it was applied: what policies call `previous`.
+    #[serde(default)]
+    pub document: Value,
     pub depends_on: Vec<ResourceKey>,
     /// The file it came from.
     pub file: String,
@@ -122,6 +125,9 @@ pub struct Proposal {
     pub base: ObjectHex,
     /// The commit Plumb pushed last; `None` before the first push.
     pub pushed: Option<ObjectHex>,
+    /// The blob that its edit was made on; a newer one asks for a newer edit.
+    #[serde(default)]
+    pub blob: ObjectHex,
     pub fields: Vec<ProposedField>,
     pub status: ProposalStatus,
     /// What to say about it: why it failed or how it was decided.
@@ -147,6 +153,9 @@ pub struct Decisions {
     /// approval, but nothing is proposed again.
     pub kept_missing: BTreeSet<ResourceKey>,
     pub approvals: Vec<Approval>,
+    /// Keys whose deletion was held before and is not approved since. They stay held, whatever else the tenant has by
+    /// now: resources that were added meanwhile must not make the share that goes look small (R6).
+    pub held_deletes: BTreeSet<ResourceKey>,
     /// Why every deletion is held until approved (R9): empty tree, changed source, rewritten history.
     pub prune_holds: Vec<(Reason, String)>,
     /// Environments in which nothing may be changed now, with the reason.

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::condition::Reason;
 use super::fields::{FieldPath, Fields};
+use super::inventory::ApprovalKind;
 use super::key::{ObjectHex, ResourceKey};
 use super::observation::{Mark, ObjectId, Unknown};
 use super::resource::DriftMode;
@@ -215,6 +216,30 @@ impl Plan {
             } += 1;
         }
         summary
+    }
+
+    /// The keys that wait for an approval of `kind`, and that a trailer with this plan's id covers. Only a full plan can
+    /// be approved.
+    pub fn awaiting(&self, kind: ApprovalKind) -> BTreeSet<ResourceKey> {
+        match self.scope {
+            PlanScope::Full => {}
+            PlanScope::Keys(_) => return BTreeSet::new(),
+        }
+        let waits = |blocked: &&Blocked| match (kind, blocked.reason) {
+            (
+                ApprovalKind::Deletes,
+                Reason::DeletionsHeld
+                | Reason::Orphaned
+                | Reason::EmptyTree
+                | Reason::SourceChanged
+                | Reason::HistoryRewritten,
+            ) => true,
+            (ApprovalKind::Create, Reason::DataMissing | Reason::PossibleRename) => {
+                blocked.step.as_ref().is_some_and(|step| step.action == Action::Create)
+            }
+            _ => false,
+        };
+        self.blocked.iter().filter(waits).map(|blocked| blocked.key.clone()).collect()
     }
 
     /// Whether there is nothing to do, nothing held, nothing drifted and nothing unseen.

@@ -26,6 +26,13 @@ pub(super) struct Comparison {
     pub held: BTreeSet<FieldPath>,
 }
 
+impl Comparison {
+    /// Fields that wait for a person, or for a look.
+    pub(super) fn undecided(&self) -> BTreeSet<&FieldPath> {
+        self.drifted.iter().map(|field| &field.path).chain(self.unseen.keys()).collect()
+    }
+}
+
 /// What people have said about the fields of this object.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Verdicts<'a> {
@@ -36,6 +43,7 @@ pub(super) struct Verdicts<'a> {
 }
 
 /// What is known of a field from before.
+#[derive(Clone, Copy)]
 enum Base<'a> {
     /// The inventory has it.
     Known { applied: Option<&'a Value>, readback: Option<&'a Value> },
@@ -43,6 +51,16 @@ enum Base<'a> {
     Hashed(&'a FieldHash),
     /// Nobody has it.
     Lost,
+}
+
+impl<'a> Base<'a> {
+    /// The value, where more than a hash is known.
+    fn value(self) -> Option<&'a Value> {
+        match self {
+            Base::Known { readback, .. } => readback,
+            Base::Hashed(_) | Base::Lost => None,
+        }
+    }
 }
 
 /// Where a field stands.
@@ -88,10 +106,7 @@ pub(super) fn compare(
         let change = || Change { path: path.clone(), from: now.cloned(), to: target.clone() };
         let drifted = |conflict| DriftedField {
             path: path.clone(),
-            base: match &base {
-                Base::Known { readback, .. } => readback.cloned(),
-                Base::Hashed(_) | Base::Lost => None,
-            },
+            base: base.value().cloned(),
             git: git.cloned(),
             live: now.cloned(),
             conflict,
@@ -109,7 +124,7 @@ pub(super) fn compare(
             Standing::LiveChanged => false,
             Standing::BothChanged | Standing::NoBase => true,
         };
-        match verdict_on(&path, git, now, &standing, verdicts) {
+        match verdict_on(&drifted(conflict), &standing, verdicts) {
             Verdict::Apply => comparison.changes.push(change()),
             Verdict::Revert => {
                 comparison.reverted.push(drifted(conflict));
@@ -197,25 +212,27 @@ enum Verdict {
     Hold,
 }
 
-fn verdict_on(
-    path: &FieldPath,
-    git: Option<&Value>,
-    live: Option<&Value>,
-    standing: &Standing,
-    verdicts: Verdicts<'_>,
-) -> Verdict {
-    let of = |fields: &'_ [ProposedField], meets: &dyn Fn(&ProposedField) -> bool| {
-        fields.iter().any(|field| field.path == *path && meets(field))
+/// What people, or the resource, say of a field that differs.
+///
+/// What a person said holds for the base they said it on: once the field was applied anew, an old word says nothing.
+fn verdict_on(field: &DriftedField, standing: &Standing, verdicts: Verdicts<'_>) -> Verdict {
+    let said = |fields: &[ProposedField], meets: &dyn Fn(&ProposedField) -> bool| {
+        fields.iter().any(|said| said.path == field.path && meets(said))
     };
+    let live_stayed = |said: &ProposedField| said.live == field.live;
     // Git set the field after the proposal opened: git decides.
-    if of(verdicts.open, &|field| field.git.as_ref() != git) {
+    let git_moved = |said: &ProposedField| said.git != field.git && said.base == field.base;
+    if said(verdicts.open, &git_moved) {
         return Verdict::Apply;
     }
     // The person decided on the value that is live still.
-    if of(verdicts.lifted, &|field| field.live.as_ref() == live || field.git.as_ref() != git) {
+    if said(verdicts.lifted, &|said| git_moved(said) || (live_stayed(said) && said.base == field.base)) {
         return Verdict::Apply;
     }
-    if of(verdicts.ignored, &|field| field.live.as_ref() == live && field.git.as_ref() == git) {
+    if said(verdicts.ignored, &|said| live_stayed(said) && git_moved(said)) {
+        return Verdict::Apply;
+    }
+    if said(verdicts.ignored, &|said| live_stayed(said) && said.git == field.git) {
         return Verdict::Silence;
     }
     match (verdicts.mode, standing) {
@@ -225,10 +242,11 @@ fn verdict_on(
     }
 }
 
-/// The changes that make a new object, or an adopted one, what git wants.
-pub(super) fn all_changes(wanted: &Fields, live: Option<&Live>) -> Vec<Change> {
+/// The changes that make a new object, or an adopted one, what git wants. Fields in `unseen` are left alone (R5).
+pub(super) fn all_changes(wanted: &Fields, live: Option<&Live>, unseen: &BTreeMap<FieldPath, Unknown>) -> Vec<Change> {
     wanted
         .iter()
+        .filter(|(path, _)| !unseen.contains_key(*path))
         .map(|(path, to)| Change {
             path: path.clone(),
             from: live.and_then(|live| live.fields.0.get(path)).cloned(),
@@ -236,6 +254,11 @@ pub(super) fn all_changes(wanted: &Fields, live: Option<&Live>) -> Vec<Change> {
         })
         .filter(|change| change.from != change.to)
         .collect()
+}
+
+/// Fields that git sets and nobody can see, or that belong to somebody else.
+pub(super) fn unseen(wanted: &Fields, live: &Live) -> BTreeMap<FieldPath, Unknown> {
+    wanted.iter().filter_map(|(path, _)| live.unknown_at(path).map(|unknown| (path.clone(), unknown.clone()))).collect()
 }
 
 /// What the changes lose, one sentence each (R6).

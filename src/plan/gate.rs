@@ -3,88 +3,87 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Action, Approval, ApprovalKind, Blocked, PlanId, Reason, ResourceKey, Step};
+use crate::model::{
+    Action, Approval, ApprovalKind, Blocked, Kind, Observation, Ownership, PlanScope, Reason, ResourceKey, Settle, Step,
+};
 
-use super::Draft;
+use super::{Draft, waiting};
 
 /// Moves every step that may not pass from the plan's steps to its blocked ones.
 pub(super) fn close(draft: &mut Draft<'_>) {
-    let verdicts: Vec<Option<(Reason, String)>> = {
-        let quota = over_quota(draft);
-        let deletions = held_deletions(draft);
-        draft.plan.steps.iter().map(|step| verdict(draft, step, &quota, &deletions)).collect()
-    };
-    let mut passing = Vec::new();
-    for (step, verdict) in std::mem::take(&mut draft.plan.steps).into_iter().zip(verdicts) {
-        match verdict {
-            None => passing.push(step),
+    let quota = over_quota(draft);
+    stop(draft, |draft, step| forbidden(draft, step, &quota));
+    let deletions = held_deletions(draft);
+    stop(draft, |draft, step| {
+        unapproved(draft, step).or_else(|| deletions.get(&step.key).cloned()).or_else(|| outside_window(draft, step))
+    });
+    waiting::hold_dependents(draft);
+    let_go(draft);
+}
+
+/// Blocks the steps on which there is a verdict.
+fn stop(draft: &mut Draft<'_>, verdict: impl Fn(&Draft<'_>, &Step) -> Option<(Reason, String)>) {
+    for step in std::mem::take(&mut draft.plan.steps) {
+        match verdict(draft, &step) {
+            None => draft.plan.steps.push(step),
             Some((reason, message)) => {
                 draft.plan.blocked.push(Blocked { key: step.key.clone(), reason, message, step: Some(step) });
             }
         }
     }
-    draft.plan.steps = passing;
-    hold_dependents(draft);
 }
 
-/// Why a step may not pass; the first reason that holds.
-fn verdict(
-    draft: &Draft<'_>,
-    step: &Step,
-    quota: &BTreeMap<ResourceKey, String>,
-    deletions: &BTreeMap<ResourceKey, (Reason, String)>,
-) -> Option<(Reason, String)> {
+/// What no approval lets pass.
+fn forbidden(draft: &Draft<'_>, step: &Step, quota: &BTreeMap<ResourceKey, String>) -> Option<(Reason, String)> {
     let key = &step.key;
     let suspended = match draft.desired.resources.get(key) {
-        Some(resource) => resource.annotations.suspend,
-        None => draft.prior.get(key).is_some_and(|record| record.annotations.suspend),
+        Some(resource) => resource.annotations.suspend.then_some("remove it to go on"),
+        None => draft
+            .prior
+            .get(key)
+            .filter(|record| record.annotations.suspend)
+            .map(|_| "bring the document back without it, then remove it again"),
     };
-    if suspended {
-        return Some((Reason::Suspended, "plumb.dev/suspend is set; remove it to go on".to_owned()));
+    if let Some(exit) = suspended {
+        return Some((Reason::Suspended, format!("plumb.dev/suspend is set; {exit}")));
     }
     if let Some(message) = draft.desired.denied.get(key) {
         return Some((Reason::PolicyDenied, message.clone()));
     }
-    if let Some(message) = quota.get(key) {
-        return Some((Reason::QuotaExceeded, message.clone()));
+    quota.get(key).map(|message| (Reason::QuotaExceeded, message.clone()))
+}
+
+/// What waits for an approval of its own: each key counts for itself.
+fn unapproved(draft: &Draft<'_>, step: &Step) -> Option<(Reason, String)> {
+    let held = draft.held_steps.get(&step.key)?;
+    if is_approved(draft, held.approval, &BTreeSet::from([&step.key])) {
+        return None;
     }
-    if let Some(held) = draft.held_steps.get(key)
-        && !is_approved(draft, held.approval, &held_keys(draft, held.approval))
-    {
-        let message = format!("{}. {}", held.message, way_out(held.approval, &draft.plan.id, draft));
-        return Some((held.reason, message));
-    }
-    if let Some(verdict) = deletions.get(key) {
-        return Some(verdict.clone());
-    }
-    let closed = draft.decisions.closed_windows.get(&key.environment)?;
+    Some((held.reason, format!("{}. {}", held.message, way_out(held.approval, draft))))
+}
+
+fn outside_window(draft: &Draft<'_>, step: &Step) -> Option<(Reason, String)> {
+    let closed = draft.decisions.closed_windows.get(&step.key.environment)?;
     Some((Reason::WindowClosed, closed.clone()))
 }
 
 /// How to approve; only a full plan can be.
-fn way_out(kind: ApprovalKind, plan: &PlanId, draft: &Draft<'_>) -> String {
-    match draft.plan.scope {
-        crate::model::PlanScope::Full => {
+fn way_out(kind: ApprovalKind, draft: &Draft<'_>) -> String {
+    match draft.scope {
+        PlanScope::Full => {
+            let plan = &draft.plan.id;
             format!("To let it happen, commit anything with the trailer \"{}: {plan}\"", kind.trailer())
         }
-        crate::model::PlanScope::Keys(_) => "The next full pass names the plan that can be approved".to_owned(),
+        PlanScope::Keys(_) => "The next full pass names the plan that can be approved".to_owned(),
     }
 }
 
-/// The keys an approval of that kind has to cover: those of held steps, and for deletions all that delete.
-fn held_keys(draft: &Draft<'_>, kind: ApprovalKind) -> BTreeSet<ResourceKey> {
-    let held = draft.held_steps.iter().filter(|(_, held)| held.approval == kind).map(|(key, _)| key.clone());
-    match kind {
-        ApprovalKind::Create => held.collect(),
-        ApprovalKind::Deletes => {
-            held.chain(draft.plan.steps.iter().filter(|step| loses(step)).map(|step| step.key.clone())).collect()
-        }
-    }
-}
-
-fn is_approved(draft: &Draft<'_>, kind: ApprovalKind, keys: &BTreeSet<ResourceKey>) -> bool {
+/// Whether a person approved this very plan, or a set of keys that has all of these.
+fn is_approved(draft: &Draft<'_>, kind: ApprovalKind, keys: &BTreeSet<&ResourceKey>) -> bool {
     draft.decisions.approvals.iter().filter(|approval| approval.kind == kind).any(
-        |Approval { plan, keys: covered, .. }| *plan == draft.plan.id || (!keys.is_empty() && keys.is_subset(covered)),
+        |Approval { plan, keys: covered, .. }| {
+            *plan == draft.plan.id || (!keys.is_empty() && keys.iter().all(|key| covered.contains(*key)))
+        },
     )
 }
 
@@ -100,45 +99,94 @@ fn loses(step: &Step) -> bool {
 fn held_deletions(draft: &Draft<'_>) -> BTreeMap<ResourceKey, (Reason, String)> {
     let deleting: Vec<&Step> =
         draft.plan.steps.iter().filter(|step| loses(step) && !draft.held_steps.contains_key(&step.key)).collect();
-    let keys: BTreeSet<ResourceKey> = deleting.iter().map(|step| step.key.clone()).collect();
-    if deleting.is_empty() || is_approved(draft, ApprovalKind::Deletes, &keys) {
+    if deleting.is_empty() {
         return BTreeMap::new();
     }
-    let exit = way_out(ApprovalKind::Deletes, &draft.plan.id, draft);
-    let verdict = if let Some((reason, message)) = draft.decisions.prune_holds.first() {
-        (*reason, format!("{message}. {exit}"))
-    } else {
-        let guard = draft.terms.platform.spec.deletion_guard;
-        let all = draft.prior.live().count();
-        let losses: usize = deleting.iter().map(|step| step.destructive.len().max(1)).sum();
-        let whole = deleting.iter().filter(|step| matches!(step.action, Action::Delete | Action::Replace)).count();
-        let many = losses > guard.count && losses * 100 > all * guard.percent;
-        if !many && whole < all {
-            return BTreeMap::new();
-        }
-        let what = if whole >= all { format!("all {all}") } else { format!("{losses} of {all}") };
-        (
+    let keys: BTreeSet<&ResourceKey> = deleting.iter().map(|step| &step.key).collect();
+    let verdict = match draft.scope {
+        PlanScope::Keys(_) => Some((
             Reason::DeletionsHeld,
-            format!("this plan deletes {what} of the tenant's resources, which needs a person. {exit}"),
-        )
+            "it deletes something, which only a full pass does; the next one decides".to_owned(),
+        )),
+        PlanScope::Full if is_approved(draft, ApprovalKind::Deletes, &keys) => None,
+        PlanScope::Full => match draft.decisions.prune_holds.first() {
+            Some((reason, message)) => Some((*reason, format!("{message}. {}", way_out(ApprovalKind::Deletes, draft)))),
+            None => guarded(draft, &deleting).map(|what| {
+                let exit = way_out(ApprovalKind::Deletes, draft);
+                let message =
+                    format!("this plan deletes {what} of the tenant's resources, which needs a person. {exit}");
+                (Reason::DeletionsHeld, message)
+            }),
+        },
     };
-    keys.into_iter().map(|key| (key, verdict.clone())).collect()
+    verdict.map_or_else(BTreeMap::new, |verdict| keys.into_iter().map(|key| (key.clone(), verdict.clone())).collect())
+}
+
+/// How much is lost, when that is more than the guard lets pass.
+fn guarded(draft: &Draft<'_>, deleting: &[&Step]) -> Option<String> {
+    let guard = draft.terms.platform.spec.deletion_guard;
+    let all: usize = managed(draft).values().sum();
+    let losses: usize = deleting.iter().map(|step| step.destructive.len().max(1)).sum();
+    let whole = deleting.iter().filter(|step| matches!(step.action, Action::Delete | Action::Replace)).count();
+    let many = losses > guard.count && losses * 100 > all * guard.percent;
+    let held_before = deleting.iter().any(|step| draft.decisions.held_deletes.contains(&step.key));
+    if whole > 0 && whole >= all {
+        Some(format!("all {all}"))
+    } else {
+        (many || held_before).then(|| format!("{losses} of {all}"))
+    }
+}
+
+/// What the tenant has, by kind: what the inventory knows, and what is there and ours where it was lost (R4).
+fn managed(draft: &Draft<'_>) -> BTreeMap<Kind, usize> {
+    let recovered = draft.desired.resources.keys().filter(|key| is_recovered(draft, key));
+    let mut managed = BTreeMap::new();
+    for key in draft.prior.live().map(|record| &record.key).chain(recovered) {
+        *managed.entry(key.kind).or_default() += 1;
+    }
+    managed
+}
+
+/// Whether the inventory does not know an object that is there and ours.
+fn is_recovered(draft: &Draft<'_>, key: &ResourceKey) -> bool {
+    if draft.prior.get(key).is_some() {
+        return false;
+    }
+    match draft.live.objects.get(key) {
+        Some(Observation::Present(live)) => match &live.ownership {
+            Ownership::Marked(mark) => draft.is_ours(mark, key),
+            Ownership::Unmarked => false,
+        },
+        Some(Observation::Absent { .. } | Observation::Unknown(_)) | None => false,
+    }
+}
+
+/// Forgets what a hold on all deletions (R9) kept, once that is approved.
+fn let_go(draft: &mut Draft<'_>) {
+    for (key, reason) in std::mem::take(&mut draft.held_forgets) {
+        match draft.decisions.prune_holds.first() {
+            Some((hold, message)) if !is_approved(draft, ApprovalKind::Deletes, &BTreeSet::from([&key])) => {
+                let message = format!("{message}. {}", way_out(ApprovalKind::Deletes, draft));
+                draft.block(&key, *hold, message, None);
+            }
+            Some(_) | None => draft.plan.settles.push(Settle::Forget { key, reason }),
+        }
+    }
 }
 
 /// Over the quota only new keys are blocked, in key order.
 fn over_quota(draft: &Draft<'_>) -> BTreeMap<ResourceKey, String> {
-    let mut room: BTreeMap<_, _> = draft
-        .terms
-        .tenant
-        .quotas
-        .iter()
-        .map(|(kind, quota)| (*kind, quota.saturating_sub(draft.prior.live().filter(|r| r.key.kind == *kind).count())))
-        .collect();
+    let managed = managed(draft);
+    let taken = |kind: &Kind| managed.get(kind).copied().unwrap_or_default();
+    let quotas = &draft.terms.tenant.quotas;
+    let mut room: BTreeMap<Kind, usize> =
+        quotas.iter().map(|(kind, quota)| (*kind, quota.saturating_sub(taken(kind)))).collect();
     let mut new: Vec<&ResourceKey> = draft
         .plan
         .steps
         .iter()
-        .filter(|step| matches!(step.action, Action::Create | Action::Adopt) && draft.prior.get(&step.key).is_none())
+        .filter(|step| matches!(step.action, Action::Create | Action::Adopt))
+        .filter(|step| draft.prior.get(&step.key).is_none() && !is_recovered(draft, &step.key))
         .map(|step| &step.key)
         .collect();
     new.sort();
@@ -147,7 +195,7 @@ fn over_quota(draft: &Draft<'_>) -> BTreeMap<ResourceKey, String> {
         match room.get_mut(&key.kind) {
             None => {}
             Some(0) => {
-                let quota = draft.terms.tenant.quotas[&key.kind];
+                let quota = quotas[&key.kind];
                 let message = format!(
                     "the tenant may have {quota} of kind {}; remove one, or ask the platform team for more",
                     key.kind
@@ -158,68 +206,4 @@ fn over_quota(draft: &Draft<'_>) -> BTreeMap<ResourceKey, String> {
         }
     }
     over
-}
-
-/// A step waits while something it needs does not exist, and a deletion while something that needs it stays.
-fn hold_dependents(draft: &mut Draft<'_>) {
-    loop {
-        let missing = missing_dependencies(draft);
-        if missing.is_empty() {
-            return;
-        }
-        let (held, passing): (Vec<Step>, Vec<Step>) =
-            std::mem::take(&mut draft.plan.steps).into_iter().partition(|step| missing.contains_key(&step.key));
-        draft.plan.steps = passing;
-        for step in held {
-            let message = missing[&step.key].clone();
-            let key = step.key.clone();
-            draft.block(&key, Reason::DependencyNotReady, message, Some(step));
-        }
-    }
-}
-
-fn missing_dependencies(draft: &Draft<'_>) -> BTreeMap<ResourceKey, String> {
-    let passing: BTreeSet<&ResourceKey> = draft.plan.steps.iter().map(|step| &step.key).collect();
-    let mut missing = BTreeMap::new();
-    for step in &draft.plan.steps {
-        let waits_for = match step.action {
-            // An existing object is kept up whatever becomes of its dependencies.
-            Action::Update => None,
-            Action::Create | Action::Adopt | Action::Replace => draft
-                .desired
-                .resources
-                .get(&step.key)
-                .into_iter()
-                .flat_map(|resource| &resource.depends_on)
-                .find(|dependency| !passing.contains(dependency) && !exists(draft, dependency))
-                .map(|dependency| format!("it depends on {dependency}, which is not there yet")),
-            Action::Delete => draft
-                .prior
-                .live()
-                .find(|record| {
-                    record.depends_on.contains(&step.key)
-                        && !passing.contains(&record.key)
-                        && exists(draft, &record.key)
-                })
-                .map(|record| format!("{} depends on it and stays", record.key)),
-        };
-        if let Some(message) = waits_for {
-            missing.insert(step.key.clone(), message);
-        }
-    }
-    missing
-}
-
-/// Whether an object of `key` is there and ours; unknown counts as not.
-fn exists(draft: &Draft<'_>, key: &ResourceKey) -> bool {
-    use crate::model::{Observation, Ownership};
-    match draft.live.objects.get(key) {
-        Some(Observation::Present(live)) => match &live.ownership {
-            Ownership::Marked(mark) => draft.is_ours(mark, key) && !mark.unfinished,
-            Ownership::Unmarked => false,
-        },
-        Some(Observation::Absent { .. } | Observation::Unknown(_)) => false,
-        // Outside a narrowed plan's scope, the record speaks.
-        None => draft.prior.get(key).is_some(),
-    }
 }

@@ -11,6 +11,10 @@ mod objects;
 mod order;
 mod prune;
 mod record;
+mod renames;
+#[cfg(test)]
+mod tests;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,8 +63,11 @@ struct Draft<'a> {
     plan: Plan,
     /// Steps that only an approval lets pass, with why they are held.
     held_steps: BTreeMap<ResourceKey, Held>,
-    /// Removed keys whose objects are there, protected or not: what a rename would leave behind (R10).
+    /// Removed keys that hold data which may still be there, protected or not: what a rename would leave behind
+    /// (R10).
     removed: BTreeSet<ResourceKey>,
+    /// Records to let go of once what holds all deletions is approved (R9).
+    held_forgets: Vec<(ResourceKey, Reason)>,
 }
 
 /// Why a step waits for an approval.
@@ -103,6 +110,7 @@ impl<'a> Draft<'a> {
             plan,
             held_steps: BTreeMap::new(),
             removed: BTreeSet::new(),
+            held_forgets: Vec::new(),
         }
     }
 

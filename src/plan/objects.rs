@@ -1,6 +1,6 @@
 //! What each resource that git wants needs: nothing, a step, a person.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Action, ApprovalKind, Blocked, Change, Deletion, Drift, DriftMode, DriftedField, Expect, FieldHash, FieldPath,
@@ -12,14 +12,14 @@ use super::compare::{self, Comparison, Verdicts};
 use super::{Draft, Held};
 
 /// Where the mark keeps the hash of `plumb.dev/rotate`, so that a lost inventory never rotates passwords (R12).
-const ROTATE: &str = "/metadata/annotations/plumb.dev~1rotate";
+pub(super) const ROTATE: &str = "/metadata/annotations/plumb.dev~1rotate";
 
 impl Draft<'_> {
     /// Looks at every resource in scope.
     pub(super) fn consider_resources(&mut self) {
         let desired = self.desired;
         for (key, resource) in &desired.resources {
-            if self.in_scope(key) {
+            if self.in_scope(key) && !desired.rejected.contains_key(key) {
                 self.consider(resource);
             }
         }
@@ -34,7 +34,7 @@ impl Draft<'_> {
         let key = &resource.key;
         let record = self.prior.get(key);
         if let Some(record) = record
-            && self.moved(resource, record)
+            && (self.moved(resource, record) || self.is_on_changed_server(record, &resource.provider))
         {
             return;
         }
@@ -73,7 +73,27 @@ impl Draft<'_> {
         }
     }
 
-    fn unseen(&mut self, key: &ResourceKey, unknown: Unknown) {
+    /// Whether the server behind `provider` is not the one that `record` was applied on, and nobody has confirmed
+    /// the new one: then nothing there tells anything about the resource (R11).
+    pub(super) fn is_on_changed_server(&mut self, record: &Record, provider: &str) -> bool {
+        let Some(now) = self.live.identities.get(provider) else { return false };
+        if record.provider != provider || *now == record.identity || record.identity.0.is_empty() {
+            return false;
+        }
+        let confirmed = self.terms.platform.providers.get(provider).and_then(|provider| provider.identity.as_ref());
+        if confirmed == Some(&now.0) {
+            return false;
+        }
+        let message = format!(
+            "{provider} is another server than the one it was applied on ({} then, {} now); set spec.identity of the \
+             Provider to {} if that is meant",
+            record.identity.0, now.0, now.0
+        );
+        self.unseen(&record.key, Unknown::new(Reason::ProviderIdentityChanged, message));
+        true
+    }
+
+    pub(super) fn unseen(&mut self, key: &ResourceKey, unknown: Unknown) {
         self.plan.unknown.push((key.clone(), unknown));
     }
 
@@ -81,20 +101,28 @@ impl Draft<'_> {
         self.plan.blocked.push(Blocked { key: key.clone(), reason, message: message.into(), step });
     }
 
-    /// Nothing is there: made, unless it was there before and held data (R8).
+    /// Nothing is there: made, unless it was there before and held data (R8), or is there under another name (R4).
     fn absent(&mut self, resource: &Resource, record: Option<&Record>, lost: bool) {
         let key = &resource.key;
-        let step = self.step(resource, Action::Create, Expect::Absent, compare::all_changes(&resource.fields, None));
+        if let Some(stray) = self.live.strays.get(key) {
+            let message = format!(
+                "its object is {} on {}, and is not made a second time on {}; set provider back to {}, or carry the \
+                 data over and remove the old one",
+                stray.object_name, stray.provider, resource.provider, stray.provider
+            );
+            return self.block(key, Reason::MoveRefused, message, None);
+        }
+        let changes = compare::all_changes(&resource.fields, None, &BTreeMap::new());
+        let step = self.step(resource, Action::Create, Expect::Absent, changes);
         let was_there = record.is_some() || lost;
+        let mode = self.mode_of(resource);
         if was_there && key.kind.info().data_bearing {
-            let silenced = self.decisions.kept_missing.contains(key);
-            self.plan.drift.push(Drift {
-                key: key.clone(),
-                mode: self.mode_of(resource),
-                fields: Vec::new(),
-                missing: true,
-                silenced,
-            });
+            // Absent data is never put back at once, whatever the mode.
+            let mode = match mode {
+                DriftMode::Propose | DriftMode::Revert => DriftMode::Propose,
+                DriftMode::Observe => DriftMode::Observe,
+            };
+            self.missing(key, mode, self.decisions.kept_missing.contains(key));
             self.held_steps.insert(
                 key.clone(),
                 Held {
@@ -103,29 +131,21 @@ impl Draft<'_> {
                     approval: ApprovalKind::Create,
                 },
             );
-        } else if was_there && self.mode_of(resource) == DriftMode::Observe {
-            self.plan.drift.push(Drift {
-                key: key.clone(),
-                mode: DriftMode::Observe,
-                fields: Vec::new(),
-                missing: true,
-                silenced: false,
-            });
-            return;
+        } else if was_there && mode == DriftMode::Observe {
+            return self.missing(key, mode, false);
         }
         self.plan.steps.push(step);
+    }
+
+    fn missing(&mut self, key: &ResourceKey, mode: DriftMode, silenced: bool) {
+        self.plan.drift.push(Drift { key: key.clone(), mode, fields: Vec::new(), missing: true, silenced });
     }
 
     /// Something of that name is there: ours, nobody's, or somebody else's (R1).
     fn present(&mut self, resource: &Resource, record: Option<&Record>, live: &Live) {
         let key = &resource.key;
         match &live.ownership {
-            Ownership::Unmarked if resource.annotations.adopt => {
-                let changes = compare::all_changes(&resource.fields, Some(live));
-                let expect = Expect::Unmarked(live.object.clone());
-                let step = Step { rotate: None, ..self.step(resource, Action::Adopt, expect, changes) };
-                self.plan.steps.push(step);
-            }
+            Ownership::Unmarked if resource.annotations.adopt => self.adopt(resource, live),
             Ownership::Unmarked => {
                 let name = self.object_name(key, &resource.provider);
                 let message = match record {
@@ -151,12 +171,47 @@ impl Draft<'_> {
                 self.block(key, Reason::OwnedByOther, message, None);
             }
             Ownership::Marked(mark) if mark.unfinished => {
-                let changes = compare::all_changes(&resource.fields, None);
-                let step = self.step(resource, Action::Create, Expect::Absent, changes);
+                let unseen = compare::unseen(&resource.fields, live);
+                let changes = compare::all_changes(&resource.fields, None, &unseen);
+                let mut step = self.step(resource, Action::Create, Expect::Absent, changes);
+                self.leave_alone(&mut step, mark, &unseen);
                 self.plan.steps.push(step);
             }
             Ownership::Marked(mark) => self.ours(resource, record, live, mark),
         }
+    }
+
+    /// An object without a mark that the resource may take over. A person has seen the difference in the plan, so
+    /// what is live gives way, save what could not be seen and what only a replacement could change.
+    fn adopt(&mut self, resource: &Resource, live: &Live) {
+        let key = &resource.key;
+        let unseen = compare::unseen(&resource.fields, live);
+        let changes = compare::all_changes(&resource.fields, Some(live), &unseen);
+        let expect = Expect::Unmarked(live.object.clone());
+        let mut step = Step { rotate: None, ..self.step(resource, Action::Adopt, expect, changes) };
+        let blank = Mark { hashes: BTreeMap::new(), ..step.mark.clone() };
+        self.leave_alone(&mut step, &blank, &unseen);
+        match immutable_changes(&step) {
+            Some(fields) => {
+                let message = format!(
+                    "{fields} of {} can only change by deleting it and its data; to take it over, set what is live",
+                    step.object_name
+                );
+                self.block(key, Reason::ReplaceProtected, message, Some(step));
+            }
+            None => self.plan.steps.push(step),
+        }
+    }
+
+    /// Reports and holds the fields that `step` must not speak of, since nobody could see them (R5).
+    fn leave_alone(&mut self, step: &mut Step, mark: &Mark, unseen: &BTreeMap<FieldPath, Unknown>) {
+        if unseen.is_empty() {
+            return;
+        }
+        let held: BTreeSet<FieldPath> = unseen.keys().cloned().collect();
+        keep_held_hashes(&mut step.mark, mark, &held);
+        self.report_unseen(&step.key, unseen);
+        self.plan.held.insert(step.key.clone(), held);
     }
 
     /// Our own object: the three-way comparison decides.
@@ -175,21 +230,34 @@ impl Draft<'_> {
             let message = "plumb.dev/adopt has done its work; remove it".to_owned();
             self.plan.warnings.push((key.clone(), Reason::LeftoverAdopt, message));
         }
-        let Comparison { changes, held, .. } = comparison;
         let rotate = self.rotation_due(resource, record, mark);
-        if changes.is_empty() && rotate.is_none() {
-            self.settle(resource, record, live, mark, &held);
+        if comparison.changes.is_empty() && rotate.is_none() {
+            self.settle(resource, record, live, mark, &comparison.held);
         } else {
-            self.change(resource, record, live, mark, changes, rotate, &held);
+            self.change(resource, record, live, mark, &comparison, rotate);
         }
-        if !held.is_empty() {
-            self.plan.held.insert(key.clone(), held);
+        if !comparison.held.is_empty() {
+            self.plan.held.insert(key.clone(), comparison.held);
         }
     }
 
     fn report(&mut self, resource: &Resource, mode: DriftMode, comparison: &Comparison) {
         let key = &resource.key;
-        for (path, unknown) in &comparison.unseen {
+        self.report_unseen(key, &comparison.unseen);
+        // Where nobody can say who is right, a person is asked whatever the mode; not while it is suspended.
+        let (asked, told): (Vec<_>, Vec<_>) = comparison
+            .drifted
+            .iter()
+            .cloned()
+            .partition(|field| mode == DriftMode::Propose || (field.conflict && !resource.annotations.suspend));
+        self.drifted(key, DriftMode::Propose, asked, false);
+        self.drifted(key, mode, told, false);
+        self.drifted(key, DriftMode::Revert, comparison.reverted.clone(), false);
+        self.drifted(key, mode, comparison.silenced.clone(), true);
+    }
+
+    fn report_unseen(&mut self, key: &ResourceKey, unseen: &BTreeMap<FieldPath, Unknown>) {
+        for (path, unknown) in unseen {
             match unknown.reason {
                 Reason::NotOwned | Reason::OwnedByOther => {
                     self.block(key, unknown.reason, unknown.message.clone(), None);
@@ -197,17 +265,11 @@ impl Draft<'_> {
                 _ => self.unseen(key, Unknown::new(unknown.reason, format!("{path}: {}", unknown.message))),
             }
         }
-        // Where nobody can say who is right, a person is asked whatever the mode.
-        let asks = comparison.drifted.iter().any(|field| field.conflict);
-        self.drifted(key, if asks { DriftMode::Propose } else { mode }, &comparison.drifted, false);
-        self.drifted(key, DriftMode::Revert, &comparison.reverted, false);
-        self.drifted(key, mode, &comparison.silenced, true);
     }
 
-    fn drifted(&mut self, key: &ResourceKey, mode: DriftMode, fields: &[DriftedField], silenced: bool) {
+    fn drifted(&mut self, key: &ResourceKey, mode: DriftMode, fields: Vec<DriftedField>, silenced: bool) {
         if !fields.is_empty() {
-            let drift = Drift { key: key.clone(), mode, fields: fields.to_vec(), missing: false, silenced };
-            self.plan.drift.push(drift);
+            self.plan.drift.push(Drift { key: key.clone(), mode, fields, missing: false, silenced });
         }
     }
 
@@ -229,15 +291,19 @@ impl Draft<'_> {
                     && next.readback == record.readback
                     && next.unsettled == record.unsettled
                     && record.object == live.object
+                    && self.live.identities.get(&record.provider).is_none_or(|identity| *identity == record.identity)
                     && record.annotations == resource.annotations
                     && record.depends_on == resource.depends_on
                     && record.file == resource.origin.file;
                 (!same).then_some(Reason::Recorded)
             }
         };
-        let mut step = self.step(resource, Action::Update, Expect::Marked(live.object.clone()), Vec::new());
-        keep_held_hashes(&mut step, mark, held);
-        let remark = (step.mark.hashes != mark.hashes).then(|| Box::new(Step { rotate: None, ..step }));
+        let mut next = self.mark(resource);
+        keep_held_hashes(&mut next, mark, held);
+        let remark = (next.hashes != mark.hashes && self.may_be_touched(resource)).then(|| {
+            let step = self.step(resource, Action::Update, Expect::Marked(live.object.clone()), Vec::new());
+            Box::new(Step { mark: next, rotate: None, ..step })
+        });
         match (reason, remark) {
             (None, None) => {}
             (reason, remark) => self.plan.settles.push(Settle::Record {
@@ -249,40 +315,51 @@ impl Draft<'_> {
         self.plan.unchanged += 1;
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one comparison, used once")]
+    /// Whether the gate would let a step on it pass now: a mark is not written either where nothing may be changed.
+    fn may_be_touched(&self, resource: &Resource) -> bool {
+        let key = &resource.key;
+        !resource.annotations.suspend
+            && !self.desired.denied.contains_key(key)
+            && !self.decisions.closed_windows.contains_key(&key.environment)
+    }
+
     fn change(
         &mut self,
         resource: &Resource,
         record: Option<&Record>,
         live: &Live,
         mark: &Mark,
-        changes: Vec<Change>,
+        comparison: &Comparison,
         rotate: Option<String>,
-        held: &BTreeSet<FieldPath>,
     ) {
         let key = &resource.key;
-        let info = key.kind.info();
-        let replaces = changes.iter().any(|change| info.is_immutable(&change.path));
-        let action = if replaces { Action::Replace } else { Action::Update };
         let expect = Expect::Marked(live.object.clone());
-        let mut step = Step { rotate, ..self.step(resource, action, expect, changes) };
-        keep_held_hashes(&mut step, mark, held);
-        if !replaces {
-            self.plan.steps.push(step);
-            return;
-        }
+        let step = self.step(resource, Action::Update, expect, comparison.changes.clone());
+        let mut step = Step { rotate, ..step };
+        keep_held_hashes(&mut step.mark, mark, &comparison.held);
+        let Some(fields) = immutable_changes(&step) else {
+            return self.plan.steps.push(step);
+        };
+        step.action = Action::Replace;
         step.destructive.insert(0, format!("deletes {} and makes it again", step.object_name));
         let allowed = record.is_some_and(|record| record.annotations.deletion_of(key.kind) == Deletion::Delete);
-        if info.data_bearing && !allowed {
-            let fields = step.changes.iter().filter(|c| info.is_immutable(&c.path)).map(|c| c.path.as_str());
+        if key.kind.info().data_bearing && !allowed {
             let message = format!(
-                "{} can only change by deleting the object and its data. If that is meant: commit the annotation \
-                 plumb.dev/deletion: delete first, wait until it is recorded, then commit this change",
-                fields.collect::<Vec<_>>().join(", ")
+                "{fields} can only change by deleting the object and its data. If that is meant: commit the annotation \
+                 plumb.dev/deletion: delete first, wait until it is recorded, then commit this change"
             );
-            self.block(key, Reason::ReplaceProtected, message, Some(step));
-        } else {
-            self.plan.steps.push(step);
+            return self.block(key, Reason::ReplaceProtected, message, Some(step));
+        }
+        // What is made again has git's values throughout, so a replacement would decide what is still open.
+        match comparison.undecided().first() {
+            Some(open) => {
+                let message = format!(
+                    "{fields} can only change by making the object again, and {open} is not decided or could not be \
+                     seen; that comes first"
+                );
+                self.block(key, Reason::ConflictHeld, message, Some(step));
+            }
+            None => self.plan.steps.push(step),
         }
     }
 
@@ -369,22 +446,32 @@ pub fn object_name(platform: &crate::model::Platform, key: &ResourceKey, provide
 }
 
 /// A field that is held keeps the hash it had, so that its base survives a loss of the inventory.
-fn keep_held_hashes(step: &mut Step, mark: &Mark, held: &BTreeSet<FieldPath>) {
+fn keep_held_hashes(next: &mut Mark, mark: &Mark, held: &BTreeSet<FieldPath>) {
     for path in held {
         match mark.hashes.get(path) {
-            Some(hash) => step.mark.hashes.insert(path.clone(), hash.clone()),
-            None => step.mark.hashes.remove(path),
+            Some(hash) => next.hashes.insert(path.clone(), hash.clone()),
+            None => next.hashes.remove(path),
         };
     }
+}
+
+/// The fields of a step that only a replacement can change, as a sentence begins with them.
+fn immutable_changes(step: &Step) -> Option<String> {
+    let info = step.key.kind.info();
+    let fields: Vec<&str> = step
+        .changes
+        .iter()
+        .map(|change| &change.path)
+        .filter(|path| info.is_immutable(path))
+        .map(FieldPath::as_str)
+        .collect();
+    (!fields.is_empty()).then(|| fields.join(", "))
 }
 
 fn rotate_hash(value: &str) -> FieldHash {
     FieldHash::of(&serde_json::Value::from(value))
 }
 
-fn fields_of<'a>(
-    proposals: &'a std::collections::BTreeMap<ResourceKey, Vec<ProposedField>>,
-    key: &ResourceKey,
-) -> &'a [ProposedField] {
+fn fields_of<'a>(proposals: &'a BTreeMap<ResourceKey, Vec<ProposedField>>, key: &ResourceKey) -> &'a [ProposedField] {
     proposals.get(key).map_or(&[], Vec::as_slice)
 }

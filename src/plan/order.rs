@@ -5,19 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::{Action, DesiredState, Inventory, ResourceKey, Step};
 
 /// Fills in each step's `depends_on` and sorts the steps so that no step comes before what it depends on; keys break
-/// ties. Validation refuses cycles; should one be there all the same, its steps come last, in key order.
+/// ties. Validation refuses cycles; one that all the same came about, over several commits, is cut at its first key.
 pub(super) fn ordered(mut steps: Vec<Step>, desired: &DesiredState, prior: &Inventory) -> Vec<Step> {
     let actions: BTreeMap<ResourceKey, Action> = steps.iter().map(|step| (step.key.clone(), step.action)).collect();
     let mut edges: BTreeMap<ResourceKey, BTreeSet<ResourceKey>> = BTreeMap::new();
     for key in actions.keys() {
-        // A deleted resource's dependencies are those it was applied with.
-        if is_deletion(actions.get(key)) {
-            for dependency in prior.get(key).into_iter().flat_map(|record| &record.depends_on) {
-                if is_deletion(actions.get(dependency)) {
-                    edges.entry(dependency.clone()).or_default().insert(key.clone());
-                }
+        // What is deleted goes after everything that was applied as depending on it: it is deleted too, or changed so
+        // that it no longer does.
+        for dependency in prior.get(key).into_iter().flat_map(|record| &record.depends_on) {
+            if is_deletion(actions.get(dependency)) {
+                edges.entry(dependency.clone()).or_default().insert(key.clone());
             }
-        } else {
+        }
+        if !is_deletion(actions.get(key)) {
             for dependency in desired.resources.get(key).into_iter().flat_map(|resource| &resource.depends_on) {
                 if actions.contains_key(dependency) && !is_deletion(actions.get(dependency)) {
                     edges.entry(key.clone()).or_default().insert(dependency.clone());
@@ -49,17 +49,19 @@ fn sort(steps: Vec<Step>) -> Vec<Step> {
     let mut ready: BTreeSet<ResourceKey> =
         waiting.iter().filter(|(_, count)| **count == 0).map(|(key, _)| key.clone()).collect();
     let mut sorted = Vec::with_capacity(by_key.len());
-    while let Some(key) = ready.pop_first() {
+    while let Some(key) = ready.pop_first().or_else(|| by_key.keys().next().cloned()) {
         for dependent in dependents.remove(&key).unwrap_or_default() {
             if let Some(count) = waiting.get_mut(&dependent) {
                 *count -= 1;
-                if *count == 0 {
+                if *count == 0 && by_key.contains_key(&dependent) {
                     ready.insert(dependent);
                 }
             }
         }
-        sorted.extend(by_key.remove(&key));
+        if let Some(mut step) = by_key.remove(&key) {
+            step.depends_on.retain(|dependency| *dependency != key && !by_key.contains_key(dependency));
+            sorted.push(step);
+        }
     }
-    sorted.extend(by_key.into_values());
     sorted
 }

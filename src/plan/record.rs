@@ -16,7 +16,8 @@ pub(super) struct RecordedFields {
     pub unsettled: BTreeMap<FieldPath, Option<FieldHash>>,
 }
 
-/// Fields that are held keep the base they had; all others take what git sets and what was read back.
+/// Fields that are held keep the base they had; all others take what git sets and what was read back. A field that
+/// could not be read back counts as what git sets; one that is not there after all was not applied, and is tried again.
 pub(super) fn fields_after(
     resource: &Resource,
     live: &Live,
@@ -26,10 +27,13 @@ pub(super) fn fields_after(
 ) -> RecordedFields {
     let mut after = RecordedFields::default();
     for (path, value) in resource.fields.iter().filter(|(path, _)| !held.contains(*path)) {
+        let seen = match live.fields.0.get(path) {
+            Some(seen) => seen,
+            None if live.unknown_at(path).is_some() => value,
+            None => continue,
+        };
         after.applied.0.insert(path.clone(), value.clone());
-        if let Some(value) = live.fields.0.get(path) {
-            after.readback.0.insert(path.clone(), value.clone());
-        }
+        after.readback.0.insert(path.clone(), seen.clone());
     }
     for path in held {
         let known = prior.filter(|record| !record.unsettled.contains_key(path));
@@ -54,7 +58,8 @@ pub(super) fn fields_after(
     after
 }
 
-/// The record of `resource` after it was applied or settled; `live` is what was read back.
+/// The record of `resource` after it was applied or settled; `live` is what was read back. A record that was forgotten
+/// on purpose is no base, as it was none for the plan.
 pub fn record_after(
     resource: &Resource,
     live: &Live,
@@ -63,6 +68,7 @@ pub fn record_after(
     place: Place<'_>,
     at: DateTime<Utc>,
 ) -> Record {
+    let prior = prior.filter(|record| !record.retained);
     let blank = Mark {
         platform: crate::model::PlatformId(String::new()),
         key: resource.key.clone(),
@@ -84,6 +90,7 @@ pub fn record_after(
         readback,
         unsettled,
         annotations: resource.annotations.clone(),
+        document: resource.document.clone(),
         depends_on: resource.depends_on.clone(),
         file: resource.origin.file.clone(),
         commit: place.commit.cloned().unwrap_or_default(),

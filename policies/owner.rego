@@ -1,0 +1,15 @@
+# METADATA
+# title: Owner
+# description: Somebody should answer for each resource.
+package plumb.owner
+
+warn contains {"msg": msg, "path": "/metadata"} if {
+	not owned
+	not input.key in data.plumb.exceptions.owner
+	msg := "the label owner is missing; it says who answers for this resource"
+}
+
+owned if {
+	some owner in [input.resource.metadata.labels.owner]
+	trim_space(owner) != ""
+}

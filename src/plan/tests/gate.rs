@@ -1,0 +1,189 @@
+//! What may pass now: quota, policies, windows, suspension.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::world::*;
+use crate::model::{Action, Kind, PlanScope, Reason};
+
+fn new_caches(world: &mut World, names: &[&str]) {
+    for name in names {
+        world.git_has(document(&cache(name)));
+        world.vanishes(&cache(name));
+    }
+}
+
+#[test]
+fn gate_over_the_quota_only_new_keys_are_blocked_in_key_order() {
+    let mut world = World::in_plumb([document(&cache("m")), document(&cache("z"))]);
+    new_caches(&mut world, &["c", "a", "b"]);
+    world.tenant.quotas = BTreeMap::from([(Kind::Cache, 4)]);
+    let plan = world.plan();
+    assert_eq!(plan.order(), [&cache("a"), &cache("b")]);
+    assert_eq!(plan.reasons(&cache("c")), [Reason::QuotaExceeded]);
+}
+
+#[test]
+fn gate_a_quota_below_what_is_there_stops_no_change_and_no_deletion() {
+    let mut world = World::in_plumb(["a", "b", "c"].map(|name| document(&db(name)).with(LIMIT, 20)));
+    world.tenant.quotas = BTreeMap::from([(Kind::Database, 1)]);
+    world.git_sets(&db("a"), LIMIT, 30);
+    world.is_in_plumb(document(&cache("sessions")));
+    world.git_removes(&cache("sessions"));
+    let plan = world.plan();
+    assert_eq!(plan.order(), [&db("a"), &cache("sessions")]);
+    assert!(plan.blocked.is_empty());
+}
+
+#[test]
+fn gate_a_quota_of_one_kind_says_nothing_of_another() {
+    let mut world = World::new();
+    new_caches(&mut world, &["a"]);
+    world.tenant.quotas = BTreeMap::from([(Kind::Database, 0)]);
+    assert_eq!(world.plan().order(), [&cache("a")]);
+}
+
+#[test]
+fn gate_an_adoption_counts_as_a_new_key() {
+    let mut world = World::new();
+    world.git_has(document(&db("orders")).saying(|a| a.adopt = true));
+    world.somebody_made(&db("orders"), &[]);
+    world.tenant.quotas = BTreeMap::from([(Kind::Database, 0)]);
+    assert_eq!(world.plan().reasons(&db("orders")), [Reason::QuotaExceeded]);
+}
+
+#[test]
+fn gate_what_a_lost_inventory_forgot_still_fills_the_quota() {
+    let mut world = World::in_plumb([document(&cache("a")), document(&cache("b"))]);
+    new_caches(&mut world, &["c"]);
+    world.tenant.quotas = BTreeMap::from([(Kind::Cache, 2)]);
+    world.inventory_is_lost();
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    assert_eq!(plan.reasons(&cache("c")), [Reason::QuotaExceeded]);
+}
+
+#[test]
+fn gate_a_creation_that_began_within_the_quota_is_finished() {
+    let mut world = World::new();
+    new_caches(&mut world, &["a"]);
+    let mut mark = world.mark(&cache("a"), &[]);
+    mark.unfinished = true;
+    world.stands(&cache("a"), crate::model::Ownership::Marked(mark), &[]);
+    world.tenant.quotas = BTreeMap::from([(Kind::Cache, 1)]);
+    assert_eq!(world.plan().order(), [&cache("a")]);
+}
+
+#[test]
+fn gate_missing_data_keeps_its_place_in_the_quota() {
+    let mut world = World::in_plumb([document(&cache("a"))]);
+    world.vanishes(&cache("a"));
+    world.tenant.quotas = BTreeMap::from([(Kind::Cache, 1)]);
+    assert_eq!(world.plan().action(&cache("a")), Some(Action::Create));
+}
+
+#[test]
+fn gate_a_policy_denies_a_step_with_its_message() {
+    let mut world = World::in_plumb([document(&db("orders")).with(LIMIT, 20)]);
+    world.desired.denied.insert(db("orders"), "connection limits above 25 need a review".to_owned());
+    world.reconciles();
+    assert!(world.plan().is_quiet(), "what needs no step is not in the way");
+    world.git_sets(&db("orders"), LIMIT, 30);
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    let blocked = plan.blocked(&db("orders"));
+    assert_eq!(
+        (blocked.reason, blocked.message.as_str()),
+        (Reason::PolicyDenied, "connection limits above 25 need a review")
+    );
+}
+
+#[test]
+fn gate_a_denied_resource_is_not_even_marked_anew() {
+    let mut world = World::in_plumb([document(&db("orders")).with(LIMIT, 20)]);
+    world.desired.denied.insert(db("orders"), "no".to_owned());
+    world.git_sets(&db("orders"), LIMIT, 50);
+    world.live_becomes(&db("orders"), LIMIT, 50);
+    let plan = world.plan();
+    assert!(matches!(&plan.settles[..], [crate::model::Settle::Record { remark: None, .. }]));
+}
+
+#[test]
+fn gate_outside_a_window_nothing_of_that_environment_is_changed() {
+    let mut world = World::in_plumb([document(&db("orders")).with(LIMIT, 20), document(&cache("sessions"))]);
+    world.is_in_plumb(document(&cache("second")));
+    world.git_sets(&db("orders"), LIMIT, 30);
+    world.git_removes(&cache("sessions"));
+    let open = world.plan();
+    world.decisions.closed_windows.insert("staging".to_owned(), "opens at 08:00".to_owned());
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    assert_eq!(plan.reasons(&db("orders")), [Reason::WindowClosed]);
+    assert_eq!(plan.blocked(&cache("sessions")).message, "opens at 08:00");
+    assert_eq!(plan.id, open.id, "a window does not change what the plan is");
+}
+
+#[test]
+fn gate_outside_a_window_no_mark_is_rewritten() {
+    let mut world = World::in_plumb([document(&db("orders")).with(LIMIT, 20)]);
+    world.decisions.closed_windows.insert("staging".to_owned(), "opens at 08:00".to_owned());
+    world.git_sets(&db("orders"), LIMIT, 50);
+    world.live_becomes(&db("orders"), LIMIT, 50);
+    let plan = world.reconciles();
+    assert!(matches!(&plan.settles[..], [crate::model::Settle::Record { remark: None, .. }]));
+    assert!(world.plan().is_quiet());
+}
+
+#[test]
+fn gate_the_window_of_another_environment_says_nothing() {
+    let mut world = World::new();
+    new_caches(&mut world, &["a"]);
+    world.decisions.closed_windows.insert("production".to_owned(), "opens at 08:00".to_owned());
+    assert_eq!(world.plan().order(), [&cache("a")]);
+}
+
+#[test]
+fn gate_a_suspended_resource_is_neither_made_nor_changed_nor_deleted() {
+    let mut world = World::in_plumb(["a", "b", "c"].map(|name| document(&cache(name)).saying(|a| a.suspend = true)));
+    new_caches(&mut world, &["new"]);
+    world.git_says(&cache("new"), |a| a.suspend = true);
+    world.git_sets(&cache("a"), "/spec/categories/read", true);
+    world.git_removes(&cache("b"));
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    for key in ["a", "b", "new"] {
+        assert_eq!(plan.reasons(&cache(key)), [Reason::Suspended]);
+    }
+}
+
+#[test]
+fn gate_a_blocked_step_is_shown_whole() {
+    let mut world = World::in_plumb([document(&db("orders")).with(LIMIT, 20)]);
+    world.git_sets(&db("orders"), LIMIT, 30);
+    world.git_says(&db("orders"), |a| a.suspend = true);
+    let plan = world.plan();
+    let step = plan.blocked(&db("orders")).step.as_ref().unwrap();
+    assert_eq!(step.changes[0].to, Some(json!(30)));
+}
+
+#[test]
+fn gate_a_narrowed_plan_looks_at_its_keys_alone() {
+    let mut world = World::in_plumb([document(&db("a")).with(LIMIT, 20), document(&db("b")).with(LIMIT, 20)]);
+    world.git_sets(&db("a"), LIMIT, 30);
+    world.git_sets(&db("b"), LIMIT, 30);
+    world.desired.rejected.insert(db("c"), "broken".to_owned());
+    world.scope = PlanScope::Keys([db("a")].into());
+    let plan = world.plan();
+    assert_eq!(plan.order(), [&db("a")]);
+    assert!(plan.blocked.is_empty() && plan.unknown.is_empty());
+}
+
+#[test]
+fn gate_a_narrowed_plan_forgets_nothing() {
+    let mut world = World::in_plumb([document(&cache("a"))]);
+    world.git_removes(&cache("a"));
+    world.vanishes(&cache("a"));
+    world.scope = PlanScope::Keys([cache("a")].into());
+    assert!(world.plan().settles.is_empty());
+}

@@ -1,0 +1,150 @@
+//! R7: data is deleted or replaced only when an earlier commit has said so.
+
+use serde_json::json;
+
+use super::world::*;
+use crate::model::{Action, Deletion, Expect, Reason};
+
+/// Two databases, so that removing one is not removing all.
+fn two(deletion: Option<Deletion>) -> World {
+    let orders = document(&db("orders")).with(PAGE_SIZE, 4096).saying(|a| a.deletion = deletion);
+    World::in_plumb([orders, document(&db("unrelated"))])
+}
+
+#[test]
+fn r7_a_removed_database_is_protected_and_the_message_shows_the_way_out() {
+    let mut world = two(None);
+    world.git_removes(&db("orders"));
+    let plan = world.reconciles();
+    assert!(plan.steps.is_empty() && plan.settles.is_empty());
+    let blocked = plan.blocked(&db("orders"));
+    assert_eq!(blocked.reason, Reason::DeletionProtected);
+    assert!(blocked.message.contains("plumb.dev/deletion: delete"), "{}", blocked.message);
+    assert!(blocked.step.is_some(), "it shows what would be done");
+    assert_eq!(world.plan().reasons(&db("orders")), [Reason::DeletionProtected], "and stays so");
+}
+
+#[test]
+fn r7_no_approval_deletes_what_is_protected() {
+    let mut world = two(None);
+    world.git_removes(&db("orders"));
+    let plan = world.plan();
+    world.approve(crate::model::ApprovalKind::Deletes, plan.id, [db("orders")]);
+    assert!(world.plan().steps.is_empty());
+}
+
+#[test]
+fn r7_a_database_goes_when_an_earlier_commit_allowed_it() {
+    let mut world = two(Some(Deletion::Delete));
+    let object = world.live_mut(&db("orders")).object.clone();
+    world.git_removes(&db("orders"));
+    let plan = world.reconciles();
+    let step = plan.step(&db("orders"));
+    assert_eq!((step.action, &step.expect), (Action::Delete, &Expect::Marked(object)));
+    assert_eq!(step.destructive, ["deletes checkout_staging_orders"]);
+    assert!(world.plan().is_quiet());
+}
+
+#[test]
+fn r7_the_two_commit_way_out_works() {
+    let mut world = two(None);
+    world.git_says(&db("orders"), |a| a.deletion = Some(Deletion::Delete));
+    assert!(world.reconciles().steps.is_empty());
+    world.git_removes(&db("orders"));
+    assert_eq!(world.plan().action(&db("orders")), Some(Action::Delete));
+}
+
+#[test]
+fn r7_a_permission_that_was_never_recorded_does_not_count() {
+    let mut world = two(None);
+    world.git_says(&db("orders"), |a| a.deletion = Some(Deletion::Delete));
+    world.git_removes(&db("orders"));
+    assert_eq!(world.plan().reasons(&db("orders")), [Reason::DeletionProtected]);
+}
+
+#[test]
+fn r7_a_permission_that_was_taken_back_does_not_count() {
+    let mut world = two(Some(Deletion::Delete));
+    world.git_says(&db("orders"), |a| a.deletion = None);
+    world.reconciles();
+    world.git_removes(&db("orders"));
+    assert_eq!(world.plan().reasons(&db("orders")), [Reason::DeletionProtected]);
+}
+
+#[test]
+fn r7_retain_forgets_the_object_and_keeps_its_mark() {
+    let mut world = two(Some(Deletion::Retain));
+    world.git_removes(&db("orders"));
+    let mark = world.mark_mut(&db("orders")).clone();
+    let plan = world.reconciles();
+    assert!(plan.steps.is_empty() && plan.blocked.is_empty());
+    assert_eq!(plan.settled(&db("orders")), Some(Reason::Retained));
+    assert_eq!(*world.mark_mut(&db("orders")), mark);
+    world.a_stray_bears_the_mark_of(&db("orders"));
+    assert!(world.plan().is_quiet(), "and it is no orphan");
+}
+
+#[test]
+fn r7_a_cache_goes_unless_it_is_protected() {
+    let mut world = World::in_plumb([document(&cache("a")), document(&cache("b")), document(&cache("c"))]);
+    world.git_says(&cache("b"), |a| a.deletion = Some(Deletion::Protect));
+    world.reconciles();
+    world.git_removes(&cache("a"));
+    world.git_removes(&cache("b"));
+    let plan = world.plan();
+    assert_eq!(plan.order(), [&cache("a")]);
+    assert_eq!(plan.reasons(&cache("b")), [Reason::DeletionProtected]);
+}
+
+#[test]
+fn r7_a_replacement_is_refused_while_the_data_is_protected() {
+    for deletion in [None, Some(Deletion::Protect), Some(Deletion::Retain)] {
+        let mut world = two(deletion);
+        world.git_sets(&db("orders"), PAGE_SIZE, 8192);
+        let plan = world.plan();
+        assert!(plan.steps.is_empty());
+        let blocked = plan.blocked(&db("orders"));
+        assert_eq!(blocked.reason, Reason::ReplaceProtected);
+        assert!(blocked.message.contains(PAGE_SIZE), "{}", blocked.message);
+        assert_eq!(blocked.step.as_ref().map(|step| step.action), Some(Action::Replace));
+    }
+}
+
+#[test]
+fn r7_a_replacement_is_refused_when_the_same_commit_allows_it() {
+    let mut world = two(None);
+    world.git_sets(&db("orders"), PAGE_SIZE, 8192);
+    world.git_says(&db("orders"), |a| a.deletion = Some(Deletion::Delete));
+    assert_eq!(world.reconciles().reasons(&db("orders")), [Reason::ReplaceProtected]);
+    assert_eq!(world.plan().reasons(&db("orders")), [Reason::ReplaceProtected], "in later passes too");
+}
+
+#[test]
+fn r7_a_replacement_is_refused_after_the_inventory_was_lost() {
+    let mut world = two(Some(Deletion::Delete));
+    world.git_sets(&db("orders"), PAGE_SIZE, 8192);
+    world.inventory_is_lost();
+    assert_eq!(world.plan().reasons(&db("orders")), [Reason::ReplaceProtected]);
+}
+
+#[test]
+fn r7_a_replacement_that_was_allowed_before_is_flagged_and_done() {
+    let mut world = two(Some(Deletion::Delete));
+    world.git_sets(&db("orders"), PAGE_SIZE, 8192);
+    let plan = world.reconciles();
+    let step = plan.step(&db("orders"));
+    assert_eq!(step.action, Action::Replace);
+    assert_eq!(step.destructive, ["deletes checkout_staging_orders and makes it again"]);
+    assert_eq!(plan.changes(&db("orders")), [(PAGE_SIZE, Some(&json!(8192)))]);
+    assert!(world.plan().is_quiet());
+}
+
+#[test]
+fn r7_revert_does_not_replace_what_is_protected() {
+    let mut world = two(None);
+    world.decisions.drift = crate::model::DriftMode::Revert;
+    world.live_becomes(&db("orders"), PAGE_SIZE, 8192);
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    assert_eq!(plan.reasons(&db("orders")), [Reason::ReplaceProtected]);
+}

@@ -1,0 +1,145 @@
+//! A step waits while something it needs does not exist, and a deletion while something that needs it stays.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::model::{Action, Observation, Ownership, Reason, ResourceKey, Step};
+
+use super::Draft;
+
+/// Moves steps that have to wait for others from the plan's steps to its blocked ones, and then those that wait for
+/// them. Each step is looked at again only when one that it needs was held.
+pub(super) fn hold_dependents(draft: &mut Draft<'_>) {
+    let held = Waiting::of(draft).settle();
+    if held.is_empty() {
+        return;
+    }
+    for step in std::mem::take(&mut draft.plan.steps) {
+        match held.get(&step.key) {
+            None => draft.plan.steps.push(step),
+            Some(message) => {
+                let key = step.key.clone();
+                draft.block(&key, Reason::DependencyNotReady, message.clone(), Some(step));
+            }
+        }
+    }
+}
+
+struct Waiting<'d> {
+    draft: &'d Draft<'d>,
+    /// Steps that pass, so far.
+    passing: BTreeMap<&'d ResourceKey, Action>,
+    /// Keys of whom nobody can say that they are as git wants them.
+    behind: BTreeSet<&'d ResourceKey>,
+    /// For each key that is to be deleted: who needs it, or needed it when it was applied.
+    needed_by: BTreeMap<&'d ResourceKey, BTreeSet<&'d ResourceKey>>,
+    /// For each key: the steps that have to be looked at again when it is held.
+    watched_by: BTreeMap<&'d ResourceKey, BTreeSet<&'d ResourceKey>>,
+}
+
+impl<'d> Waiting<'d> {
+    fn of(draft: &'d Draft<'_>) -> Self {
+        let plan = &draft.plan;
+        let passing: BTreeMap<&ResourceKey, Action> = plan.steps.iter().map(|step| (&step.key, step.action)).collect();
+        let behind =
+            plan.blocked.iter().map(|blocked| &blocked.key).chain(plan.unknown.iter().map(|(key, _)| key)).collect();
+        let mut needed_by: BTreeMap<&ResourceKey, BTreeSet<&ResourceKey>> = BTreeMap::new();
+        let mut watched_by: BTreeMap<&ResourceKey, BTreeSet<&ResourceKey>> = BTreeMap::new();
+        let recorded = draft.prior.live().map(|record| (&record.key, &record.depends_on));
+        let wanted = draft.desired.resources.values().map(|resource| (&resource.key, &resource.depends_on));
+        for (dependent, dependencies) in recorded.chain(wanted) {
+            for dependency in dependencies {
+                match passing.get(dependency) {
+                    Some(Action::Delete) => {
+                        needed_by.entry(dependency).or_default().insert(dependent);
+                        watched_by.entry(dependent).or_default().insert(dependency);
+                    }
+                    Some(Action::Create | Action::Update | Action::Replace | Action::Adopt) => {
+                        watched_by.entry(dependency).or_default().insert(dependent);
+                    }
+                    None => {}
+                }
+            }
+        }
+        Self { draft, passing, behind, needed_by, watched_by }
+    }
+
+    /// Holds until nothing more has to wait; gives the reasons.
+    fn settle(mut self) -> BTreeMap<ResourceKey, String> {
+        let mut held = BTreeMap::new();
+        let mut queue: VecDeque<&'d Step> = self.draft.plan.steps.iter().collect();
+        let steps: BTreeMap<&ResourceKey, &'d Step> = self.draft.plan.steps.iter().map(|s| (&s.key, s)).collect();
+        while let Some(step) = queue.pop_front() {
+            if !self.passing.contains_key(&step.key) {
+                continue;
+            }
+            if let Some(message) = self.waits_for(step) {
+                held.insert(step.key.clone(), message);
+                self.passing.remove(&step.key);
+                self.behind.insert(&step.key);
+                let watching = self.watched_by.get(&step.key).into_iter().flatten();
+                queue.extend(watching.filter_map(|key| steps.get(*key).copied()));
+            }
+        }
+        held
+    }
+
+    fn waits_for(&self, step: &Step) -> Option<String> {
+        match step.action {
+            // An existing object is kept up whatever becomes of its dependencies.
+            Action::Update => None,
+            Action::Create | Action::Adopt | Action::Replace => self
+                .draft
+                .desired
+                .resources
+                .get(&step.key)
+                .into_iter()
+                .flat_map(|resource| &resource.depends_on)
+                .find(|dependency| !self.will_be_there(dependency))
+                .map(|dependency| format!("it depends on {dependency}, which is not there yet")),
+            Action::Delete => self
+                .needed_by
+                .get(&step.key)
+                .into_iter()
+                .flatten()
+                .find(|dependent| self.still_needs(dependent, &step.key))
+                .map(|dependent| format!("{dependent} depends on it and stays")),
+        }
+    }
+
+    /// Whether `key` exists, or a step that passes makes it; unknown counts as not.
+    fn will_be_there(&self, key: &ResourceKey) -> bool {
+        match self.passing.get(key) {
+            Some(Action::Create | Action::Update | Action::Replace | Action::Adopt) => return true,
+            Some(Action::Delete) => return false,
+            None => {}
+        }
+        match self.draft.live.objects.get(key) {
+            Some(Observation::Present(live)) => match &live.ownership {
+                Ownership::Marked(mark) => self.draft.is_ours(mark, key) && !mark.unfinished,
+                Ownership::Unmarked => false,
+            },
+            Some(Observation::Absent { .. } | Observation::Unknown(_)) => false,
+            // Outside a narrowed plan's scope, the record speaks.
+            None => self.draft.prior.get(key).is_some(),
+        }
+    }
+
+    /// Whether `dependent` keeps `key` from being deleted; who could not be seen still needs it.
+    fn still_needs(&self, dependent: &ResourceKey, key: &ResourceKey) -> bool {
+        if self.passing.get(dependent) == Some(&Action::Delete) {
+            return false;
+        }
+        if let Some(resource) = self.draft.desired.resources.get(dependent) {
+            // Git may have stopped needing it; live follows when nothing holds the dependent.
+            return resource.depends_on.contains(key) || self.behind.contains(dependent);
+        }
+        match self.draft.live.objects.get(dependent) {
+            Some(Observation::Present(live)) => match &live.ownership {
+                Ownership::Marked(mark) => self.draft.is_ours(mark, dependent),
+                Ownership::Unmarked => false,
+            },
+            Some(Observation::Absent { .. }) => false,
+            Some(Observation::Unknown(_)) | None => true,
+        }
+    }
+}

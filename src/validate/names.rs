@@ -1,0 +1,98 @@
+//! Names on shared servers: two resources must not compute to one.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::sync::Arc;
+
+use super::codes;
+use super::tenant::Assembly;
+use crate::model::{FieldPath, Kind, ProviderType, Resource, bounded_name};
+
+/// What a server keeps apart by name. A database and a role may share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Space {
+    Object(Kind),
+    Role,
+}
+
+/// One name that a resource takes on its server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ServerName {
+    space: Space,
+    name: String,
+}
+
+/// The names that `resource` takes. Where the type of its server is not known, the longest names are assumed to fit.
+pub(super) fn of(resource: &Resource, provider_type: Option<ProviderType>) -> Arc<[ServerName]> {
+    let limit = provider_type.map_or(usize::MAX, ProviderType::name_limit);
+    let object = resource.key.object_name(limit);
+    let mut names = Vec::new();
+    let has_roles = match (resource.key.kind, provider_type) {
+        (Kind::Database, Some(ProviderType::Postgres) | None) => true,
+        (Kind::Database, Some(ProviderType::Sqlite | ProviderType::Redis)) | (Kind::Cache, _) => false,
+    };
+    if has_roles {
+        let role = |name: &str| ServerName {
+            space: Space::Role,
+            name: bounded_name(&format!("{object}_{name}").replace('-', "_"), limit),
+        };
+        names.push(role("owner"));
+        names.extend(role_names(resource).map(|name| role(&name)));
+    }
+    names.push(ServerName { space: Space::Object(resource.key.kind), name: object });
+    names.into()
+}
+
+fn role_names(resource: &Resource) -> impl Iterator<Item = String> {
+    resource
+        .fields
+        .iter()
+        .filter(|(path, _)| path.is_within("/spec/roles"))
+        .filter_map(|(path, _)| FieldPath::segments(path).into_iter().nth(2))
+}
+
+/// Refuses the later of two entries that take the same name on one Provider: one that was in force before goes first.
+pub(super) fn check_collisions(assembly: &mut Assembly<'_>) {
+    let mut taken: HashMap<(&str, &ServerName), usize> = HashMap::with_capacity(assembly.entries.len() * 3);
+    let mut clashes = Vec::new();
+    let previous = assembly.cx.previous;
+    // Only names of usable entries count; the others are not made.
+    let (old, new): (Vec<usize>, Vec<usize>) = (0..assembly.entries.len())
+        .filter(|at| assembly.entries[*at].is_usable())
+        .partition(|at| previous.contains_key(&assembly.entries[*at].key));
+    for at in old.into_iter().chain(new) {
+        let entry = &assembly.entries[at];
+        let Some(resource) = &entry.resource else { continue };
+        for name in entry.names.iter() {
+            match taken.entry((resource.provider.as_str(), name)) {
+                Slot::Vacant(slot) => drop(slot.insert(at)),
+                Slot::Occupied(slot) => clashes.push((at, *slot.get(), name.clone())),
+            }
+        }
+    }
+    drop(taken);
+    for (at, first, name) in clashes {
+        let (entry, other) = (&assembly.entries[at], &assembly.entries[first]);
+        let what = match name.space {
+            Space::Object(kind) => kind.as_str().to_lowercase(),
+            Space::Role => "role".to_owned(),
+        };
+        let pointer = match name.space {
+            Space::Object(_) => "/metadata/name",
+            Space::Role => "/spec/roles",
+        };
+        let finding = if at == first {
+            let message = format!("two roles of {} are called {:?} on the server", entry.key, name.name);
+            entry
+                .error(codes::NAME_COLLISION, pointer, message)
+                .help("dashes become underscores there; rename one of them")
+        } else {
+            let message = format!("{} and {} both need the {what} {:?} on the server", other.key, entry.key, name.name);
+            entry
+                .error(codes::NAME_COLLISION, pointer, message)
+                .related("the other one is here", &other.file.file, other.span(pointer))
+                .help("names are {tenant}_{environment}_{name} with dashes as underscores; rename one of them")
+        };
+        assembly.reject(at, finding);
+    }
+}

@@ -3,3 +3,4 @@
 pub mod git;
 pub mod postgres;
 pub mod redis;
+pub mod world;

@@ -1,0 +1,274 @@
+//! Reads commits, trees and files of the mirror.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError};
+
+use chrono::{DateTime, Utc};
+use gix::ObjectId;
+use gix::bstr::ByteSlice;
+use gix::diff::tree::recorder::Change;
+use gix::objs::TreeRefIter;
+use gix::objs::tree::EntryKind as GitKind;
+use gix::traverse::commit::simple::CommitTimeOrder;
+
+use super::error::SourceError;
+use super::mirror::Mirror;
+use super::walk::{Entry, EntryKind, Folders, MAX_FILE_BYTES, Trouble, Wanted, walk};
+use crate::model::{Diagnostic, ObjectHex};
+
+/// No more commits than this are listed between two.
+pub const MAX_COMMITS: usize = 10_000;
+
+/// A file of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileEntry {
+    pub blob: ObjectHex,
+    pub size: u64,
+}
+
+/// The manifests of a commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tree {
+    /// By path from the root of the repository, with `/`.
+    pub files: BTreeMap<String, FileEntry>,
+    pub findings: Vec<Diagnostic>,
+    /// What could not be read; while there is any, nothing may be pruned (R9).
+    pub refused: BTreeSet<String>,
+}
+
+/// A commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitInfo {
+    pub id: ObjectHex,
+    /// `Name <address>`.
+    pub author: String,
+    /// When it was committed.
+    pub time: DateTime<Utc>,
+    pub message: String,
+    /// The trailers at the end of the message, in order.
+    pub trailers: Vec<(String, String)>,
+}
+
+impl Mirror {
+    /// The manifests of `commit` below the folder `path` (`.` is the root).
+    ///
+    /// # Errors
+    /// When the commit is not in the mirror, or an object cannot be read.
+    pub fn tree(&self, commit: &str, path: &str, wanted: Wanted) -> Result<Tree, SourceError> {
+        let id = self.commit_id(commit)?;
+        let repo = self.reader();
+        let root = repo.find_commit(id).and_then(|commit| commit.tree_id().map(gix::Id::detach));
+        let root = root.map_err(|source| self.unreadable(commit, source))?;
+        let known = Arc::clone(&self.sizes.lock().unwrap_or_else(PoisonError::into_inner));
+        let walked = walk(&Committed { mirror: self, repo: &repo, root, known: &known }, path, wanted)?;
+        let sizes: HashMap<ObjectId, u64> = walked.files.values().copied().collect();
+        *self.sizes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(sizes);
+        let entry =
+            |(path, (blob, size)): (String, (ObjectId, u64))| (path, FileEntry { blob: blob.to_string(), size });
+        Ok(Tree {
+            files: walked.files.into_iter().map(entry).collect(),
+            findings: walked.findings,
+            refused: walked.refused,
+        })
+    }
+
+    /// The paths of files that were added, changed or removed from one commit to another, sorted; a rename is both.
+    ///
+    /// # Errors
+    /// When a commit is not in the mirror, or an object cannot be read.
+    pub fn changed(&self, from: &str, to: &str) -> Result<Vec<String>, SourceError> {
+        let repo = self.reader();
+        let tree = |rev: &str| {
+            let id = self.commit_id(rev)?;
+            repo.find_commit(id).and_then(|commit| commit.tree()).map_err(|source| self.unreadable(rev, source))
+        };
+        let (before, after) = (tree(from)?, tree(to)?);
+        let mut recorder = gix::diff::tree::Recorder::default();
+        let left = TreeRefIter::from_bytes(&before.data, repo.object_hash());
+        let right = TreeRefIter::from_bytes(&after.data, repo.object_hash());
+        gix::diff::tree(left, right, gix::diff::tree::State::default(), &repo.objects, &mut recorder)
+            .map_err(|source| self.unreadable(to, gix::Error::from_error(source)))?;
+        let mut paths = BTreeSet::new();
+        for change in recorder.records {
+            let (path, folders_only) = match change {
+                Change::Addition { entry_mode, path, .. } | Change::Deletion { entry_mode, path, .. } => {
+                    (path, entry_mode.is_tree())
+                }
+                Change::Modification { previous_entry_mode, entry_mode, path, .. } => {
+                    (path, entry_mode.is_tree() && previous_entry_mode.is_tree())
+                }
+            };
+            if !folders_only {
+                paths.insert(path.to_str_lossy().into_owned());
+            }
+        }
+        Ok(paths.into_iter().collect())
+    }
+
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// When it is not in the mirror or larger than [`MAX_FILE_BYTES`].
+    pub fn blob(&self, id: &str) -> Result<Vec<u8>, SourceError> {
+        self.read_blob(&self.reader(), id)
+    }
+
+    /// The contents of many files, in order. Much faster than one by one.
+    ///
+    /// # Errors
+    /// When one is not in the mirror or larger than [`MAX_FILE_BYTES`].
+    pub fn blobs<S: AsRef<str>>(&self, ids: &[S]) -> Result<Vec<Vec<u8>>, SourceError> {
+        let repo = self.reader();
+        ids.iter().map(|id| self.read_blob(&repo, id.as_ref())).collect()
+    }
+
+    /// Whether `ancestor` is `head` or lies behind it. `false` when either is not in the mirror: it cannot be shown.
+    ///
+    /// # Errors
+    /// When an object cannot be read.
+    pub fn contains(&self, ancestor: &str, head: &str) -> Result<bool, SourceError> {
+        let (Ok(ancestor), Ok(tip)) = (self.commit_id(ancestor), self.commit_id(head)) else { return Ok(false) };
+        if ancestor == tip {
+            return Ok(true);
+        }
+        let repo = self.reader();
+        let failed = |source| self.unreadable(head, source);
+        let bases = repo.merge_bases_many(ancestor, &[tip]).map_err(failed)?;
+        Ok(bases.iter().any(|base| base.detach() == ancestor))
+    }
+
+    /// The commits that are behind `to` and not behind `from`, newest first, at most [`MAX_COMMITS`]. Without `from`, or
+    /// when it is not in the mirror, only `to` itself.
+    ///
+    /// # Errors
+    /// When `to` is not in the mirror, or an object cannot be read.
+    pub fn commits_between(&self, from: Option<&str>, to: &str) -> Result<Vec<CommitInfo>, SourceError> {
+        let tip = self.commit_id(to)?;
+        let repo = self.reader();
+        let failed = |source| self.unreadable(to, source);
+        let Some(from) = from.and_then(|from| self.commit_id(from).ok()) else {
+            return Ok(vec![info(&repo.find_commit(tip).map_err(failed)?).map_err(failed)?]);
+        };
+        let sorting = gix::revision::walk::Sorting::ByCommitTime(CommitTimeOrder::NewestFirst);
+        let walk = repo.rev_walk([tip]).sorting(sorting).with_hidden([from]).all().map_err(failed)?;
+        let mut commits = Vec::new();
+        for commit in walk.take(MAX_COMMITS) {
+            let commit = commit.and_then(|commit| commit.object()).map_err(failed)?;
+            commits.push(info(&commit).map_err(failed)?);
+        }
+        Ok(commits)
+    }
+
+    /// The first commit of the history of `commit`, by first parents.
+    ///
+    /// # Errors
+    /// When the commit is not in the mirror, or an object cannot be read.
+    pub fn root_commit(&self, commit: &str) -> Result<ObjectHex, SourceError> {
+        let id = self.commit_id(commit)?;
+        let failed = |source| self.unreadable(commit, source);
+        let repo = self.reader();
+        let mut last = id;
+        for commit in repo.rev_walk([id]).first_parent_only().all().map_err(failed)? {
+            last = commit.map_err(failed)?.id;
+        }
+        Ok(last.to_string())
+    }
+
+    /// The id of a commit that is in the mirror.
+    pub(super) fn commit_id(&self, rev: &str) -> Result<ObjectId, SourceError> {
+        let missing = || SourceError::NoSuchCommit { remote: self.remote.shown(), rev: rev.to_owned() };
+        let id = ObjectId::from_hex(rev.as_bytes()).map_err(|_| missing())?;
+        match self.reader().try_find_header(id) {
+            Ok(Some(header)) if header.kind() == gix::objs::Kind::Commit => Ok(id),
+            Ok(Some(_) | None) => Err(missing()),
+            Err(source) => Err(self.unreadable(rev, source)),
+        }
+    }
+
+    pub(super) fn unreadable(&self, id: &str, source: gix::Error) -> SourceError {
+        SourceError::Object { path: self.path.clone(), id: id.to_owned(), source: Box::new(source) }
+    }
+
+    fn read_blob(&self, repo: &gix::Repository, id: &str) -> Result<Vec<u8>, SourceError> {
+        let failed = |source| self.unreadable(id, source);
+        let object = ObjectId::from_hex(id.as_bytes()).map_err(|source| failed(gix::Error::from_error(source)))?;
+        let size = repo.find_header(object).map_err(failed)?.size();
+        if size > MAX_FILE_BYTES {
+            return Err(failed(gix::Error::from_error(std::io::Error::other(format!("it has {size} bytes")))));
+        }
+        Ok(repo.find_blob(object).map_err(failed)?.take_data())
+    }
+}
+
+fn info(commit: &gix::Commit<'_>) -> Result<CommitInfo, gix::Error> {
+    let author = commit.author()?;
+    let message = commit.message_raw()?.to_str_lossy().into_owned();
+    let body = commit.message()?;
+    let trailers = body.body().map(|body| {
+        let trailers = body.trailers();
+        trailers.map(|line| (line.token.to_str_lossy().into_owned(), line.value.to_str_lossy().into_owned())).collect()
+    });
+    Ok(CommitInfo {
+        id: commit.id.to_string(),
+        author: format!("{} <{}>", author.name.to_str_lossy(), author.email.to_str_lossy()),
+        // A time that no calendar knows is told as the earliest.
+        time: DateTime::from_timestamp(commit.time()?.seconds, 0).unwrap_or(DateTime::UNIX_EPOCH),
+        message,
+        trailers: trailers.unwrap_or_default(),
+    })
+}
+
+/// A commit as folders and files.
+struct Committed<'a> {
+    mirror: &'a Mirror,
+    repo: &'a gix::Repository,
+    root: ObjectId,
+    known: &'a HashMap<ObjectId, u64>,
+}
+
+impl Committed<'_> {
+    fn failed(&self, id: &ObjectId, source: gix::Error) -> Trouble {
+        Trouble::Everywhere(self.mirror.unreadable(&id.to_string(), source))
+    }
+}
+
+impl Folders for Committed<'_> {
+    type Handle = ObjectId;
+
+    fn root(&self) -> ObjectId {
+        self.root
+    }
+
+    fn list(&self, folder: &ObjectId) -> Result<Vec<Entry<ObjectId>>, Trouble> {
+        let tree = self.repo.find_tree(*folder).map_err(|source| self.failed(folder, source))?;
+        let mut entries = Vec::new();
+        for entry in tree.iter() {
+            let entry = entry.map_err(|source| self.failed(folder, source))?;
+            let kind = match entry.mode().kind() {
+                GitKind::Tree => EntryKind::Folder,
+                GitKind::Blob | GitKind::BlobExecutable => EntryKind::File,
+                GitKind::Link => EntryKind::Link,
+                GitKind::Commit => EntryKind::Submodule,
+            };
+            entries.push(Entry { name: entry.filename().to_vec(), kind, handle: entry.object_id() });
+        }
+        Ok(entries)
+    }
+
+    fn size(&self, file: &ObjectId) -> Result<u64, Trouble> {
+        if let Some(size) = self.known.get(file) {
+            return Ok(*size);
+        }
+        self.repo.find_header(*file).map(|header| header.size()).map_err(|source| self.failed(file, source))
+    }
+
+    fn read(&self, file: &ObjectId, _kind: EntryKind) -> Result<Vec<u8>, Trouble> {
+        let failed = |source| self.failed(file, source);
+        let size = self.repo.find_header(*file).map_err(failed)?.size();
+        if size > MAX_FILE_BYTES {
+            // Too large for whoever asks; he sees it by the length.
+            return Ok(vec![0; MAX_FILE_BYTES as usize + 1]);
+        }
+        Ok(self.repo.find_blob(*file).map_err(failed)?.take_data())
+    }
+}

@@ -10,6 +10,7 @@ pub mod sqlite;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -151,4 +152,16 @@ pub trait ResourceManager: Send + Sync {
 
     /// Where an application finds the object; no secret.
     fn outputs(&self, target: &Target) -> BTreeMap<String, String>;
+}
+
+/// The manager for an endpoint's type of system.
+///
+/// # Errors
+/// When the URL cannot be read.
+pub fn connect(endpoint: Endpoint) -> Result<Arc<dyn ResourceManager>, ManagerError> {
+    Ok(match endpoint.provider_type {
+        ProviderType::Postgres => Arc::new(postgres::connect(endpoint)?),
+        ProviderType::Sqlite => Arc::new(sqlite::connect(endpoint)?),
+        ProviderType::Redis => Arc::new(redis::connect(endpoint)?),
+    })
 }

@@ -1,8 +1,10 @@
 //! The state: inventory, statuses, proposals, approvals, secrets as ciphertext, executions and their events.
 //!
-//! Nothing in it is the truth: git, the marks and the live systems are, and a lost store is rebuilt from them (R4).
+//! Nothing in it is the truth: git, the marks and the live systems are, and a lost store is rebuilt from them (R4). The
+//! one thing that cannot be rebuilt are generated passwords (R12), so what is committed stays, even after a power loss.
 //! Whatever is written together is written in one transaction.
 
+mod columns;
 pub mod sqlite;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,15 +31,58 @@ pub enum StoreError {
     /// Another reconciler has the data directory.
     #[error("another plumb is reconciling with {path}; stop it first, or give this one its own --data-dir")]
     Locked { path: String },
-    /// A migration failed, or the database is of a newer Plumb.
+    /// Opened for reading, and there is no database.
+    #[error("nothing has been reconciled here yet: there is no state database at {path}")]
+    Missing { path: String },
+    /// Opened for reading, and the database still has to be migrated.
+    #[error(
+        "the state database {path} is of an older plumb; a `plumb apply` or `plumb serve` of this one brings it up to date"
+    )]
+    Older { path: String },
+    /// The database was migrated by a Plumb that knows more.
+    #[error("the state database {path} is of a newer plumb; use that version, or a newer one")]
+    Newer { path: String },
+    /// A migration failed.
     #[error("the state database could not be brought to this version of plumb")]
     Migrate(#[source] sqlx::migrate::MigrateError),
+    /// The file is not, or no longer, a database.
+    #[error(
+        "the state database {path} is damaged; move it away and plumb rebuilds it from git, the marks and the live \
+         systems (only generated passwords are then unknown, the roles keep them)"
+    )]
+    Damaged {
+        path: String,
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A write in a store that was opened for reading.
+    #[error("the state database is open for reading only")]
+    ReadOnly,
+    /// A write beside the scope of its transaction.
+    #[error("{what} of {owner} cannot be written in a transaction of tenant {tenant}")]
+    OutOfScope { what: &'static str, owner: String, tenant: String },
+    /// A row that names a key of another tenant than the row's own.
+    #[error("{what} of tenant {tenant} cannot be about {key}")]
+    WrongTenant { what: &'static str, tenant: String, key: ResourceKey },
+    /// No such execution in this scope.
+    #[error("there is no execution {id}")]
+    NoExecution { id: i64 },
+    /// The transaction failed earlier.
+    #[error("the transaction failed before; nothing more can be done in it")]
+    Aborted,
     /// A query failed.
     #[error("the state database failed while it was asked for {what}")]
     Query {
         what: &'static str,
         #[source]
         source: sqlx::Error,
+    },
+    /// A value cannot be written as JSON.
+    #[error("a row of {what} cannot be written as JSON")]
+    Encode {
+        what: &'static str,
+        #[source]
+        source: serde_json::Error,
     },
     /// A row cannot be read.
     #[error("a row of {what} in the state database cannot be read")]
@@ -55,7 +100,11 @@ pub enum StoreError {
     },
 }
 
-/// What a transaction may see. On PostgreSQL this is what row-level security is set to.
+/// What a transaction may see and change. On PostgreSQL this is what row-level security is set to.
+///
+/// In the scope of a tenant every question is answered from its rows alone, and writing a row of another tenant is
+/// [`StoreError::OutOfScope`]. What belongs to no tenant (the platform and the identities of providers) can be read
+/// there and not be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Everything, of every tenant.
@@ -131,13 +180,14 @@ pub struct HistoryFilter {
 /// Opens transactions.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// A transaction that may write. On SQLite it takes the write lock at once.
+    /// A transaction that may write. On SQLite it takes the one write lock at once: others wait for it, so it is kept
+    /// short, nothing slow is awaited while it is open, and the task that holds it never begins a second one.
     ///
     /// # Errors
-    /// When the database does not answer.
+    /// When the database does not answer, or is open for reading only.
     async fn begin(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError>;
 
-    /// A transaction that reads one snapshot. Writing in it fails.
+    /// A transaction that reads one snapshot, taken at its first question. Writing in it fails. Needs no commit.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -146,6 +196,9 @@ pub trait Store: Send + Sync {
 
 /// One transaction; dropped without [`Tx::commit`] it never was. In `Scope::Tenant` lists hold that tenant's rows; in
 /// `Scope::Platform` those of all.
+///
+/// When a write fails nothing more can be done in the transaction ([`StoreError::Aborted`]) and it cannot be committed:
+/// half of what belongs together is never kept. The store itself goes on.
 #[async_trait]
 pub trait Tx: Send {
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
@@ -160,6 +213,8 @@ pub trait Tx: Send {
     async fn put_tenant(&mut self, state: &TenantState) -> Result<(), StoreError>;
 
     async fn inventory(&mut self) -> Result<Inventory, StoreError>;
+    /// One record of the inventory, also when it was forgotten on purpose.
+    async fn record(&mut self, key: &ResourceKey) -> Result<Option<Record>, StoreError>;
     async fn put_record(&mut self, record: &Record) -> Result<(), StoreError>;
     async fn forget(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
 
@@ -169,10 +224,10 @@ pub trait Tx: Send {
 
     /// Marked objects nobody asked for, by key.
     async fn strays(&mut self) -> Result<BTreeMap<ResourceKey, Stray>, StoreError>;
-    /// Replaces the strays of the tenant.
+    /// Replaces the strays of the tenant; the keys are all of that tenant.
     async fn put_strays(&mut self, tenant: &str, strays: &BTreeMap<ResourceKey, Stray>) -> Result<(), StoreError>;
 
-    /// The newest proposal of each key.
+    /// The newest proposal of each key; decided ones stay until they are removed.
     async fn proposals(&mut self) -> Result<BTreeMap<ResourceKey, Proposal>, StoreError>;
     async fn put_proposal(&mut self, proposal: &Proposal) -> Result<(), StoreError>;
     async fn remove_proposal(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
@@ -186,6 +241,8 @@ pub trait Tx: Send {
 
     /// All secrets of a role, newest first.
     async fn secrets(&mut self, key: &ResourceKey, role: &str) -> Result<Vec<StoredSecret>, StoreError>;
+    /// The secret that was stored last, of whatever role: what an encryption key is tried on.
+    async fn newest_secret(&mut self) -> Result<Option<StoredSecret>, StoreError>;
     /// Stores a secret; one that is there for the same rotation is kept, never replaced.
     async fn put_secret(&mut self, secret: &StoredSecret) -> Result<(), StoreError>;
     /// Forgets the secrets of a resource that was deleted.
@@ -199,6 +256,7 @@ pub trait Tx: Send {
         commit: Option<&str>,
         at: DateTime<Utc>,
     ) -> Result<i64, StoreError>;
+    /// Closes an execution. The summary and the plan are those given; without a commit that of the start is kept.
     async fn finish_execution(
         &mut self,
         id: i64,
@@ -210,6 +268,7 @@ pub trait Tx: Send {
     ) -> Result<(), StoreError>;
     /// Marks executions that a death left running as interrupted.
     async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError>;
+    /// Newest first; with a key, those that have an event of it.
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError>;
     /// Appends to a timeline; gives the event's number.
     async fn append_event(
@@ -220,6 +279,7 @@ pub trait Tx: Send {
         at: DateTime<Utc>,
         kind: &EventKind,
     ) -> Result<i64, StoreError>;
+    /// Newest first.
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError>;
     /// Forgets executions that finished before `before`, with their events; keeps each tenant's newest.
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;

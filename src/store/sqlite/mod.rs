@@ -1,1 +1,289 @@
-//! (room)
+//! The state in one SQLite file, `<data-dir>/plumb.db`: nothing to install, one reconciler, any number of readers.
+//!
+//! What always holds: one process at a time reconciles (an operating system's lock on `<data-dir>/plumb.lock`, gone
+//! with the process however it ends); there is one writing connection, so that writers wait in a queue of their own
+//! and never fail on each other; readers see a snapshot and neither wait for the writer nor stop it (WAL).
+//!
+//! Commits are synced to the disk (`synchronous = FULL`). With `NORMAL` a power loss could take back the last
+//! transactions; for records and statuses that would do no harm, they are rebuilt, but a password that was stored just
+//! before its role was made (R12) would be lost while the role keeps it. A sync costs a few milliseconds a commit, so
+//! what belongs together should be committed together.
+
+mod rows;
+mod tx;
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::Connection;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+
+use self::tx::{Access, SqliteTx};
+use super::{Scope, Store, StoreError, Tx};
+
+/// The database's file in the data directory.
+pub const DATABASE_FILE: &str = "plumb.db";
+/// The file in the data directory that a reconciler has locked.
+pub const LOCK_FILE: &str = "plumb.lock";
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// How long a statement waits for another process that has the database locked: a person's `sqlite3`, a backup.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a transaction waits for a connection: longer than the longest transaction, a full pass over 10,000
+/// resources on a slow disk.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Reading connections: as many as a small machine has cores to read with.
+const READERS: u32 = 4;
+/// Rows that a connection reads ahead; lists have thousands of rows, and a short queue costs a switch of threads a row.
+const ROWS_AHEAD: usize = 1024;
+/// What the write-ahead log is cut back to after a checkpoint, in bytes, so that one large pass does not leave it large.
+const LOG_LIMIT: &str = "67108864";
+
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// To reconcile: makes and migrates what is missing, and keeps every other reconciler out.
+    Reconcile,
+    /// To add to the timeline beside a reconciler that may be running: makes and migrates nothing, locks nothing.
+    Append,
+    /// To read what a reconciler wrote, while it runs or not: makes nothing, changes nothing, locks nothing.
+    ReadOnly,
+}
+
+/// The state in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: Arc<str>,
+    readers: SqlitePool,
+    writer: Writer,
+}
+
+#[derive(Clone, Debug)]
+enum Writer {
+    /// The one writing connection, and the lock that it stands under.
+    Open {
+        pool: SqlitePool,
+        lock: Option<Arc<File>>,
+    },
+    None,
+}
+
+impl SqliteStore {
+    /// Opens the store of a data directory.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process reconciles there; [`StoreError::Missing`], [`StoreError::Older`] or
+    /// [`StoreError::Newer`] when the database is not there or not of this version; others when it cannot be used.
+    pub async fn open(data_dir: impl AsRef<Path>, mode: Mode) -> Result<Self, StoreError> {
+        let data_dir = data_dir.as_ref();
+        // An absolute path cannot be taken for an SQLite URI or a name with a meaning of its own, such as `:memory:`.
+        let data_dir = std::path::absolute(data_dir).map_err(|source| directory(data_dir, source))?;
+        match mode {
+            Mode::Reconcile => Self::open_to_reconcile(&data_dir).await,
+            Mode::Append => {
+                let store = Self::open_to_read(&data_dir).await?;
+                let file = data_dir.join(DATABASE_FILE);
+                let pool = writing_pool(&file).await.map_err(|source| cannot_open(&store.path, source))?;
+                Ok(Self { writer: Writer::Open { pool, lock: None }, ..store })
+            }
+            Mode::ReadOnly => Self::open_to_read(&data_dir).await,
+        }
+    }
+
+    async fn open_to_reconcile(data_dir: &Path) -> Result<Self, StoreError> {
+        make_directory(data_dir).map_err(|source| directory(data_dir, source))?;
+        let lock = Some(Arc::new(lock(data_dir)?));
+        let file = data_dir.join(DATABASE_FILE);
+        // Made here, since SQLite would make it readable by others. Its companions take the mode of the database.
+        private_file(&file).map_err(|source| directory(&file, source))?;
+
+        let path: Arc<str> = file.display().to_string().into();
+        let pool = writing_pool(&file).await.map_err(|source| cannot_open(&path, source))?;
+        migrate(&pool, &path).await?;
+        let readers = reading_pool(&file).await.map_err(|source| cannot_open(&path, source))?;
+        Ok(Self { path, readers, writer: Writer::Open { pool, lock } })
+    }
+
+    async fn open_to_read(data_dir: &Path) -> Result<Self, StoreError> {
+        let file = data_dir.join(DATABASE_FILE);
+        let path: Arc<str> = file.display().to_string().into();
+        match std::fs::metadata(&file) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Missing { path: path.to_string() });
+            }
+            Err(source) => return Err(directory(&file, source)),
+        }
+        let readers = reading_pool(&file).await.map_err(|source| cannot_open(&path, source))?;
+        expect_this_version(&readers, &path).await?;
+        Ok(Self { path, readers, writer: Writer::None })
+    }
+
+    /// Ends all connections, after the transactions that are under way. The database is then one file, without a log.
+    /// A store that is dropped instead loses nothing either.
+    pub async fn close(self) {
+        self.readers.close().await;
+        match self.writer {
+            Writer::Open { pool, lock: _lock } => pool.close().await,
+            Writer::None => {}
+        }
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn begin(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
+        match &self.writer {
+            Writer::Open { pool, lock } => {
+                let inner = pool.begin_with("BEGIN IMMEDIATE").await.map_err(|source| self.cannot_begin(source))?;
+                let access = Access::Write { _lock: lock.clone() };
+                Ok(Box::new(SqliteTx::new(inner, scope, access, Arc::clone(&self.path))))
+            }
+            Writer::None => Err(StoreError::ReadOnly),
+        }
+    }
+
+    async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
+        let inner = self.readers.begin().await.map_err(|source| self.cannot_begin(source))?;
+        Ok(Box::new(SqliteTx::new(inner, scope, Access::Read, Arc::clone(&self.path))))
+    }
+}
+
+impl SqliteStore {
+    fn cannot_begin(&self, source: sqlx::Error) -> StoreError {
+        failed(&self.path, "a transaction", source)
+    }
+}
+
+fn make_directory(data_dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(data_dir)
+}
+
+/// Opens a file, made for its owner alone when it is missing.
+fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Takes the lock of the data directory. It is held while the file is open.
+fn lock(data_dir: &Path) -> Result<File, StoreError> {
+    let path = data_dir.join(LOCK_FILE);
+    let file = private_file(&path).map_err(|source| directory(&path, source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: data_dir.display().to_string() }),
+        Err(TryLockError::Error(source)) => Err(directory(&path, source)),
+    }
+}
+
+fn options(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(file).foreign_keys(true).busy_timeout(BUSY_TIMEOUT).row_buffer_size(ROWS_AHEAD)
+}
+
+fn pool() -> SqlitePoolOptions {
+    // Connections to a file do not age.
+    SqlitePoolOptions::new().acquire_timeout(CONNECTION_TIMEOUT).idle_timeout(None).max_lifetime(None)
+}
+
+async fn writing_pool(file: &Path) -> Result<SqlitePool, sqlx::Error> {
+    let options = options(file)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("journal_size_limit", LOG_LIMIT);
+    pool()
+        .max_connections(1)
+        // SQLite rolls a transaction back by itself on some errors (a full disk). The connection then still counts one,
+        // and would refuse every further BEGIN: it is replaced.
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
+        .connect_with(options)
+        .await
+}
+
+async fn reading_pool(file: &Path) -> Result<SqlitePool, sqlx::Error> {
+    let options = options(file).read_only(true).pragma("query_only", "ON");
+    pool()
+        .max_connections(READERS)
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
+        .connect_with(options)
+        .await
+}
+
+async fn migrate(pool: &SqlitePool, path: &Arc<str>) -> Result<(), StoreError> {
+    match MIGRATIONS.run(pool).await {
+        Ok(()) => Ok(()),
+        Err(MigrateError::VersionMissing(_)) => Err(StoreError::Newer { path: path.to_string() }),
+        Err(MigrateError::Execute(source)) if is_damage(&source) => {
+            Err(StoreError::Damaged { path: path.to_string(), source })
+        }
+        Err(error) => Err(StoreError::Migrate(error)),
+    }
+}
+
+/// Refuses a database that this version's statements would not fit.
+async fn expect_this_version(pool: &SqlitePool, path: &Arc<str>) -> Result<(), StoreError> {
+    const WHAT: &str = "its version";
+    let tables: Vec<String> = sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table'")
+        .fetch_all(pool)
+        .await
+        .map_err(|source| failed(path, WHAT, source))?;
+    if tables.is_empty() {
+        return Err(StoreError::Missing { path: path.to_string() });
+    }
+    if !tables.iter().any(|name| name == "_sqlx_migrations") {
+        return Err(StoreError::Older { path: path.to_string() });
+    }
+    let applied: Vec<i64> = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+        .fetch_all(pool)
+        .await
+        .map_err(|source| failed(path, WHAT, source))?;
+    if applied.iter().any(|version| !MIGRATIONS.version_exists(*version)) {
+        return Err(StoreError::Newer { path: path.to_string() });
+    }
+    if MIGRATIONS.iter().any(|migration| !applied.contains(&migration.version)) {
+        return Err(StoreError::Older { path: path.to_string() });
+    }
+    Ok(())
+}
+
+fn directory(path: &Path, source: io::Error) -> StoreError {
+    StoreError::Directory { path: path.display().to_string(), source }
+}
+
+fn cannot_open(path: &Arc<str>, source: sqlx::Error) -> StoreError {
+    if is_damage(&source) {
+        StoreError::Damaged { path: path.to_string(), source }
+    } else {
+        StoreError::Open { path: path.to_string(), source }
+    }
+}
+
+/// A question that failed, told apart from a file that is damaged.
+fn failed(path: &Arc<str>, what: &'static str, source: sqlx::Error) -> StoreError {
+    if is_damage(&source) {
+        StoreError::Damaged { path: path.to_string(), source }
+    } else {
+        StoreError::Query { what, source }
+    }
+}
+
+/// Whether SQLite says that the file is malformed (`SQLITE_CORRUPT`) or no database at all (`SQLITE_NOTADB`).
+fn is_damage(error: &sqlx::Error) -> bool {
+    const CORRUPT: i32 = 11;
+    const NOT_A_DATABASE: i32 = 26;
+    // An extended code has the primary one in its lowest byte.
+    const PRIMARY: i32 = 0xff;
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .and_then(|code| code.parse::<i32>().ok())
+        .is_some_and(|code| matches!(code & PRIMARY, CORRUPT | NOT_A_DATABASE))
+}
+
+#[cfg(test)]
+mod tests;

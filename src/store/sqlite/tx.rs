@@ -1,0 +1,599 @@
+//! The statements. They are plain enough for PostgreSQL to run as they are; what is SQLite's own stands beside them in
+//! the pragmas and the migrations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{QueryBuilder, Sqlite, Transaction, query};
+
+use super::failed;
+use super::rows::{column, read_event, read_execution, read_secret};
+use crate::model::{
+    Approval, Event, EventKind, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record,
+    ResourceKey, ResourceStatus, Stray, Summary, Trigger,
+};
+use crate::store::columns::{document, read_document, read_key, read_word, time, word};
+use crate::store::{HeldPlan, HistoryFilter, PlatformState, Scope, StoreError, StoredSecret, TenantState, Tx};
+
+/// A list's statement, narrowed to the scope. `$1` is always the scope's tenant, NULL when it has none.
+macro_rules! narrowed {
+    ($scope:expr, $start:literal) => {
+        narrowed!($scope, $start, "")
+    };
+    ($scope:expr, $start:literal, $rest:literal) => {
+        match $scope {
+            Scope::Platform => query(concat!($start, " WHERE $1 IS NULL", $rest)),
+            Scope::Tenant(_) => query(concat!($start, " WHERE tenant = $1", $rest)),
+        }
+        .bind(tenant_of($scope))
+    };
+}
+
+type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+/// What a transaction may do.
+pub(super) enum Access {
+    Read,
+    /// Keeps the data directory locked for as long as it could still write.
+    Write {
+        _lock: Option<Arc<File>>,
+    },
+}
+
+/// Whether a transaction can still be committed.
+enum Progress {
+    Sound,
+    /// A write failed: what belongs together is no longer whole.
+    Broken,
+}
+
+pub(super) struct SqliteTx {
+    inner: Transaction<'static, Sqlite>,
+    scope: Scope,
+    access: Access,
+    progress: Progress,
+    path: Arc<str>,
+}
+
+impl SqliteTx {
+    pub(super) fn new(inner: Transaction<'static, Sqlite>, scope: Scope, access: Access, path: Arc<str>) -> Self {
+        Self { inner, scope, access, progress: Progress::Sound, path }
+    }
+
+    /// Whether rows of `tenant` are within the scope.
+    fn sees(&self, tenant: &str) -> bool {
+        match &self.scope {
+            Scope::Platform => true,
+            Scope::Tenant(own) => own == tenant,
+        }
+    }
+
+    /// Refuses to write a row of a tenant that is not within the scope.
+    fn claim(&mut self, what: &'static str, tenant: &str) -> Result<(), StoreError> {
+        match &self.scope {
+            Scope::Tenant(own) if own != tenant => {
+                let error = StoreError::OutOfScope { what, owner: format!("tenant {tenant}"), tenant: own.clone() };
+                self.progress = Progress::Broken;
+                Err(error)
+            }
+            Scope::Tenant(_) | Scope::Platform => Ok(()),
+        }
+    }
+
+    /// Refuses to write what belongs to no tenant, but in the scope of the platform.
+    fn claim_platform(&mut self, what: &'static str) -> Result<(), StoreError> {
+        match &self.scope {
+            Scope::Platform => Ok(()),
+            Scope::Tenant(own) => {
+                let error = StoreError::OutOfScope { what, owner: "the platform".to_owned(), tenant: own.clone() };
+                self.progress = Progress::Broken;
+                Err(error)
+            }
+        }
+    }
+
+    /// Refuses a key of another tenant in a row of `tenant`.
+    fn expect_own<'k>(
+        &mut self,
+        what: &'static str,
+        tenant: &str,
+        keys: impl IntoIterator<Item = &'k ResourceKey>,
+    ) -> Result<(), StoreError> {
+        match keys.into_iter().find(|key| key.tenant != tenant) {
+            None => Ok(()),
+            Some(key) => {
+                self.progress = Progress::Broken;
+                Err(StoreError::WrongTenant { what, tenant: tenant.to_owned(), key: key.clone() })
+            }
+        }
+    }
+
+    fn expect_sound(&self) -> Result<(), StoreError> {
+        match self.progress {
+            Progress::Sound => Ok(()),
+            Progress::Broken => Err(StoreError::Aborted),
+        }
+    }
+
+    fn expect_writable(&self) -> Result<(), StoreError> {
+        match self.access {
+            Access::Write { .. } => self.expect_sound(),
+            Access::Read => Err(StoreError::ReadOnly),
+        }
+    }
+
+    fn broken(&mut self, what: &'static str, source: sqlx::Error) -> StoreError {
+        self.progress = Progress::Broken;
+        failed(&self.path, what, source)
+    }
+
+    /// Runs a statement that writes; gives the number of rows.
+    async fn write(&mut self, what: &'static str, statement: Statement<'_>) -> Result<u64, StoreError> {
+        self.expect_writable()?;
+        let done = statement.execute(&mut *self.inner).await.map_err(|source| self.broken(what, source))?;
+        Ok(done.rows_affected())
+    }
+
+    /// Runs a statement that adds a row; gives the row's number.
+    async fn add(&mut self, what: &'static str, statement: Statement<'_>) -> Result<i64, StoreError> {
+        self.expect_writable()?;
+        let row = statement.fetch_one(&mut *self.inner).await.map_err(|source| self.broken(what, source))?;
+        column(what, &row, 0)
+    }
+
+    async fn rows(&mut self, what: &'static str, statement: Statement<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+        self.expect_sound()?;
+        statement.fetch_all(&mut *self.inner).await.map_err(|source| self.broken(what, source))
+    }
+
+    /// The rows' first column, a document each.
+    async fn documents<T: DeserializeOwned>(
+        &mut self,
+        what: &'static str,
+        statement: Statement<'_>,
+    ) -> Result<Vec<T>, StoreError> {
+        let rows = self.rows(what, statement).await?;
+        rows.iter().map(|row| read_document(what, column(what, row, 0)?)).collect()
+    }
+
+    /// Writes a row of a key: its document, and when it changed.
+    async fn put_document<T: Serialize + Sync>(
+        &mut self,
+        what: &'static str,
+        sql: &'static str,
+        key: &ResourceKey,
+        at: DateTime<Utc>,
+        value: &T,
+    ) -> Result<(), StoreError> {
+        self.claim(what, &key.tenant)?;
+        let statement = query(sql).bind(&key.tenant).bind(key.to_string()).bind(time(at)).bind(document(what, value)?);
+        self.write(what, statement).await?;
+        Ok(())
+    }
+
+    /// Removes the rows of a key.
+    async fn remove(&mut self, what: &'static str, sql: &'static str, key: &ResourceKey) -> Result<(), StoreError> {
+        self.claim(what, &key.tenant)?;
+        self.write(what, query(sql).bind(&key.tenant).bind(key.to_string())).await?;
+        Ok(())
+    }
+
+    /// Removes the rows of a tenant.
+    async fn clear(&mut self, what: &'static str, sql: &'static str, tenant: &str) -> Result<(), StoreError> {
+        self.claim(what, tenant)?;
+        self.write(what, query(sql).bind(tenant)).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Tx for SqliteTx {
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        self.expect_sound()?;
+        self.inner.commit().await.map_err(|source| failed(&self.path, "a commit", source))
+    }
+
+    async fn platform(&mut self) -> Result<Option<PlatformState>, StoreError> {
+        let found = self.documents("the platform", query("SELECT document FROM platform")).await?;
+        Ok(found.into_iter().next())
+    }
+
+    async fn put_platform(&mut self, state: &PlatformState) -> Result<(), StoreError> {
+        const WHAT: &str = "the state";
+        self.claim_platform(WHAT)?;
+        let sql = "INSERT INTO platform (id, updated_at, document) VALUES (1, $1, $2) \
+                   ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at, document = excluded.document";
+        self.write(WHAT, query(sql).bind(time(state.updated_at)).bind(document(WHAT, state)?)).await?;
+        Ok(())
+    }
+
+    async fn identities(&mut self) -> Result<BTreeMap<String, ProviderIdentity>, StoreError> {
+        const WHAT: &str = "the identities of providers";
+        let rows = self.rows(WHAT, query("SELECT name, identity FROM providers")).await?;
+        rows.iter().map(|row| Ok((column(WHAT, row, 0)?, ProviderIdentity(column(WHAT, row, 1)?)))).collect()
+    }
+
+    async fn put_identity(&mut self, provider: &str, identity: &ProviderIdentity) -> Result<(), StoreError> {
+        const WHAT: &str = "the identity of a provider";
+        self.claim_platform(WHAT)?;
+        let sql = "INSERT INTO providers (name, identity) VALUES ($1, $2) \
+                   ON CONFLICT (name) DO UPDATE SET identity = excluded.identity";
+        self.write(WHAT, query(sql).bind(provider).bind(&identity.0)).await?;
+        Ok(())
+    }
+
+    async fn tenants(&mut self) -> Result<BTreeMap<String, TenantState>, StoreError> {
+        let statement = narrowed!(&self.scope, "SELECT document FROM tenants");
+        let states: Vec<TenantState> = self.documents("tenants", statement).await?;
+        Ok(states.into_iter().map(|state| (state.tenant.clone(), state)).collect())
+    }
+
+    async fn put_tenant(&mut self, state: &TenantState) -> Result<(), StoreError> {
+        const WHAT: &str = "the state";
+        self.claim(WHAT, &state.tenant)?;
+        let sql = "INSERT INTO tenants (tenant, updated_at, document) VALUES ($1, $2, $3) \
+                   ON CONFLICT (tenant) DO UPDATE SET updated_at = excluded.updated_at, document = excluded.document";
+        let statement = query(sql).bind(&state.tenant).bind(time(state.updated_at)).bind(document(WHAT, state)?);
+        self.write(WHAT, statement).await?;
+        Ok(())
+    }
+
+    async fn inventory(&mut self) -> Result<Inventory, StoreError> {
+        let statement = narrowed!(&self.scope, "SELECT document FROM inventory", " ORDER BY tenant, key");
+        let records: Vec<Record> = self.documents("the inventory", statement).await?;
+        Ok(Inventory { records: records.into_iter().map(|record| (record.key.clone(), record)).collect() })
+    }
+
+    async fn record(&mut self, key: &ResourceKey) -> Result<Option<Record>, StoreError> {
+        if !self.sees(&key.tenant) {
+            return Ok(None);
+        }
+        let statement = query("SELECT document FROM inventory WHERE tenant = $1 AND key = $2")
+            .bind(&key.tenant)
+            .bind(key.to_string());
+        Ok(self.documents("the inventory", statement).await?.into_iter().next())
+    }
+
+    async fn put_record(&mut self, record: &Record) -> Result<(), StoreError> {
+        const WHAT: &str = "a record of the inventory";
+        self.claim(WHAT, &record.key.tenant)?;
+        let sql = "INSERT INTO inventory (tenant, key, provider, updated_at, document) VALUES ($1, $2, $3, $4, $5) \
+                   ON CONFLICT (tenant, key) DO UPDATE SET provider = excluded.provider, \
+                   updated_at = excluded.updated_at, document = excluded.document";
+        let statement = query(sql)
+            .bind(&record.key.tenant)
+            .bind(record.key.to_string())
+            .bind(&record.provider)
+            .bind(time(record.updated_at))
+            .bind(document(WHAT, record)?);
+        self.write(WHAT, statement).await?;
+        Ok(())
+    }
+
+    async fn forget(&mut self, key: &ResourceKey) -> Result<(), StoreError> {
+        self.remove("a record of the inventory", "DELETE FROM inventory WHERE tenant = $1 AND key = $2", key).await
+    }
+
+    async fn statuses(&mut self) -> Result<BTreeMap<ResourceKey, ResourceStatus>, StoreError> {
+        let statement = narrowed!(&self.scope, "SELECT document FROM statuses", " ORDER BY tenant, key");
+        let statuses: Vec<ResourceStatus> = self.documents("statuses", statement).await?;
+        Ok(statuses.into_iter().map(|status| (status.key.clone(), status)).collect())
+    }
+
+    async fn put_status(&mut self, status: &ResourceStatus) -> Result<(), StoreError> {
+        let sql = "INSERT INTO statuses (tenant, key, updated_at, document) VALUES ($1, $2, $3, $4) \
+                   ON CONFLICT (tenant, key) DO UPDATE SET updated_at = excluded.updated_at, \
+                   document = excluded.document";
+        self.put_document("a status", sql, &status.key, status.updated_at, status).await
+    }
+
+    async fn remove_status(&mut self, key: &ResourceKey) -> Result<(), StoreError> {
+        self.remove("a status", "DELETE FROM statuses WHERE tenant = $1 AND key = $2", key).await
+    }
+
+    async fn strays(&mut self) -> Result<BTreeMap<ResourceKey, Stray>, StoreError> {
+        const WHAT: &str = "strays";
+        let statement = narrowed!(&self.scope, "SELECT key, document FROM strays");
+        let rows = self.rows(WHAT, statement).await?;
+        rows.iter()
+            .map(|row| Ok((read_key(WHAT, column(WHAT, row, 0)?)?, read_document(WHAT, column(WHAT, row, 1)?)?)))
+            .collect()
+    }
+
+    async fn put_strays(&mut self, tenant: &str, strays: &BTreeMap<ResourceKey, Stray>) -> Result<(), StoreError> {
+        const WHAT: &str = "strays";
+        self.expect_own(WHAT, tenant, strays.keys())?;
+        self.clear(WHAT, "DELETE FROM strays WHERE tenant = $1", tenant).await?;
+        for (key, stray) in strays {
+            let statement = query("INSERT INTO strays (tenant, key, document) VALUES ($1, $2, $3)")
+                .bind(tenant)
+                .bind(key.to_string())
+                .bind(document(WHAT, stray)?);
+            self.write(WHAT, statement).await?;
+        }
+        Ok(())
+    }
+
+    async fn proposals(&mut self) -> Result<BTreeMap<ResourceKey, Proposal>, StoreError> {
+        let statement = narrowed!(&self.scope, "SELECT document FROM proposals");
+        let proposals: Vec<Proposal> = self.documents("proposals", statement).await?;
+        Ok(proposals.into_iter().map(|proposal| (proposal.key.clone(), proposal)).collect())
+    }
+
+    async fn put_proposal(&mut self, proposal: &Proposal) -> Result<(), StoreError> {
+        let sql = "INSERT INTO proposals (tenant, key, updated_at, document) VALUES ($1, $2, $3, $4) \
+                   ON CONFLICT (tenant, key) DO UPDATE SET updated_at = excluded.updated_at, \
+                   document = excluded.document";
+        self.put_document("a proposal", sql, &proposal.key, proposal.updated_at, proposal).await
+    }
+
+    async fn remove_proposal(&mut self, key: &ResourceKey) -> Result<(), StoreError> {
+        self.remove("a proposal", "DELETE FROM proposals WHERE tenant = $1 AND key = $2", key).await
+    }
+
+    async fn held_plans(&mut self, tenant: &str) -> Result<Vec<HeldPlan>, StoreError> {
+        const WHAT: &str = "held plans";
+        if !self.sees(tenant) {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT plan_id, kind, keys FROM held_plans WHERE tenant = $1 ORDER BY plan_id, kind";
+        let rows = self.rows(WHAT, query(sql).bind(tenant)).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(HeldPlan {
+                    id: PlanId(column(WHAT, row, 0)?),
+                    kind: read_word(WHAT, column(WHAT, row, 1)?)?,
+                    keys: read_document(WHAT, column(WHAT, row, 2)?)?,
+                })
+            })
+            .collect()
+    }
+
+    async fn put_held_plan(&mut self, tenant: &str, plan: &HeldPlan) -> Result<(), StoreError> {
+        const WHAT: &str = "a held plan";
+        let HeldPlan { id, kind, keys } = plan;
+        self.claim(WHAT, tenant)?;
+        self.expect_own(WHAT, tenant, keys)?;
+        let sql = "INSERT INTO held_plans (tenant, plan_id, kind, keys) VALUES ($1, $2, $3, $4) \
+                   ON CONFLICT (tenant, plan_id, kind) DO UPDATE SET keys = excluded.keys";
+        let statement = query(sql).bind(tenant).bind(&id.0).bind(word(WHAT, kind)?).bind(document(WHAT, keys)?);
+        self.write(WHAT, statement).await?;
+        Ok(())
+    }
+
+    async fn approvals(&mut self, tenant: &str) -> Result<Vec<Approval>, StoreError> {
+        const WHAT: &str = "approvals";
+        if !self.sees(tenant) {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT plan_id, kind, commit_id, keys FROM approvals WHERE tenant = $1 \
+                   ORDER BY plan_id, kind, commit_id";
+        let rows = self.rows(WHAT, query(sql).bind(tenant)).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Approval {
+                    plan: PlanId(column(WHAT, row, 0)?),
+                    kind: read_word(WHAT, column(WHAT, row, 1)?)?,
+                    commit: column(WHAT, row, 2)?,
+                    keys: read_document::<BTreeSet<_>>(WHAT, column(WHAT, row, 3)?)?,
+                })
+            })
+            .collect()
+    }
+
+    async fn put_approval(&mut self, tenant: &str, approval: &Approval) -> Result<(), StoreError> {
+        const WHAT: &str = "an approval";
+        let Approval { kind, plan, keys, commit } = approval;
+        self.claim(WHAT, tenant)?;
+        self.expect_own(WHAT, tenant, keys)?;
+        let sql = "INSERT INTO approvals (tenant, plan_id, kind, commit_id, keys) VALUES ($1, $2, $3, $4, $5) \
+                   ON CONFLICT (tenant, plan_id, kind, commit_id) DO UPDATE SET keys = excluded.keys";
+        let statement =
+            query(sql).bind(tenant).bind(&plan.0).bind(word(WHAT, kind)?).bind(commit).bind(document(WHAT, keys)?);
+        self.write(WHAT, statement).await?;
+        Ok(())
+    }
+
+    async fn clear_approvals(&mut self, tenant: &str) -> Result<(), StoreError> {
+        self.clear("approvals", "DELETE FROM approvals WHERE tenant = $1", tenant).await?;
+        self.clear("held plans", "DELETE FROM held_plans WHERE tenant = $1", tenant).await
+    }
+
+    async fn secrets(&mut self, key: &ResourceKey, role: &str) -> Result<Vec<StoredSecret>, StoreError> {
+        if !self.sees(&key.tenant) {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT key, role, rotation, ciphertext, created_at FROM secrets \
+                   WHERE tenant = $1 AND key = $2 AND role = $3 ORDER BY id DESC";
+        let rows = self.rows("secrets", query(sql).bind(&key.tenant).bind(key.to_string()).bind(role)).await?;
+        rows.iter().map(read_secret).collect()
+    }
+
+    async fn newest_secret(&mut self) -> Result<Option<StoredSecret>, StoreError> {
+        let statement = narrowed!(
+            &self.scope,
+            "SELECT key, role, rotation, ciphertext, created_at FROM secrets",
+            " ORDER BY id DESC LIMIT 1"
+        );
+        self.rows("secrets", statement).await?.first().map(read_secret).transpose()
+    }
+
+    async fn put_secret(&mut self, secret: &StoredSecret) -> Result<(), StoreError> {
+        const WHAT: &str = "a secret";
+        let StoredSecret { key, role, rotation, ciphertext, created_at } = secret;
+        self.claim(WHAT, &key.tenant)?;
+        let sql = "INSERT INTO secrets (tenant, key, role, rotation, ciphertext, created_at) \
+                   VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, key, role, rotation) DO NOTHING";
+        let statement = query(sql)
+            .bind(&key.tenant)
+            .bind(key.to_string())
+            .bind(role)
+            .bind(rotation)
+            .bind(ciphertext)
+            .bind(time(*created_at));
+        self.write(WHAT, statement).await?;
+        Ok(())
+    }
+
+    async fn remove_secrets(&mut self, key: &ResourceKey) -> Result<(), StoreError> {
+        self.remove("secrets", "DELETE FROM secrets WHERE tenant = $1 AND key = $2", key).await
+    }
+
+    async fn start_execution(
+        &mut self,
+        tenant: &str,
+        trigger: Trigger,
+        commit: Option<&str>,
+        at: DateTime<Utc>,
+    ) -> Result<i64, StoreError> {
+        const WHAT: &str = "an execution";
+        self.claim(WHAT, tenant)?;
+        let sql = "INSERT INTO executions (tenant, trigger_kind, commit_id, outcome, summary, started_at) \
+                   VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
+        let statement = query(sql)
+            .bind(tenant)
+            .bind(word(WHAT, trigger)?)
+            .bind(commit)
+            .bind(word(WHAT, ExecutionOutcome::Running)?)
+            .bind(document(WHAT, &Summary::default())?)
+            .bind(time(at));
+        self.add(WHAT, statement).await
+    }
+
+    async fn finish_execution(
+        &mut self,
+        id: i64,
+        outcome: ExecutionOutcome,
+        commit: Option<&str>,
+        plan: Option<&PlanId>,
+        summary: Summary,
+        at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        const WHAT: &str = "an execution";
+        let statement = narrowed!(
+            &self.scope,
+            "UPDATE executions SET outcome = $2, commit_id = COALESCE($3, commit_id), plan_id = $4, summary = $5, \
+             finished_at = $6",
+            " AND id = $7"
+        );
+        let statement = statement
+            .bind(word(WHAT, outcome)?)
+            .bind(commit)
+            .bind(plan.map(|plan| &plan.0))
+            .bind(document(WHAT, &summary)?)
+            .bind(time(at))
+            .bind(id);
+        match self.write(WHAT, statement).await? {
+            0 => {
+                self.progress = Progress::Broken;
+                Err(StoreError::NoExecution { id })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError> {
+        const WHAT: &str = "executions";
+        let statement =
+            narrowed!(&self.scope, "UPDATE executions SET outcome = $2, finished_at = $3", " AND outcome = 'Running'");
+        let statement = statement.bind(word(WHAT, ExecutionOutcome::Interrupted)?).bind(time(at));
+        self.write(WHAT, statement).await
+    }
+
+    async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError> {
+        let HistoryFilter { execution, key, before, limit } = filter;
+        let mut sql = QueryBuilder::<Sqlite>::new(
+            "SELECT id, tenant, trigger_kind, commit_id, plan_id, outcome, summary, started_at, finished_at \
+             FROM executions WHERE 1 = 1",
+        );
+        narrow(&mut sql, &self.scope);
+        if let Some(id) = execution {
+            sql.push(" AND id = ").push_bind(*id);
+        }
+        if let Some(key) = key {
+            sql.push(" AND id IN (SELECT execution FROM events WHERE key = ").push_bind(key.to_string()).push(")");
+        }
+        page(&mut sql, *before, *limit);
+        self.rows("executions", sql.build()).await?.iter().map(read_execution).collect()
+    }
+
+    async fn append_event(
+        &mut self,
+        execution: i64,
+        tenant: &str,
+        key: Option<&ResourceKey>,
+        at: DateTime<Utc>,
+        kind: &EventKind,
+    ) -> Result<i64, StoreError> {
+        const WHAT: &str = "an event";
+        self.claim(WHAT, tenant)?;
+        self.expect_own(WHAT, tenant, key)?;
+        let sql = "INSERT INTO events (execution, tenant, key, at, document) VALUES ($1, $2, $3, $4, $5) RETURNING id";
+        let statement = query(sql)
+            .bind(execution)
+            .bind(tenant)
+            .bind(key.map(ToString::to_string))
+            .bind(time(at))
+            .bind(document(WHAT, kind)?);
+        self.add(WHAT, statement).await
+    }
+
+    async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError> {
+        let HistoryFilter { execution, key, before, limit } = filter;
+        let mut sql =
+            QueryBuilder::<Sqlite>::new("SELECT id, execution, tenant, key, at, document FROM events WHERE 1 = 1");
+        narrow(&mut sql, &self.scope);
+        if let Some(id) = execution {
+            sql.push(" AND execution = ").push_bind(*id);
+        }
+        if let Some(key) = key {
+            sql.push(" AND key = ").push_bind(key.to_string());
+        }
+        page(&mut sql, *before, *limit);
+        self.rows("events", sql.build()).await?.iter().map(read_event).collect()
+    }
+
+    async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError> {
+        const WHAT: &str = "the history";
+        let events = narrowed!(
+            &self.scope,
+            "DELETE FROM events",
+            " AND execution IN (SELECT id FROM executions WHERE finished_at < $2 \
+             AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant))"
+        );
+        self.write(WHAT, events.bind(time(before))).await?;
+        let executions = narrowed!(
+            &self.scope,
+            "DELETE FROM executions",
+            " AND finished_at < $2 AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant)"
+        );
+        self.write(WHAT, executions.bind(time(before))).await
+    }
+}
+
+fn tenant_of(scope: &Scope) -> Option<&str> {
+    match scope {
+        Scope::Platform => None,
+        Scope::Tenant(tenant) => Some(tenant),
+    }
+}
+
+fn narrow(sql: &mut QueryBuilder<Sqlite>, scope: &Scope) {
+    if let Some(tenant) = tenant_of(scope) {
+        sql.push(" AND tenant = ").push_bind(tenant);
+    }
+}
+
+fn page(sql: &mut QueryBuilder<Sqlite>, before: Option<i64>, limit: u32) {
+    if let Some(before) = before {
+        sql.push(" AND id < ").push_bind(before);
+    }
+    sql.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit));
+}

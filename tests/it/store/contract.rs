@@ -1,0 +1,417 @@
+//! What every store does. Each test takes a `dyn Store` that is empty; the macro at the end runs all of them on each
+//! database.
+
+use std::collections::BTreeMap;
+
+use plumb::model::{ApprovalKind, ExecutionOutcome, PlanId, ProposalStatus, ProviderIdentity, Trigger};
+use plumb::store::{HistoryFilter, PlatformState, Scope, Store, StoreError, StoredSecret};
+
+use super::sample::{
+    HOSTILE, approval, at, events, finding, held_plan, key, platform_state, proposal, record, secret, status, stray,
+    summary, tenant_state,
+};
+use super::{ALL, Fixture, begin, isolation, read, tenant};
+
+async fn an_empty_store_answers_every_question(store: &dyn Store) {
+    let mut tx = read(store).await;
+    let orders = key("checkout", "orders");
+    assert_eq!(tx.platform().await.unwrap(), None);
+    assert!(tx.identities().await.unwrap().is_empty());
+    assert!(tx.tenants().await.unwrap().is_empty());
+    assert!(tx.inventory().await.unwrap().records.is_empty());
+    assert_eq!(tx.record(&orders).await.unwrap(), None);
+    assert!(tx.statuses().await.unwrap().is_empty());
+    assert!(tx.strays().await.unwrap().is_empty());
+    assert!(tx.proposals().await.unwrap().is_empty());
+    assert!(tx.held_plans("checkout").await.unwrap().is_empty());
+    assert!(tx.approvals("checkout").await.unwrap().is_empty());
+    assert!(tx.secrets(&orders, "app").await.unwrap().is_empty());
+    assert_eq!(tx.newest_secret().await.unwrap(), None);
+    assert!(tx.executions(&ALL).await.unwrap().is_empty());
+    assert!(tx.events(&ALL).await.unwrap().is_empty());
+}
+
+async fn the_platform_reads_back_as_it_was_written_and_the_last_one_stands(store: &dyn Store) {
+    let first = platform_state();
+    let last = PlatformState { commit: "beef".into(), rejected: None, findings: Vec::new(), ..first.clone() };
+    for state in [first, last] {
+        let mut tx = begin(store).await;
+        tx.put_platform(&state).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(read(store).await.platform().await.unwrap(), Some(state));
+    }
+}
+
+async fn identities_read_back_by_provider(store: &dyn Store) {
+    let mut tx = begin(store).await;
+    tx.put_identity("pg-main", &ProviderIdentity("1".into())).await.unwrap();
+    tx.put_identity("pg-main", &ProviderIdentity("2".into())).await.unwrap();
+    tx.put_identity(HOSTILE, &ProviderIdentity(HOSTILE.into())).await.unwrap();
+    tx.commit().await.unwrap();
+    let expected = BTreeMap::from([
+        ("pg-main".to_owned(), ProviderIdentity("2".into())),
+        (HOSTILE.to_owned(), ProviderIdentity(HOSTILE.into())),
+    ]);
+    assert_eq!(read(store).await.identities().await.unwrap(), expected);
+}
+
+async fn tenants_read_back_as_they_were_written(store: &dyn Store) {
+    let mut tx = begin(store).await;
+    tx.put_tenant(&tenant_state("checkout")).await.unwrap();
+    let mut last = tenant_state("checkout");
+    last.hold = None;
+    last.findings.push(finding());
+    tx.put_tenant(&last).await.unwrap();
+    tx.put_tenant(&tenant_state("billing")).await.unwrap();
+    tx.commit().await.unwrap();
+    let expected = BTreeMap::from([("billing".to_owned(), tenant_state("billing")), ("checkout".to_owned(), last)]);
+    assert_eq!(read(store).await.tenants().await.unwrap(), expected);
+}
+
+async fn records_read_back_are_replaced_and_are_forgotten(store: &dyn Store) {
+    let (orders, users) = (record(&key("checkout", "orders")), record(&key("checkout", "users")));
+    let mut tx = begin(store).await;
+    tx.put_record(&orders).await.unwrap();
+    tx.put_record(&users).await.unwrap();
+    tx.commit().await.unwrap();
+    let inventory = read(store).await.inventory().await.unwrap();
+    assert_eq!(inventory.records.into_values().collect::<Vec<_>>(), [orders.clone(), users.clone()]);
+
+    let mut moved = orders.clone();
+    moved.provider = "pg-other".into();
+    moved.retained = true;
+    let mut tx = begin(store).await;
+    tx.put_record(&moved).await.unwrap();
+    tx.forget(&users.key).await.unwrap();
+    tx.forget(&key("checkout", "never-there")).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = read(store).await;
+    assert_eq!(tx.record(&orders.key).await.unwrap(), Some(moved.clone()));
+    assert_eq!(tx.record(&users.key).await.unwrap(), None);
+    assert_eq!(tx.inventory().await.unwrap().records.into_values().collect::<Vec<_>>(), [moved]);
+}
+
+async fn statuses_read_back_are_replaced_and_are_removed(store: &dyn Store) {
+    let mut orders = status(&key("checkout", "orders"));
+    let users = status(&key("checkout", "users"));
+    let mut tx = begin(store).await;
+    tx.put_status(&orders).await.unwrap();
+    tx.put_status(&users).await.unwrap();
+    orders.conditions.clear();
+    tx.put_status(&orders).await.unwrap();
+    tx.commit().await.unwrap();
+    let expected = BTreeMap::from([(orders.key.clone(), orders.clone()), (users.key.clone(), users)]);
+    assert_eq!(read(store).await.statuses().await.unwrap(), expected);
+
+    let mut tx = begin(store).await;
+    tx.remove_status(&key("checkout", "users")).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(read(store).await.statuses().await.unwrap(), BTreeMap::from([(orders.key.clone(), orders)]));
+}
+
+async fn strays_are_replaced_tenant_by_tenant(store: &dyn Store) {
+    let of = |names: &[(&str, &str)]| names.iter().map(|(t, name)| (key(t, name), stray())).collect::<BTreeMap<_, _>>();
+    let mut tx = begin(store).await;
+    tx.put_strays("checkout", &of(&[("checkout", "a"), ("checkout", "b")])).await.unwrap();
+    tx.put_strays("billing", &of(&[("billing", "c")])).await.unwrap();
+    tx.put_strays("checkout", &of(&[("checkout", "b"), ("checkout", "d")])).await.unwrap();
+    tx.commit().await.unwrap();
+    let expected = of(&[("billing", "c"), ("checkout", "b"), ("checkout", "d")]);
+    assert_eq!(read(store).await.strays().await.unwrap(), expected);
+}
+
+async fn proposals_read_back_and_the_newest_of_a_key_stands(store: &dyn Store) {
+    let mut orders = proposal(&key("checkout", "orders"));
+    let mut tx = begin(store).await;
+    tx.put_proposal(&orders).await.unwrap();
+    orders.status = ProposalStatus::Accepted;
+    orders.pushed = Some("beef".into());
+    tx.put_proposal(&orders).await.unwrap();
+    tx.put_proposal(&proposal(&key("checkout", "users"))).await.unwrap();
+    tx.remove_proposal(&key("checkout", "users")).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(read(store).await.proposals().await.unwrap(), BTreeMap::from([(orders.key.clone(), orders)]));
+}
+
+async fn held_plans_and_approvals_read_back_and_are_cleared_together(store: &dyn Store) {
+    let (a, b) = (key("checkout", "a"), key("checkout", "b"));
+    let deletes = held_plan("p1", ApprovalKind::Deletes, &[a.clone(), b.clone()]);
+    // One plan may hold both.
+    let create = held_plan("p1", ApprovalKind::Create, std::slice::from_ref(&b));
+    let (known, unknown) = (approval("p1", "c1", &[a.clone(), b]), approval("p0", "c2", &[]));
+    let mut tx = begin(store).await;
+    tx.put_held_plan("checkout", &held_plan("p1", ApprovalKind::Deletes, &[a])).await.unwrap();
+    tx.put_held_plan("checkout", &deletes).await.unwrap();
+    tx.put_held_plan("checkout", &create).await.unwrap();
+    tx.put_held_plan("billing", &held_plan("p1", ApprovalKind::Deletes, &[])).await.unwrap();
+    for approval in [&known, &unknown, &known] {
+        tx.put_approval("checkout", approval).await.unwrap();
+    }
+    tx.put_approval("billing", &unknown).await.unwrap();
+    tx.commit().await.unwrap();
+
+    let mut tx = read(store).await;
+    let held = tx.held_plans("checkout").await.unwrap();
+    assert_eq!(held.len(), 2);
+    assert!(held.contains(&deletes) && held.contains(&create));
+    let given = tx.approvals("checkout").await.unwrap();
+    assert_eq!(given.len(), 2);
+    assert!(given.contains(&known) && given.contains(&unknown));
+    drop(tx);
+
+    let mut tx = begin(store).await;
+    tx.clear_approvals("checkout").await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = read(store).await;
+    assert!(tx.held_plans("checkout").await.unwrap().is_empty());
+    assert!(tx.approvals("checkout").await.unwrap().is_empty());
+    assert_eq!(tx.held_plans("billing").await.unwrap().len(), 1);
+    assert_eq!(tx.approvals("billing").await.unwrap(), [unknown]);
+}
+
+async fn r12_secrets_are_kept_per_rotation_and_never_replaced(store: &dyn Store) {
+    let orders = key("checkout", "orders");
+    let first = secret(&orders, "app", "", &[0, 255, 39, 0]);
+    let mut tx = begin(store).await;
+    tx.put_secret(&first).await.unwrap();
+    tx.put_secret(&secret(&orders, "app", "", b"another")).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(read(store).await.secrets(&orders, "app").await.unwrap(), std::slice::from_ref(&first));
+
+    // A clock that was set back does not change which is newest.
+    let rotated = StoredSecret { created_at: at(-1000), ..secret(&orders, "app", "2024", b"rotated") };
+    let other = secret(&key("checkout", "users"), "ro", "", b"other");
+    let mut tx = begin(store).await;
+    tx.put_secret(&secret(&orders, "app", "", b"a third")).await.unwrap();
+    tx.put_secret(&rotated).await.unwrap();
+    tx.put_secret(&other).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = read(store).await;
+    assert_eq!(tx.secrets(&orders, "app").await.unwrap(), [rotated.clone(), first]);
+    assert!(tx.secrets(&orders, "ro").await.unwrap().is_empty());
+    assert_eq!(tx.newest_secret().await.unwrap(), Some(other.clone()));
+    drop(tx);
+
+    let mut tx = begin(store).await;
+    tx.remove_secrets(&orders).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = read(store).await;
+    assert!(tx.secrets(&orders, "app").await.unwrap().is_empty());
+    assert_eq!(tx.secrets(&other.key, "ro").await.unwrap(), [other]);
+}
+
+async fn an_execution_reads_back_running_and_finished(store: &dyn Store) {
+    let mut tx = begin(store).await;
+    let id = tx.start_execution("checkout", Trigger::DriftScan, Some("c0ffee"), at(0)).await.unwrap();
+    tx.commit().await.unwrap();
+    let running = read(store).await.executions(&ALL).await.unwrap().remove(0);
+    assert_eq!((running.id, running.outcome, running.finished_at), (id, ExecutionOutcome::Running, None));
+    assert_eq!((running.trigger, running.commit.as_deref(), running.plan), (Trigger::DriftScan, Some("c0ffee"), None));
+    assert_eq!((running.tenant.as_str(), running.started_at), ("checkout", at(0)));
+
+    let mut tx = begin(store).await;
+    let plan = PlanId("abc".into());
+    tx.finish_execution(id, ExecutionOutcome::Blocked, None, Some(&plan), summary(), at(9)).await.unwrap();
+    tx.commit().await.unwrap();
+    let done = read(store).await.executions(&ALL).await.unwrap().remove(0);
+    assert_eq!((done.outcome, done.summary, done.plan), (ExecutionOutcome::Blocked, summary(), Some(plan)));
+    assert_eq!((done.commit.as_deref(), done.finished_at), (Some("c0ffee"), Some(at(9))));
+}
+
+async fn every_trigger_and_outcome_reads_back(store: &dyn Store) {
+    use ExecutionOutcome::{Blocked, Failed, InSync, Interrupted, Running};
+    use Trigger::{CommandLine, Commit, DriftScan, Poll, Request, Retry, Start};
+    let mut tx = begin(store).await;
+    let mut expected = Vec::new();
+    for trigger in [Start, Poll, Commit, DriftScan, Retry, Request, CommandLine] {
+        for outcome in [Running, InSync, Blocked, Failed, Interrupted] {
+            let id = tx.start_execution("checkout", trigger, None, at(0)).await.unwrap();
+            tx.finish_execution(id, outcome, Some("beef"), None, summary(), at(1)).await.unwrap();
+            expected.insert(0, (trigger, outcome, Some("beef".to_owned())));
+        }
+    }
+    let found = tx.executions(&ALL).await.unwrap();
+    assert_eq!(found.into_iter().map(|e| (e.trigger, e.outcome, e.commit)).collect::<Vec<_>>(), expected);
+}
+
+async fn an_execution_that_is_not_there_cannot_be_finished(store: &dyn Store) {
+    let mut tx = begin(store).await;
+    let own = tx.start_execution("checkout", Trigger::Start, None, at(0)).await.unwrap();
+    tx.commit().await.unwrap();
+    for (scope, id) in [(Scope::Platform, own + 1), (tenant("billing"), own)] {
+        let mut tx = store.begin(scope).await.unwrap();
+        let refused = tx.finish_execution(id, ExecutionOutcome::InSync, None, None, summary(), at(1)).await;
+        assert!(matches!(refused, Err(StoreError::NoExecution { id: named }) if named == id));
+    }
+    assert_eq!(read(store).await.executions(&ALL).await.unwrap()[0].outcome, ExecutionOutcome::Running);
+}
+
+async fn executions_that_a_death_left_running_become_interrupted(store: &dyn Store) {
+    let mut tx = begin(store).await;
+    let done = tx.start_execution("checkout", Trigger::Start, None, at(0)).await.unwrap();
+    tx.finish_execution(done, ExecutionOutcome::InSync, None, None, summary(), at(1)).await.unwrap();
+    for tenant in ["checkout", "billing"] {
+        tx.start_execution(tenant, Trigger::Poll, None, at(2)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let mut tx = begin(store).await;
+    assert_eq!(tx.interrupt_running(at(3)).await.unwrap(), 2);
+    assert_eq!(tx.interrupt_running(at(4)).await.unwrap(), 0);
+    tx.commit().await.unwrap();
+    let found: Vec<_> =
+        read(store).await.executions(&ALL).await.unwrap().into_iter().map(|e| (e.outcome, e.finished_at)).collect();
+    let interrupted = (ExecutionOutcome::Interrupted, Some(at(3)));
+    assert_eq!(found, [interrupted, interrupted, (ExecutionOutcome::InSync, Some(at(1)))]);
+}
+
+async fn events_of_every_kind_read_back_newest_first_with_rising_numbers(store: &dyn Store) {
+    let orders = key("checkout", "orders");
+    let mut tx = begin(store).await;
+    let execution = tx.start_execution("checkout", Trigger::Commit, None, at(0)).await.unwrap();
+    let mut expected = Vec::new();
+    for (second, kind) in events().into_iter().enumerate() {
+        let at = at(second as i64);
+        let key = (second % 2 == 0).then_some(&orders);
+        let id = tx.append_event(execution, "checkout", key, at, &kind).await.unwrap();
+        let event = plumb::model::Event { id, execution, tenant: "checkout".into(), at, key: key.cloned(), kind };
+        expected.insert(0, event);
+    }
+    tx.commit().await.unwrap();
+    let found = read(store).await.events(&ALL).await.unwrap();
+    assert_eq!(found, expected);
+    assert!(found.is_sorted_by(|newer, older| newer.id > older.id));
+}
+
+async fn history_is_filtered_by_execution_key_page_and_limit(store: &dyn Store) {
+    let (orders, users) = (key("checkout", "orders"), key("checkout", "users"));
+    let mut tx = begin(store).await;
+    let mut executions = Vec::new();
+    let mut written = Vec::new();
+    for key in [&orders, &users, &orders] {
+        let execution = tx.start_execution("checkout", Trigger::Poll, None, at(0)).await.unwrap();
+        for kind in &events()[..4] {
+            written.insert(0, tx.append_event(execution, "checkout", Some(key), at(1), kind).await.unwrap());
+        }
+        executions.insert(0, execution);
+    }
+    tx.commit().await.unwrap();
+
+    let mut tx = read(store).await;
+    let mut events = async |filter: HistoryFilter| -> Vec<i64> {
+        tx.events(&filter).await.unwrap().into_iter().map(|event| event.id).collect()
+    };
+    assert_eq!(events(HistoryFilter { execution: Some(executions[1]), ..ALL }).await, written[4..8]);
+    assert_eq!(events(HistoryFilter { key: Some(users.clone()), ..ALL }).await, written[4..8]);
+    assert_eq!(events(HistoryFilter { limit: 3, ..ALL }).await, written[..3]);
+    assert_eq!(events(HistoryFilter { before: Some(written[2]), limit: 3, ..ALL }).await, written[3..6]);
+    let both = HistoryFilter { execution: Some(executions[0]), key: Some(users.clone()), ..ALL };
+    assert_eq!(events(both).await, [0_i64; 0]);
+    assert_eq!(events(HistoryFilter { limit: 0, ..ALL }).await, [0_i64; 0]);
+
+    let mut tx = read(store).await;
+    let mut found = async |filter: HistoryFilter| -> Vec<i64> {
+        tx.executions(&filter).await.unwrap().into_iter().map(|execution| execution.id).collect()
+    };
+    assert_eq!(found(HistoryFilter { execution: Some(executions[1]), ..ALL }).await, executions[1..2]);
+    assert_eq!(found(HistoryFilter { key: Some(orders), ..ALL }).await, [executions[0], executions[2]]);
+    assert_eq!(found(HistoryFilter { before: Some(executions[0]), limit: 1, ..ALL }).await, executions[1..2]);
+}
+
+async fn an_event_belongs_to_an_execution_of_its_tenant(store: &dyn Store) {
+    let mut tx = begin(store).await;
+    let execution = tx.start_execution("checkout", Trigger::Poll, None, at(0)).await.unwrap();
+    tx.commit().await.unwrap();
+    let kind = &events()[0];
+    for (execution, tenant) in [(execution, "billing"), (execution + 1, "checkout")] {
+        let mut tx = begin(store).await;
+        let refused = tx.append_event(execution, tenant, None, at(1), kind).await;
+        assert!(matches!(refused, Err(StoreError::Query { what: "an event", .. })), "{refused:?}");
+    }
+    let mut tx = begin(store).await;
+    let refused = tx.append_event(execution, "checkout", Some(&key("billing", "x")), at(1), kind).await;
+    assert!(matches!(refused, Err(StoreError::WrongTenant { .. })), "{refused:?}");
+}
+
+async fn pruning_forgets_what_ended_long_ago_and_keeps_each_tenants_newest(store: &dyn Store) {
+    let mut tx = begin(store).await;
+    let mut ids = BTreeMap::new();
+    for (name, tenant, end) in [
+        ("running", "checkout", None),
+        ("old", "checkout", Some(at(10))),
+        ("at the edge", "checkout", Some(at(100))),
+        ("young", "checkout", Some(at(200))),
+        ("old too", "billing", Some(at(20))),
+        ("old and newest", "billing", Some(at(30))),
+    ] {
+        let id = tx.start_execution(tenant, Trigger::Poll, None, at(0)).await.unwrap();
+        tx.append_event(id, tenant, None, at(0), &events()[0]).await.unwrap();
+        if let Some(end) = end {
+            tx.finish_execution(id, ExecutionOutcome::InSync, None, None, summary(), end).await.unwrap();
+        }
+        ids.insert(id, name);
+    }
+    tx.commit().await.unwrap();
+
+    let mut tx = begin(store).await;
+    assert_eq!(tx.prune_history(at(100)).await.unwrap(), 2);
+    assert_eq!(tx.prune_history(at(100)).await.unwrap(), 0);
+    tx.commit().await.unwrap();
+    let mut tx = read(store).await;
+    let left: Vec<_> = tx.executions(&ALL).await.unwrap().iter().map(|execution| ids[&execution.id]).collect();
+    assert_eq!(left, ["old and newest", "young", "at the edge", "running"]);
+    let events: Vec<_> = tx.events(&ALL).await.unwrap().iter().map(|event| ids[&event.execution]).collect();
+    assert_eq!(events, left);
+    drop(tx);
+
+    // Numbers are never given twice, so that a page that somebody looks at goes on where it was.
+    let mut tx = begin(store).await;
+    let next = tx.start_execution("checkout", Trigger::Poll, None, at(300)).await.unwrap();
+    assert!(ids.keys().all(|id| *id < next));
+}
+
+/// Runs every test on each database.
+macro_rules! on_every_database {
+    ($($module:ident :: $test:ident,)+) => {
+        mod sqlite {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    let fixture = super::Fixture::sqlite().await;
+                    super::$module::$test(&*fixture.store).await;
+                }
+            )+
+        }
+    };
+}
+
+use self as rows;
+
+on_every_database! {
+    rows::an_empty_store_answers_every_question,
+    rows::the_platform_reads_back_as_it_was_written_and_the_last_one_stands,
+    rows::identities_read_back_by_provider,
+    rows::tenants_read_back_as_they_were_written,
+    rows::records_read_back_are_replaced_and_are_forgotten,
+    rows::statuses_read_back_are_replaced_and_are_removed,
+    rows::strays_are_replaced_tenant_by_tenant,
+    rows::proposals_read_back_and_the_newest_of_a_key_stands,
+    rows::held_plans_and_approvals_read_back_and_are_cleared_together,
+    rows::r12_secrets_are_kept_per_rotation_and_never_replaced,
+    rows::an_execution_reads_back_running_and_finished,
+    rows::every_trigger_and_outcome_reads_back,
+    rows::an_execution_that_is_not_there_cannot_be_finished,
+    rows::executions_that_a_death_left_running_become_interrupted,
+    rows::events_of_every_kind_read_back_newest_first_with_rising_numbers,
+    rows::history_is_filtered_by_execution_key_page_and_limit,
+    rows::an_event_belongs_to_an_execution_of_its_tenant,
+    rows::pruning_forgets_what_ended_long_ago_and_keeps_each_tenants_newest,
+    isolation::a_tenant_sees_its_own_rows_alone,
+    isolation::a_tenant_writes_its_own_rows,
+    isolation::a_tenant_cannot_write_what_is_not_its_own,
+    isolation::a_tenant_interrupts_and_prunes_its_own_history_alone,
+    isolation::what_is_dropped_without_a_commit_never_was,
+    isolation::a_reader_sees_one_snapshot_and_the_next_reader_the_next,
+    isolation::a_reader_cannot_write,
+    isolation::after_a_failed_write_a_transaction_is_over_and_the_store_goes_on,
+    isolation::writers_wait_for_one_another,
+}

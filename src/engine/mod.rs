@@ -1,1 +1,157 @@
-//! (room)
+//! The reconciler: `reconcile.rs` reads as the sentence of the design, the other files are its words.
+//!
+//! What always holds: a tenant is reconciled once at a time; what is done follows only from git's refs, the inventory
+//! and what was observed; nothing is applied that was not planned, and nothing is planned on what was not seen.
+
+mod apply;
+mod check;
+mod credentials;
+mod decide;
+mod desired;
+mod fleet;
+mod mirrors;
+mod observe;
+mod platform;
+mod propose;
+mod reconcile;
+mod record;
+pub mod schedule;
+mod status;
+mod timeline;
+pub mod vault;
+pub mod view;
+pub mod windows;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use secrecy::SecretString;
+
+use crate::managers::Secrets;
+use crate::model::{Clock, Event, Reason};
+use crate::source::SourceError;
+use crate::store::{Store, StoreError};
+use crate::validate::Validator;
+
+use desired::Workspace;
+use fleet::Fleet;
+use mirrors::Mirrors;
+
+pub use check::{Check, CheckResult};
+pub use desired::Sources;
+pub use platform::PlatformStatus;
+pub use reconcile::{Ask, Preview, PreviewSource, Report, Width};
+
+/// What the engine is told when it starts.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The platform repository: a URL or a folder, whose HEAD counts.
+    pub platform: String,
+    /// Its branch; `None` is `main`, or HEAD for a folder.
+    pub platform_branch: Option<String>,
+    /// The password for the platform repository.
+    pub platform_token: Option<SecretString>,
+    /// Where mirrors and embedded providers live.
+    pub data_dir: PathBuf,
+}
+
+/// Why a tenant, or the platform, could not be reconciled at all.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The platform repository has never had a valid revision.
+    #[error("the platform repository does not validate, and no earlier revision is known")]
+    NoPlatform { findings: Vec<crate::model::Diagnostic>, sources: desired::Sources },
+    /// No such tenant.
+    #[error("there is no tenant {0:?}; `plumb get` lists them")]
+    NoTenant(String),
+    /// A repository could not be read.
+    #[error("{what} could not be read: {source}")]
+    Source { what: String, source: SourceError },
+    /// A credential is not there.
+    #[error("{what}: {source}")]
+    Credential { what: String, source: credentials::CredentialError },
+    /// A branch that was there is gone.
+    #[error("{0}")]
+    BranchGone(String),
+    /// The state store.
+    #[error("the state store failed")]
+    Store(#[from] StoreError),
+    /// A thread of the engine ended early.
+    #[error("an engine task was cut short")]
+    Task,
+}
+
+impl EngineError {
+    /// The reason, for conditions and events.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NoPlatform { .. } => Reason::InvalidManifest,
+            Self::NoTenant(_) => Reason::TenantRemoved,
+            Self::Source { .. } | Self::BranchGone(_) => Reason::SourceUnavailable,
+            Self::Credential { .. } => Reason::CredentialMissing,
+            Self::Store(_) | Self::Task => Reason::Internal,
+        }
+    }
+}
+
+/// Hears every event as it happens: progress on the command line, streams.
+pub type Listener = Arc<dyn Fn(&Event) + Send + Sync>;
+
+/// The reconciler of one platform.
+pub struct Engine {
+    settings: Settings,
+    store: Arc<dyn Store>,
+    secrets: Arc<dyn Secrets>,
+    clock: Arc<dyn Clock>,
+    validator: Arc<Validator>,
+    fleet: Fleet,
+    mirrors: Mirrors,
+    listener: Listener,
+    /// The lock on a tenant's workspace is what keeps it from being reconciled twice at once.
+    workspaces: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Workspace>>>>,
+}
+
+impl Engine {
+    /// An engine over `store`. Nothing is connected yet.
+    pub fn new(
+        settings: Settings,
+        store: Arc<dyn Store>,
+        secrets: Arc<dyn Secrets>,
+        clock: Arc<dyn Clock>,
+        listener: Listener,
+    ) -> Self {
+        let fleet = Fleet::new(settings.data_dir.clone());
+        let mirrors = Mirrors::new(settings.data_dir.join("mirrors"));
+        Self {
+            settings,
+            store,
+            secrets,
+            clock,
+            validator: Arc::new(Validator::new()),
+            fleet,
+            mirrors,
+            listener,
+            workspaces: Mutex::default(),
+        }
+    }
+
+    /// The store, for those who read.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    fn workspace(&self, tenant: &str) -> Arc<tokio::sync::Mutex<Workspace>> {
+        let mut workspaces = self.workspaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Arc::clone(workspaces.entry(tenant.to_owned()).or_default())
+    }
+}
+
+/// Runs blocking work (git, files) beside the async threads.
+async fn blocking<T, F>(work: F) -> Result<T, EngineError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.map_err(|_| EngineError::Task)
+}

@@ -1,0 +1,136 @@
+//! Runs a plan's steps: in parallel as the graph allows, within each provider's and the tenant's limits. Decides
+//! nothing; a failed step blocks only its dependents.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+
+use crate::managers::{Cx, ManagerError, Outcome};
+use crate::model::{EventKind, Plan, Platform, Reason, ResourceKey, Settle, Step};
+
+use super::Engine;
+use super::fleet::{Access, Member};
+use super::timeline::Timeline;
+
+/// What became of the steps.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    pub done: BTreeSet<ResourceKey>,
+    pub failed: BTreeMap<ResourceKey, ManagerError>,
+    /// Not tried, since a step they depend on failed; with the key of that step.
+    pub skipped: BTreeMap<ResourceKey, ResourceKey>,
+}
+
+impl Applied {
+    /// Whether a target was not what its step expected, so that planning anew may help at once.
+    pub(super) fn has_conflict(&self) -> bool {
+        self.failed.values().any(|error| matches!(error, ManagerError::Conflict { .. }))
+    }
+
+    /// Whether something failed that may work later.
+    pub(super) fn wants_retry(&self) -> bool {
+        self.failed.values().any(|error| matches!(error, ManagerError::Retry { .. } | ManagerError::Conflict { .. }))
+    }
+}
+
+impl Engine {
+    /// Applies every step of `plan`, at most `width` at once.
+    pub(super) async fn apply(
+        &self,
+        platform: &Platform,
+        plan: &Plan,
+        width: usize,
+        timeline: &mut Timeline<'_>,
+    ) -> Applied {
+        let mut applied = Applied::default();
+        let mut waiting: Vec<&Step> = plan.steps.iter().rev().collect();
+        let mut running = FuturesUnordered::new();
+        loop {
+            start_ready(&mut waiting, &mut applied, |step| {
+                if running.len() >= width {
+                    return Room::Full;
+                }
+                let Step { action, changes, destructive, .. } = step.clone();
+                timeline.note_of(&step.key, EventKind::StepStarted { action, changes, destructive });
+                running.push(self.timed(platform, step));
+                Room::Taken
+            });
+            let Some((step, result, millis)) = running.next().await else { break };
+            let (key, action) = (step.key.clone(), step.action);
+            match result {
+                Ok(Outcome { notes }) => {
+                    timeline.note_of(&key, EventKind::StepDone { action, millis });
+                    for message in notes {
+                        timeline.note_of(&key, EventKind::Warning { reason: Reason::Applied, message });
+                    }
+                    applied.done.insert(key);
+                }
+                Err(error) => {
+                    let (reason, message) = (error.reason(), error.to_string());
+                    timeline.note_of(&key, EventKind::StepFailed { action, reason, message, millis });
+                    applied.failed.insert(key, error);
+                }
+            }
+        }
+        applied
+    }
+
+    /// Brings marks up to date whose fields were settled without a step. A mark that cannot be written is only older
+    /// than it could be; the next pass tries again.
+    pub(super) async fn remark(&self, platform: &Platform, settles: &[Settle], width: usize) {
+        let steps = settles.iter().filter_map(|settle| match settle {
+            Settle::Record { remark, .. } => remark.as_deref(),
+            Settle::Forget { .. } => None,
+        });
+        futures::stream::iter(steps)
+            .for_each_concurrent(width, |step| async move {
+                if let Err(error) = self.run(platform, step).await {
+                    tracing::debug!(key = %step.key, %error, "a mark could not be brought up to date");
+                }
+            })
+            .await;
+    }
+
+    async fn timed<'s>(&self, platform: &Platform, step: &'s Step) -> (&'s Step, Result<Outcome, ManagerError>, u64) {
+        let started = tokio::time::Instant::now();
+        let result = self.run(platform, step).await;
+        let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        (step, result, millis)
+    }
+
+    async fn run(&self, platform: &Platform, step: &Step) -> Result<Outcome, ManagerError> {
+        let Member { manager, slots } = self.fleet.member(platform, &step.provider, Access::Write)?;
+        let closed = |_| ManagerError::retry(Reason::Internal, "the engine is shutting down");
+        let _slot = slots.acquire().await.map_err(closed)?;
+        manager.apply(step, &Cx { platform: &platform.id, secrets: self.secrets.as_ref() }).await
+    }
+}
+
+/// Offers waiting steps (the last one first) whose dependencies are done to `start`, until it has no more room, and
+/// sets aside those whose dependencies failed.
+fn start_ready<'s>(waiting: &mut Vec<&'s Step>, applied: &mut Applied, mut start: impl FnMut(&'s Step) -> Room) {
+    let mut not_yet = Vec::new();
+    while let Some(step) = waiting.pop() {
+        let broken = step
+            .depends_on
+            .iter()
+            .find(|key| applied.failed.contains_key(*key) || applied.skipped.contains_key(*key))
+            .cloned();
+        if let Some(broken) = broken {
+            applied.skipped.insert(step.key.clone(), broken);
+        } else if !step.depends_on.iter().all(|key| applied.done.contains(key)) {
+            not_yet.push(step);
+        } else if let Room::Full = start(step) {
+            not_yet.push(step);
+            break;
+        }
+    }
+    waiting.extend(not_yet.into_iter().rev());
+}
+
+/// Whether a step found room to run.
+enum Room {
+    Taken,
+    Full,
+}

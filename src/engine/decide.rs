@@ -1,0 +1,159 @@
+//! Reads what people decided: from the branches of proposals (section 4 of the design, R14) and from trailers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{
+    Approval, ApprovalKind, Decisions, DesiredState, OnClose, PlanId, Proposal, ProposalKind, ProposalStatus,
+    ResourceKey,
+};
+use crate::source::{CommitInfo, Mirror, Refs, SourceError};
+use crate::store::HeldPlan;
+
+/// More proposals than these vanishing at once are taken for an accident, not for decisions (R14).
+const MOST_RESTORED_AT_ONCE: usize = 3;
+
+/// What the refs say of one proposal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Seen {
+    /// Its branch is where Plumb left it, and not merged.
+    Waiting,
+    /// A person's commit is on it.
+    TakenOver,
+    /// Its commits are in the head.
+    Merged,
+    /// Its branch is gone, and nothing of it is in the head.
+    Vanished,
+    /// Its branch is not there, but that decides nothing: never pushed, another remote, a rewritten history.
+    Undecidable,
+}
+
+/// Brings each undecided proposal to where the refs say it is. Gives those that changed, and the messages.
+///
+/// Only the one advertisement in `refs` is looked at; `url` is the remote that it came from.
+pub(super) fn read_proposals(
+    proposals: &BTreeMap<ResourceKey, Proposal>,
+    refs: &Refs,
+    url: &str,
+    on_close: OnClose,
+    desired: &DesiredState,
+    mirror: &Mirror,
+) -> Result<Vec<Proposal>, SourceError> {
+    let mut seen = Vec::new();
+    for proposal in proposals.values().filter(|proposal| proposal.status.is_undecided()) {
+        seen.push((proposal, look_at(proposal, refs, url, desired, mirror)?));
+    }
+    let vanished = seen.iter().filter(|(_, seen)| *seen == Seen::Vanished).count();
+    Ok(seen
+        .into_iter()
+        .filter_map(|(proposal, seen)| {
+            let (status, message) = match seen {
+                Seen::Waiting => (ProposalStatus::Open, String::new()),
+                Seen::TakenOver => (
+                    ProposalStatus::HandsOff,
+                    "somebody committed to the branch; Plumb no longer updates it".to_owned(),
+                ),
+                Seen::Merged => (ProposalStatus::Accepted, "merged".to_owned()),
+                Seen::Vanished if vanished > MOST_RESTORED_AT_ONCE => (
+                    ProposalStatus::Pending,
+                    format!(
+                        "{vanished} proposal branches vanished at once, so none is taken as a decision; pushed again"
+                    ),
+                ),
+                Seen::Vanished => match on_close {
+                    OnClose::Restore => {
+                        (ProposalStatus::Restored, "the branch was deleted: git's value is put back".to_owned())
+                    }
+                    OnClose::Ignore => {
+                        (ProposalStatus::Ignored, "the branch was deleted: the difference is left alone".to_owned())
+                    }
+                },
+                Seen::Undecidable => (ProposalStatus::Pending, proposal.message.clone()),
+            };
+            let changed = status != proposal.status || (!message.is_empty() && message != proposal.message);
+            changed.then(|| Proposal { status, message, ..proposal.clone() })
+        })
+        .collect())
+}
+
+fn look_at(
+    proposal: &Proposal,
+    refs: &Refs,
+    url: &str,
+    desired: &DesiredState,
+    mirror: &Mirror,
+) -> Result<Seen, SourceError> {
+    let (Some(head), Some(pushed)) = (&refs.head, &proposal.pushed) else { return Ok(Seen::Undecidable) };
+    if proposal.url != url {
+        return Ok(Seen::Undecidable);
+    }
+    if mirror.contains(pushed, head)? {
+        return Ok(Seen::Merged);
+    }
+    match refs.drift.get(&proposal.branch) {
+        Some(tip) if tip == pushed => Ok(Seen::Waiting),
+        Some(tip) if mirror.contains(tip, head)? => Ok(Seen::Merged),
+        Some(_) => Ok(Seen::TakenOver),
+        // Recorded before its push was known to have arrived: never out, so nobody closed it.
+        None if proposal.status == ProposalStatus::Pending => Ok(Seen::Undecidable),
+        None if git_followed(proposal, desired) => Ok(Seen::Merged),
+        None if mirror.contains(&proposal.base, head)? => Ok(Seen::Vanished),
+        None => Ok(Seen::Undecidable),
+    }
+}
+
+/// Whether git has set what the proposal is about since it was opened: squashed, edited, or by other hands.
+fn git_followed(proposal: &Proposal, desired: &DesiredState) -> bool {
+    match (desired.resources.get(&proposal.key), proposal.kind) {
+        (None, ProposalKind::Missing) => !desired.rejected.contains_key(&proposal.key),
+        (None, ProposalKind::Drift) | (Some(_), ProposalKind::Missing) => false,
+        (Some(resource), ProposalKind::Drift) => {
+            proposal.fields.iter().all(|field| resource.fields.0.get(&field.path) != field.git.as_ref())
+        }
+    }
+}
+
+/// The planner's view of the proposals.
+pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decisions {
+    let mut decisions = Decisions::default();
+    for (key, proposal) in proposals {
+        let (key, fields) = (key.clone(), proposal.fields.clone());
+        match (proposal.kind, proposal.status) {
+            (ProposalKind::Missing, ProposalStatus::Restored | ProposalStatus::Ignored) => {
+                decisions.kept_missing.insert(key);
+            }
+            (ProposalKind::Missing, _) => {}
+            (ProposalKind::Drift, status) => {
+                let list = match status {
+                    ProposalStatus::Pending | ProposalStatus::Open | ProposalStatus::HandsOff => &mut decisions.open,
+                    ProposalStatus::Accepted | ProposalStatus::Restored | ProposalStatus::Closed => {
+                        &mut decisions.lifted
+                    }
+                    ProposalStatus::Ignored => &mut decisions.ignored,
+                };
+                list.insert(key, fields);
+            }
+        }
+    }
+    decisions
+}
+
+/// Approvals in the trailers of `commits`, matched with the plans that were held.
+pub(super) fn approvals(commits: &[CommitInfo], held: &[HeldPlan]) -> Vec<Approval> {
+    let mut approvals = Vec::new();
+    for commit in commits {
+        for (name, value) in &commit.trailers {
+            for kind in [ApprovalKind::Deletes, ApprovalKind::Create] {
+                if name.eq_ignore_ascii_case(kind.trailer()) {
+                    let plan = PlanId(value.trim().to_owned());
+                    let keys: BTreeSet<ResourceKey> = held
+                        .iter()
+                        .filter(|held| held.id == plan && held.kind == kind)
+                        .flat_map(|held| held.keys.iter().cloned())
+                        .collect();
+                    approvals.push(Approval { kind, plan, keys, commit: commit.id.clone() });
+                }
+            }
+        }
+    }
+    approvals
+}

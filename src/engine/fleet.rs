@@ -1,0 +1,90 @@
+//! The managers, one a provider, kept while its description and credential stay the same.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::managers::{self, Endpoint, ManagerError, ResourceManager};
+use crate::model::{Platform, ProviderSpec, Reason};
+
+use super::credentials;
+
+/// How long one question to a system may take. Long enough for `CREATE DATABASE` on a busy server, short enough that
+/// a stuck one is seen within a poll or two.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Which credential is used: planning for what is not merged never holds the one that can write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Access {
+    Write,
+    Read,
+}
+
+/// A provider's manager and how many steps may run on it.
+#[derive(Clone)]
+pub(super) struct Member {
+    pub manager: Arc<dyn ResourceManager>,
+    pub slots: Arc<Semaphore>,
+}
+
+struct Kept {
+    spec: ProviderSpec,
+    /// Hash of the credential, so that a rotated file is noticed and no secret is kept here.
+    credential: [u8; 32],
+    member: Member,
+}
+
+/// All managers in use.
+pub(super) struct Fleet {
+    base_dir: PathBuf,
+    kept: Mutex<HashMap<(String, Access), Kept>>,
+}
+
+impl Fleet {
+    pub(super) fn new(base_dir: PathBuf) -> Self {
+        Self { base_dir, kept: Mutex::default() }
+    }
+
+    /// The manager of `provider`.
+    ///
+    /// # Errors
+    /// When the provider is not in the platform, or its credential is not there.
+    pub(super) fn member(&self, platform: &Platform, provider: &str, access: Access) -> Result<Member, ManagerError> {
+        let spec = platform.providers.get(provider).ok_or_else(|| {
+            let message = format!("the platform has no Provider {provider}");
+            ManagerError::terminal(Reason::ProviderMissing, message)
+        })?;
+        let reference = match access {
+            Access::Write => spec.credentials.as_ref(),
+            Access::Read => spec.read_credentials.as_ref().or(spec.credentials.as_ref()),
+        };
+        let password = credentials::resolve(reference).map_err(|error| {
+            ManagerError::terminal(Reason::CredentialMissing, format!("Provider {provider}: {error}"))
+        })?;
+        let credential = credentials::fingerprint(password.as_ref());
+        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let place = (provider.to_owned(), access);
+        if let Some(known) = kept.get(&place)
+            && known.spec == *spec
+            && known.credential == credential
+        {
+            return Ok(known.member.clone());
+        }
+        let endpoint = Endpoint {
+            name: provider.to_owned(),
+            provider_type: spec.provider_type,
+            url: spec.url.clone(),
+            password,
+            base_dir: self.base_dir.clone(),
+            max_concurrency: spec.max_concurrency,
+            timeout: PROVIDER_TIMEOUT,
+        };
+        let member =
+            Member { manager: managers::connect(endpoint)?, slots: Arc::new(Semaphore::new(spec.max_concurrency)) };
+        kept.insert(place, Kept { spec: spec.clone(), credential, member: member.clone() });
+        Ok(member)
+    }
+}

@@ -1,0 +1,153 @@
+//! Looks at the live systems: batches by provider, identities first (R11), strays on full passes (R4).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::join_all;
+
+use crate::managers::{Cx, Found, ManagerError};
+use crate::model::{
+    Depth, DesiredState, Inventory, Observation, Observations, Platform, ProviderIdentity, Reason, ResourceKey, Stray,
+    Target, Unknown,
+};
+use crate::plan::object_name;
+
+use super::Engine;
+use super::fleet::{Access, Member};
+
+/// What is to be looked at, and how.
+pub(super) struct Look<'a> {
+    pub platform: &'a Platform,
+    pub access: Access,
+    pub depth: Depth,
+    /// The identity each provider had (R11).
+    pub known: &'a BTreeMap<String, ProviderIdentity>,
+}
+
+/// What one provider answered.
+struct Answer {
+    provider: String,
+    identity: Option<ProviderIdentity>,
+    seen: Vec<(ResourceKey, Observation)>,
+}
+
+impl Engine {
+    /// Looks at `targets`, all providers at once. Never fails: what could not be seen is unknown.
+    pub(super) async fn observe(&self, look: &Look<'_>, targets: BTreeMap<String, Vec<Target>>) -> Observations {
+        let mut observations = Observations::default();
+        let answers = targets.into_iter().map(|(provider, targets)| self.ask(look, provider, targets));
+        for Answer { provider, identity, seen } in join_all(answers).await {
+            observations.identities.extend(identity.map(|identity| (provider, identity)));
+            observations.objects.extend(seen);
+        }
+        observations
+    }
+
+    async fn ask(&self, look: &Look<'_>, provider: String, targets: Vec<Target>) -> Answer {
+        let cx = Cx { platform: &look.platform.id, secrets: self.secrets.as_ref() };
+        let unknown = |unknown: Unknown, identity, targets: Vec<Target>| Answer {
+            provider: provider.clone(),
+            identity,
+            seen: targets.into_iter().map(|target| (target.key, Observation::Unknown(unknown.clone()))).collect(),
+        };
+        let manager = match self.fleet.member(look.platform, &provider, look.access) {
+            Ok(Member { manager, .. }) => manager,
+            Err(error) => return unknown(Unknown::from(&error), None, targets),
+        };
+        let identity = match manager.identity().await {
+            Ok(identity) => identity,
+            Err(error) => return unknown(Unknown::from(&error), None, targets),
+        };
+        if let Some(changed) = identity_changed(look, &provider, identity.as_ref()) {
+            return unknown(changed, None, targets);
+        }
+        match manager.observe(&targets, look.depth, &cx).await {
+            Ok(seen) if seen.len() == targets.len() => {
+                let seen = targets.into_iter().map(|target| target.key).zip(seen).collect();
+                Answer { provider, identity, seen }
+            }
+            Ok(_) => {
+                let short = Unknown::new(Reason::Internal, "the manager did not answer for every object");
+                unknown(short, identity, targets)
+            }
+            Err(error) => unknown(Unknown::from(&error), identity, targets),
+        }
+    }
+
+    /// Marked objects of `tenant` that neither git nor the inventory speaks of. A provider that cannot be asked has
+    /// none to show.
+    pub(super) async fn strays(
+        &self,
+        look: &Look<'_>,
+        tenant: &str,
+        providers: &BTreeSet<String>,
+        spoken_of: &(dyn Fn(&ResourceKey) -> bool + Sync),
+    ) -> BTreeMap<ResourceKey, Stray> {
+        let asked = providers.iter().map(|provider| async move { (provider, self.discover(look, provider).await) });
+        let mut strays = BTreeMap::new();
+        for (provider, found) in join_all(asked).await {
+            for Found { mark, object_name, object } in found.unwrap_or_default() {
+                if mark.key.tenant == tenant && !spoken_of(&mark.key) {
+                    strays.insert(mark.key, Stray { provider: provider.clone(), object_name, object });
+                }
+            }
+        }
+        strays
+    }
+
+    async fn discover(&self, look: &Look<'_>, provider: &str) -> Result<Vec<Found>, ManagerError> {
+        let Member { manager, .. } = self.fleet.member(look.platform, provider, look.access)?;
+        let identity = manager.identity().await?;
+        if let Some(Unknown { reason, message }) = identity_changed(look, provider, identity.as_ref()) {
+            return Err(ManagerError::terminal(reason, message));
+        }
+        manager.discover(&Cx { platform: &look.platform.id, secrets: self.secrets.as_ref() }).await
+    }
+}
+
+/// Whether the server is another one than before, and its Provider does not confirm it (R11).
+fn identity_changed(look: &Look<'_>, provider: &str, now: Option<&ProviderIdentity>) -> Option<Unknown> {
+    let known = look.known.get(provider)?;
+    if now == Some(known) {
+        return None;
+    }
+    let confirmed = look.platform.providers.get(provider).and_then(|spec| spec.identity.as_deref());
+    if now.is_some_and(|now| confirmed == Some(now.0.as_str())) {
+        return None;
+    }
+    let message = match now {
+        Some(now) => format!(
+            "{provider} is another server than before ({} was {}), so nothing on it is touched. If it was replaced on \
+             purpose, set spec.identity: \"{}\" in its Provider",
+            now.0, known.0, now.0
+        ),
+        None => format!(
+            "{provider} does not show the identity it had ({}): its root is empty or not mounted. Nothing on it is \
+             touched until it is back",
+            known.0
+        ),
+    };
+    Some(Unknown::new(Reason::ProviderIdentityChanged, message))
+}
+
+/// What to look at for `keys`, by provider: what git wants where it wants it, what is recorded where it was.
+pub(super) fn targets(
+    platform: &Platform,
+    desired: &DesiredState,
+    prior: &Inventory,
+    keys: &mut dyn Iterator<Item = &ResourceKey>,
+) -> BTreeMap<String, Vec<Target>> {
+    let mut targets: BTreeMap<String, Vec<Target>> = BTreeMap::new();
+    for key in keys {
+        let (resource, record) = (desired.resources.get(key), prior.get(key));
+        let Some(provider) = resource.map(|r| &r.provider).or(record.map(|r| &r.provider)) else { continue };
+        let name = match (resource, record) {
+            (None, Some(record)) => record.object_name.clone(),
+            _ => object_name(platform, key, provider),
+        };
+        let mut fields: BTreeSet<_> = resource.into_iter().flat_map(|r| r.fields.0.keys().cloned()).collect();
+        fields.extend(record.into_iter().flat_map(|r| r.applied.0.keys().chain(r.unsettled.keys()).cloned()));
+        let target = Target { key: key.clone(), object_name: name, fields };
+        targets.entry(provider.clone()).or_default().push(target);
+    }
+    targets
+}

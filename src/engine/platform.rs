@@ -1,0 +1,188 @@
+//! The platform repository: its head when that validates, else the last revision that did.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::manifest;
+use crate::model::{Code, Diagnostic, ObjectHex, Platform, PlatformId};
+use crate::source::{self, Mirror, Refs, Remote, SourceError, Wanted};
+use crate::store::{PlatformState, Scope};
+use crate::validate::{self, PolicySet};
+
+use super::desired::Sources;
+use super::{Engine, EngineError, blocking};
+
+/// The platform's id is in every mark; with another one nothing would be Plumb's any more.
+const PLATFORM_ID_CHANGED: Code = Code::new("PlatformIdChanged");
+
+/// How many digits of the first commit name a platform that names itself nothing.
+const FALLBACK_ID_DIGITS: usize = 12;
+
+/// The platform in force, and what is wrong with its head.
+#[derive(Clone, Debug)]
+pub struct PlatformStatus {
+    pub platform: Arc<Platform>,
+    pub policies: Arc<PolicySet>,
+    /// The head, when it is not in force.
+    pub rejected: Option<ObjectHex>,
+    pub findings: Vec<Diagnostic>,
+}
+
+/// One revision, read and validated.
+struct Revision {
+    platform: Option<Platform>,
+    policies: PolicySet,
+    findings: Vec<Diagnostic>,
+    sources: Sources,
+}
+
+impl Engine {
+    /// Reads the platform repository.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has never had a valid revision.
+    pub async fn platform(&self) -> Result<PlatformStatus, EngineError> {
+        self.platform_at(true).await
+    }
+
+    /// As [`Engine::platform`], but remembers nothing: for plans.
+    ///
+    /// # Errors
+    /// As [`Engine::platform`].
+    pub async fn platform_for_reading(&self) -> Result<PlatformStatus, EngineError> {
+        self.platform_at(false).await
+    }
+
+    async fn platform_at(&self, remember: bool) -> Result<PlatformStatus, EngineError> {
+        let failed = |source| EngineError::Source { what: "the platform repository".to_owned(), source };
+        let remote = Remote::new(self.settings.platform.clone()).credential(self.settings.platform_token.clone());
+        let mirror = self.mirrors.of(remote).map_err(failed)?;
+        let branch = match &self.settings.platform_branch {
+            Some(branch) => branch.clone(),
+            // A folder stands for what is checked out there.
+            None if Path::new(&self.settings.platform).is_dir() => source::HEAD.to_owned(),
+            None => "main".to_owned(),
+        };
+        let reader = Arc::clone(&mirror);
+        let Refs { head, .. } = blocking(move || reader.fetch(&branch)).await?.map_err(failed)?;
+        let head = head.ok_or_else(|| {
+            EngineError::BranchGone(
+                "the platform repository has no commit on its branch; commit the platform's documents first".to_owned(),
+            )
+        })?;
+        let state = self.store.read(Scope::Platform).await?.platform().await?;
+        let mut revision = self.revision(&mirror, head.clone()).await?;
+        if let (Some(platform), Some(state)) = (&revision.platform, &state)
+            && platform.id != state.id
+        {
+            revision.findings.push(id_changed(&state.id, &platform.id));
+            revision.platform = None;
+        }
+        let (in_force, rejected) = match revision.platform {
+            Some(platform) => ((platform, revision.policies), None),
+            None => {
+                let last_good = state.as_ref().map(|state| state.commit.clone());
+                let good = match last_good.filter(|commit| *commit != head) {
+                    Some(commit) => self.revision(&mirror, commit).await?,
+                    None => {
+                        return Err(EngineError::NoPlatform { findings: revision.findings, sources: revision.sources });
+                    }
+                };
+                match good.platform {
+                    Some(platform) => ((platform, good.policies), Some(head)),
+                    None => {
+                        return Err(EngineError::NoPlatform { findings: revision.findings, sources: revision.sources });
+                    }
+                }
+            }
+        };
+        let (platform, policies) = in_force;
+        let status = PlatformStatus {
+            platform: Arc::new(platform),
+            policies: Arc::new(policies),
+            rejected,
+            findings: revision.findings,
+        };
+        if remember {
+            self.remember_platform(&status, state).await?;
+        }
+        Ok(status)
+    }
+
+    async fn revision(&self, mirror: &Arc<Mirror>, commit: ObjectHex) -> Result<Revision, EngineError> {
+        let (mirror, validator) = (Arc::clone(mirror), Arc::clone(&self.validator));
+        blocking(move || read_revision(&mirror, &validator, &commit))
+            .await?
+            .map_err(|source| EngineError::Source { what: "the platform repository".to_owned(), source })
+    }
+
+    async fn remember_platform(
+        &self,
+        status: &PlatformStatus,
+        before: Option<PlatformState>,
+    ) -> Result<(), EngineError> {
+        let platform = &status.platform;
+        let state = PlatformState {
+            id: platform.id.clone(),
+            commit: platform.commit.clone().unwrap_or_default(),
+            rejected: status.rejected.clone(),
+            findings: status.findings.clone(),
+            updated_at: self.clock.now(),
+        };
+        let mut tx = self.store.begin(Scope::Platform).await?;
+        let same = before.is_some_and(|before| PlatformState { updated_at: state.updated_at, ..before } == state);
+        if !same {
+            tx.put_platform(&state).await?;
+        }
+        // A tenant that is no longer in the platform is frozen and listed, never pruned (R9).
+        for (name, tenant) in tx.tenants().await? {
+            let removed = !platform.tenants.contains_key(&name);
+            if removed != tenant.removed {
+                tx.put_tenant(&crate::store::TenantState { removed, updated_at: state.updated_at, ..tenant }).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+fn id_changed(was: &PlatformId, is: &PlatformId) -> Diagnostic {
+    Diagnostic::error(
+        PLATFORM_ID_CHANGED,
+        "",
+        format!("the platform's id would change from {was} to {is}, and everything Plumb made bears the mark of {was}"),
+    )
+    .help(format!("set spec.id: {was} in the Platform document"))
+}
+
+fn read_revision(
+    mirror: &Mirror,
+    validator: &validate::Validator,
+    commit: &ObjectHex,
+) -> Result<Revision, SourceError> {
+    let tree = mirror.tree(commit, ".", Wanted::ManifestsAndPolicies)?;
+    let blobs = mirror.blobs(&tree.files.values().map(|entry| &entry.blob).collect::<Vec<_>>())?;
+    let (mut checked, mut rego, mut sources) = (Vec::new(), BTreeMap::new(), Sources::new());
+    for ((path, _), bytes) in tree.files.iter().zip(blobs) {
+        if path.ends_with(".rego") {
+            rego.insert(path.clone(), String::from_utf8_lossy(&bytes).into_owned());
+        } else {
+            let parsed = manifest::parse(path, &bytes);
+            sources.insert(path.clone(), Arc::clone(&parsed.text));
+            checked.push(Arc::new(validator.check_file(&parsed)));
+        }
+    }
+    let mut fallback = mirror.root_commit(commit)?;
+    fallback.truncate(FALLBACK_ID_DIGITS);
+    let (platform, mut findings) =
+        validate::assemble_platform(&checked, &rego, Some(commit.clone()), PlatformId(fallback));
+    let unreadable = tree.findings.iter().any(Diagnostic::is_error);
+    findings.extend(tree.findings);
+    let (platform, policies) = match PolicySet::compile(&rego) {
+        Ok(policies) => (platform.filter(|_| !unreadable), policies),
+        // assemble_platform has said what is wrong with them.
+        Err(_) => (None, PolicySet::builtin()),
+    };
+    Ok(Revision { platform, policies, findings, sources })
+}

@@ -1,0 +1,769 @@
+//! The sentence: source, manifest, validate, observe, plan, gate, apply, observe, record, propose.
+//!
+//! Level-triggered. The one thing a caller says is that a tenant needs a look, and how wide; what is done follows only
+//! from git's refs, the inventory and what was observed. The first run, the thousandth, and the one after a crash are
+//! the same code.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::model::{
+    Decisions, Depth, DesiredState, EventKind, ExecutionOutcome, Inventory, ObjectHex, Observations, Plan, PlanScope,
+    Proposal, Reason, ResourceKey, ResourceStatus, Summary, TenantSpec, Trigger,
+};
+use crate::plan::{self, Terms};
+use crate::source::{Mirror, Refs, Wanted, WorkingTree};
+use crate::store::{HeldPlan, Scope, TenantState};
+
+use super::apply::Applied;
+use super::desired::{Owner, Reading, Sources, Workspace};
+use super::fleet::Access;
+use super::observe::{Look, targets};
+use super::platform::PlatformStatus;
+use super::propose::Topic;
+use super::record::{Pass, Written};
+use super::timeline::Timeline;
+use super::{Engine, EngineError, blocking, decide, mirrors, windows};
+
+/// How often a pass is planned anew at once because a target was not what a step expected.
+const MOST_REPLANS: usize = 3;
+
+/// How wide a look is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Why; told in the timeline and never acted on.
+    pub trigger: Trigger,
+    pub width: Width,
+}
+
+/// How much of a tenant is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// Everything, inside each object.
+    Deep,
+    /// Everything, as shared catalogs show it; what was touched, deep.
+    Shallow,
+    /// What changed since the last pass, if that is known; else everything, deep.
+    Changed,
+}
+
+/// What became of a look at one tenant.
+#[derive(Debug)]
+pub struct Report {
+    pub tenant: String,
+    pub execution: i64,
+    pub outcome: ExecutionOutcome,
+    pub plan: Plan,
+    pub desired: Arc<DesiredState>,
+    /// What steps failed, with the reason.
+    pub failed: BTreeMap<ResourceKey, (Reason, String)>,
+    /// How many steps were done.
+    pub done: usize,
+    /// Something did not work that may work later without a new commit.
+    pub wants_retry: bool,
+    /// Texts of files with findings.
+    pub sources: Sources,
+}
+
+/// What is to be planned without doing it.
+#[derive(Clone, Debug)]
+pub enum PreviewSource {
+    /// The head of the tenant's branch.
+    Head,
+    /// Another branch of its repository.
+    Branch(String),
+    /// A folder: a working copy of its repository.
+    Folder(PathBuf),
+}
+
+/// A plan that nobody has applied.
+#[derive(Debug)]
+pub struct Preview {
+    pub plan: Plan,
+    pub desired: Arc<DesiredState>,
+    pub sources: Sources,
+}
+
+/// A tenant's repository as one advertisement showed it.
+struct Source {
+    mirror: Arc<Mirror>,
+    refs: Refs,
+    head: ObjectHex,
+}
+
+/// What the store knows of a tenant.
+struct Memory {
+    state: Option<TenantState>,
+    inventory: Inventory,
+    proposals: BTreeMap<ResourceKey, Proposal>,
+    statuses: BTreeMap<ResourceKey, ResourceStatus>,
+    held: Vec<HeldPlan>,
+    approvals: Vec<crate::model::Approval>,
+    identities: BTreeMap<String, crate::model::ProviderIdentity>,
+    documents: BTreeMap<ResourceKey, serde_json::Value>,
+}
+
+/// A plan, and what it stands on.
+struct Planned {
+    live: Observations,
+    decisions: Decisions,
+    plan: Plan,
+}
+
+/// One pass, done.
+struct Passed {
+    plan: Plan,
+    desired: Arc<DesiredState>,
+    applied: Applied,
+    commit: ObjectHex,
+    sources: Sources,
+}
+
+impl Engine {
+    /// Looks at one tenant and makes live what git says.
+    ///
+    /// # Errors
+    /// When its repository or the store cannot be used; nothing was applied then. What single resources lack is in
+    /// the report.
+    pub async fn reconcile(&self, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> Result<Report, EngineError> {
+        let spec = tenant_of(in_force, tenant)?;
+        let workspace = self.workspace(tenant);
+        let mut workspace = workspace.lock().await;
+        let mut timeline =
+            Timeline::open(self.store.as_ref(), &self.listener, self.clock.as_ref(), tenant, ask.trigger).await?;
+        let mut ask = ask;
+        let mut replans = 0;
+        let passed = loop {
+            let passed = self.pass(in_force, tenant, spec, ask, &mut workspace, &mut timeline).await;
+            match passed {
+                Ok(passed) if passed.applied.has_conflict() && replans < MOST_REPLANS => {
+                    replans += 1;
+                    // What changed under the plan may be anything.
+                    ask = Ask { width: Width::Deep, ..ask };
+                }
+                other => break other,
+            }
+        };
+        let execution = timeline.execution();
+        let passed = match passed {
+            Ok(passed) => passed,
+            Err(error) => {
+                workspace.forget();
+                timeline.note(EventKind::SourceFailed { reason: error.reason(), message: chain(&error) });
+                self.remember_failure(tenant, spec, &error).await?;
+                timeline.finish(ExecutionOutcome::Failed, None, None, Summary::default()).await?;
+                return Err(error);
+            }
+        };
+        let Passed { plan, desired, applied, commit, sources } = passed;
+        let outcome = outcome_of(&plan, &desired, &applied);
+        let summary = plan.summary();
+        timeline.finish(outcome, Some(&commit), Some(&plan.id), summary).await?;
+        Ok(Report {
+            tenant: tenant.to_owned(),
+            execution,
+            outcome,
+            wants_retry: applied.wants_retry() || !plan.unknown.is_empty() || waits_for_time(&plan),
+            done: applied.done.len(),
+            failed: applied.failed.into_iter().map(|(key, e)| (key, (e.reason(), e.to_string()))).collect(),
+            plan,
+            desired,
+            sources,
+        })
+    }
+
+    /// Plans for one tenant and does nothing. Uses the credentials for reading where there are any.
+    ///
+    /// # Errors
+    /// When its repository, or the folder, cannot be read.
+    pub async fn preview(
+        &self,
+        in_force: &PlatformStatus,
+        tenant: &str,
+        source: &PreviewSource,
+    ) -> Result<Preview, EngineError> {
+        let spec = tenant_of(in_force, tenant)?;
+        let mut workspace = Workspace::default();
+        let memory = self.recall(tenant).await?;
+        let owner = owner_of(in_force, tenant, spec, &memory.documents);
+        let (reading, mut decisions) = match source {
+            PreviewSource::Folder(folder) => {
+                let (folder, path) = (folder.clone(), spec.repository.path.clone());
+                let failed = |source| EngineError::Source { what: "the folder".to_owned(), source };
+                let working =
+                    blocking(move || WorkingTree::new(folder).read(&path, Wanted::Manifests)).await?.map_err(failed)?;
+                (Workspace::read_working(&self.validator, owner, working), decide::decisions(&memory.proposals))
+            }
+            PreviewSource::Head => self.preview_branch(in_force, tenant, spec, None, &memory, &mut workspace).await?,
+            PreviewSource::Branch(branch) => {
+                self.preview_branch(in_force, tenant, spec, Some(branch), &memory, &mut workspace).await?
+            }
+        };
+        decisions.drift = spec.drift;
+        decisions.closed_windows =
+            windows::closed(&in_force.platform.spec.windows, &spec.environments, self.clock.now());
+        let ground = Ground { in_force, spec, memory: &memory, access: Access::Read, depth: Depth::Deep };
+        let Planned { plan, .. } = self.plan(ground, &reading.desired, &PlanScope::Full, None, decisions).await;
+        let sources = sources_of(&workspace, &reading.desired);
+        Ok(Preview { plan, desired: reading.desired, sources })
+    }
+
+    async fn preview_branch(
+        &self,
+        in_force: &PlatformStatus,
+        tenant: &str,
+        spec: &TenantSpec,
+        branch: Option<&str>,
+        memory: &Memory,
+        workspace: &mut Workspace,
+    ) -> Result<(Reading, Decisions), EngineError> {
+        let branch_of_tenant = &spec.repository.branch;
+        let source = self.read_source(in_force, tenant, spec, branch.unwrap_or(branch_of_tenant)).await?;
+        let owner = owner_of(in_force, tenant, spec, &memory.documents);
+        let reading = self.read_tree(owner, &source, workspace).await?;
+        let mut proposals = memory.proposals.clone();
+        if branch.is_none() {
+            let url = &spec.repository.url;
+            let read =
+                decide::read_proposals(&proposals, &source.refs, url, spec.on_close, &reading.desired, &source.mirror)
+                    .map_err(|source| unreadable(tenant, source))?;
+            proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
+        }
+        let mut decisions = decide::decisions(&proposals);
+        decisions.approvals = self.approvals(tenant, &source, memory).await?;
+        decisions.prune_holds = prune_holds(spec, memory, &source, &reading)?;
+        Ok((reading, decisions))
+    }
+
+    /// One pass through the sentence.
+    async fn pass(
+        &self,
+        in_force: &PlatformStatus,
+        tenant: &str,
+        spec: &TenantSpec,
+        ask: Ask,
+        workspace: &mut Workspace,
+        timeline: &mut Timeline<'_>,
+    ) -> Result<Passed, EngineError> {
+        // source
+        let source = self.read_source(in_force, tenant, spec, &spec.repository.branch).await?;
+        let mut memory = self.recall(tenant).await?;
+        let documents = std::mem::take(&mut memory.documents);
+        let owner = owner_of(in_force, tenant, spec, &documents);
+
+        // manifest, validate
+        let reading = self.read_tree(owner, &source, workspace).await?;
+        let desired = Arc::clone(&reading.desired);
+        note_reading(timeline, &source, &reading);
+
+        // what people decided
+        self.read_decisions(tenant, spec, &source, &desired, &mut memory, timeline).await?;
+        let mut decisions = decide::decisions(&memory.proposals);
+        decisions.drift = spec.drift;
+        decisions.approvals = self.approvals(tenant, &source, &memory).await?;
+        decisions.prune_holds = prune_holds(spec, &memory, &source, &reading)?;
+        decisions.closed_windows =
+            windows::closed(&in_force.platform.spec.windows, &spec.environments, self.clock.now());
+        self.remember_source(tenant, spec, &memory, &decisions, &desired).await?;
+
+        // observe, plan, gate
+        let scope = scope_of(ask, &reading, &desired, &memory);
+        let depth = match ask.width {
+            Width::Shallow => Depth::Shallow,
+            Width::Deep | Width::Changed => Depth::Deep,
+        };
+        let ground = Ground { in_force, spec, memory: &memory, access: Access::Write, depth };
+        let planned = self.plan(ground, &desired, &scope, reading.touched.as_ref(), decisions).await;
+        let Planned { live, decisions, plan } = planned;
+        note_plan(timeline, &plan);
+        timeline.flush().await?;
+
+        // apply, observe
+        let platform = &in_force.platform;
+        let applied = self.apply(platform, &plan, spec.max_concurrency, timeline).await;
+        self.remark(platform, &plan.settles, spec.max_concurrency).await;
+        timeline.flush().await?;
+        let after = self.read_back(ground, &desired, &applied).await;
+
+        // record
+        let pass = Pass {
+            platform,
+            branch: &spec.repository.branch,
+            desired: &desired,
+            prior: &memory.inventory,
+            plan: &plan,
+            applied: &applied,
+            before: &live,
+            after: &after,
+            statuses: &memory.statuses,
+        };
+        let Written { recorded } = self.record(&pass).await?;
+        for (key, reason) in recorded {
+            timeline.note_of(&key, EventKind::Recorded { reason });
+        }
+        self.remember_pass(tenant, spec, &memory, &source, &plan, &decisions, &desired).await?;
+
+        // propose
+        let mut seen = live.objects;
+        seen.extend(after.objects);
+        let forge = mirrors::forge_of(spec, Arc::clone(&source.mirror));
+        let topic = Topic {
+            owner,
+            mirror: &source.mirror,
+            forge: forge.as_ref(),
+            url: &spec.repository.url,
+            refs: &source.refs,
+            head: &source.head,
+            desired: &desired,
+            plan: &plan,
+            applied: &applied,
+            seen: &seen,
+        };
+        self.propose(&topic, &memory.proposals, workspace, timeline).await?;
+        let sources = sources_of(workspace, &desired);
+        Ok(Passed { plan, desired, applied, commit: source.head, sources })
+    }
+
+    /// One advertisement, and the objects it names (R14).
+    async fn read_source(
+        &self,
+        in_force: &PlatformStatus,
+        tenant: &str,
+        spec: &TenantSpec,
+        branch: &str,
+    ) -> Result<Source, EngineError> {
+        let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec)?;
+        let (reader, wanted) = (Arc::clone(&mirror), branch.to_owned());
+        let refs = blocking(move || reader.fetch(&wanted)).await?.map_err(|source| unreadable(tenant, source))?;
+        let Some(head) = refs.head.clone() else {
+            let message = format!(
+                "the repository of tenant {tenant} has no branch {branch}; nothing is changed until it is there again"
+            );
+            return Err(EngineError::BranchGone(message));
+        };
+        Ok(Source { mirror, refs, head })
+    }
+
+    async fn read_tree(
+        &self,
+        owner: Owner<'_>,
+        source: &Source,
+        workspace: &mut Workspace,
+    ) -> Result<Reading, EngineError> {
+        let (mirror, head) = (Arc::clone(&source.mirror), source.head.clone());
+        let path = owner.tenant.repository.path.clone();
+        let tree = blocking(move || mirror.tree(&head, &path, Wanted::Manifests))
+            .await?
+            .map_err(|error| unreadable(owner.name, error))?;
+        tokio::task::block_in_place(|| {
+            workspace.read_commit(&self.validator, owner, &source.mirror, &source.head, tree)
+        })
+        .map_err(|error| unreadable(owner.name, error))
+    }
+
+    async fn recall(&self, tenant: &str) -> Result<Memory, EngineError> {
+        let mut platform = self.store.read(Scope::Platform).await?;
+        let identities = platform.identities().await?;
+        drop(platform);
+        let mut tx = self.store.read(Scope::Tenant(tenant.to_owned())).await?;
+        let inventory = tx.inventory().await?;
+        Ok(Memory {
+            state: tx.tenants().await?.remove(tenant),
+            proposals: tx.proposals().await?,
+            statuses: tx.statuses().await?,
+            held: tx.held_plans(tenant).await?,
+            approvals: tx.approvals(tenant).await?,
+            identities,
+            documents: inventory
+                .live()
+                .filter(|record| !record.document.is_null())
+                .map(|record| (record.key.clone(), record.document.clone()))
+                .collect(),
+            inventory,
+        })
+    }
+
+    /// Brings the proposals to where the refs say they are, and remembers that before anything is done about it.
+    async fn read_decisions(
+        &self,
+        tenant: &str,
+        spec: &TenantSpec,
+        source: &Source,
+        desired: &DesiredState,
+        memory: &mut Memory,
+        timeline: &mut Timeline<'_>,
+    ) -> Result<(), EngineError> {
+        let url = &spec.repository.url;
+        let read = decide::read_proposals(&memory.proposals, &source.refs, url, spec.on_close, desired, &source.mirror)
+            .map_err(|source| unreadable(tenant, source))?;
+        if read.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
+        for proposal in read {
+            let proposal = Proposal { updated_at: self.clock.now(), ..proposal };
+            let (branch, status) = (proposal.branch.clone(), proposal.status);
+            let message = proposal.message.clone();
+            timeline.note_of(&proposal.key, EventKind::ProposalDecided { branch, status, message });
+            tx.put_proposal(&proposal).await?;
+            memory.proposals.insert(proposal.key.clone(), proposal);
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Approvals that are remembered, and those in the commits since the last pass.
+    async fn approvals(
+        &self,
+        tenant: &str,
+        source: &Source,
+        memory: &Memory,
+    ) -> Result<Vec<crate::model::Approval>, EngineError> {
+        let from = memory.state.as_ref().and_then(|state| state.applied.clone());
+        let mut approvals = memory.approvals.clone();
+        if from.as_ref() != Some(&source.head) {
+            let (mirror, head) = (Arc::clone(&source.mirror), source.head.clone());
+            let commits = blocking(move || mirror.commits_between(from.as_deref(), &head))
+                .await?
+                .map_err(|source| unreadable(tenant, source))?;
+            approvals.extend(decide::approvals(&commits, &memory.held));
+        }
+        Ok(approvals)
+    }
+
+    async fn plan(
+        &self,
+        ground: Ground<'_>,
+        desired: &DesiredState,
+        scope: &PlanScope,
+        touched: Option<&BTreeSet<ResourceKey>>,
+        decisions: Decisions,
+    ) -> Planned {
+        let Ground { in_force, spec, memory, access, depth } = ground;
+        let platform = &in_force.platform;
+        let prior = &memory.inventory;
+        let keys: BTreeSet<&ResourceKey> = match scope {
+            PlanScope::Full => desired.resources.keys().chain(prior.live().map(|record| &record.key)).collect(),
+            PlanScope::Keys(keys) => keys.iter().collect(),
+        };
+        // What was touched is looked at deep; so is everything when nobody knows what was touched.
+        let is_deep = |key: &ResourceKey| depth == Depth::Deep || touched.is_none_or(|touched| touched.contains(key));
+        let (deep, shallow): (Vec<&ResourceKey>, Vec<&ResourceKey>) = keys.into_iter().partition(|key| is_deep(key));
+        let mut live = Observations::default();
+        for (depth, keys) in [(Depth::Deep, deep), (Depth::Shallow, shallow)] {
+            if !keys.is_empty() {
+                let look = Look { platform, access, depth, known: &memory.identities };
+                let seen = self.observe(&look, targets(platform, desired, prior, &mut keys.into_iter())).await;
+                live.objects.extend(seen.objects);
+                live.identities.extend(seen.identities);
+            }
+        }
+        if *scope == PlanScope::Full {
+            let look = Look { platform, access, depth, known: &memory.identities };
+            let providers: BTreeSet<String> =
+                spec.providers.iter().cloned().chain(prior.live().map(|record| record.provider.clone())).collect();
+            let spoken_of = |key: &ResourceKey| {
+                desired.resources.contains_key(key)
+                    || desired.rejected.contains_key(key)
+                    || prior.records.contains_key(key)
+            };
+            // While something cannot be read, its object is no orphan.
+            if desired.unreadable.is_empty() {
+                live.strays = self.strays(&look, &desired.tenant, &providers, &spoken_of).await;
+            }
+        }
+        let terms = Terms { platform, tenant: spec };
+        let plan = tokio::task::block_in_place(|| plan::plan(desired, &live, prior, &decisions, terms, scope));
+        Planned { live, decisions, plan }
+    }
+
+    async fn read_back(&self, ground: Ground<'_>, desired: &DesiredState, applied: &Applied) -> Observations {
+        if applied.done.is_empty() {
+            return Observations::default();
+        }
+        let Ground { in_force, memory, access, .. } = ground;
+        let look = Look { platform: &in_force.platform, access, depth: Depth::Deep, known: &memory.identities };
+        let mut keys = applied.done.iter().filter(|key| desired.resources.contains_key(*key));
+        self.observe(&look, targets(&in_force.platform, desired, &memory.inventory, &mut keys)).await
+    }
+
+    /// What must be known before anything is applied: approvals, since the commits they stand in are read once, and
+    /// why deletions are held, since the source that says so is looked at once.
+    async fn remember_source(
+        &self,
+        tenant: &str,
+        spec: &TenantSpec,
+        memory: &Memory,
+        decisions: &Decisions,
+        desired: &DesiredState,
+    ) -> Result<(), EngineError> {
+        let fresh: Vec<_> =
+            decisions.approvals.iter().filter(|approval| !memory.approvals.contains(approval)).collect();
+        let hold = sticky_hold(decisions);
+        let known_hold = memory.state.as_ref().and_then(|state| state.hold);
+        if fresh.is_empty() && hold == known_hold {
+            return Ok(());
+        }
+        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
+        for approval in fresh {
+            tx.put_approval(tenant, approval).await?;
+        }
+        let blank = self.blank_state(tenant, spec);
+        let before = memory.state.clone().unwrap_or(blank);
+        tx.put_tenant(&TenantState { hold, findings: desired.diagnostics.clone(), ..before }).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one pass, used once")]
+    async fn remember_pass(
+        &self,
+        tenant: &str,
+        spec: &TenantSpec,
+        memory: &Memory,
+        source: &Source,
+        plan: &Plan,
+        decisions: &Decisions,
+        desired: &DesiredState,
+    ) -> Result<(), EngineError> {
+        // A hold ends when a full plan has nothing left that it holds.
+        let still_holds =
+            plan.scope != PlanScope::Full || plan.blocked.iter().any(|blocked| held_by_source(blocked.reason));
+        let state = TenantState {
+            applied: Some(source.head.clone()),
+            head: Some(source.head.clone()),
+            hold: sticky_hold(decisions).filter(|_| still_holds),
+            findings: desired.diagnostics.clone(),
+            ..self.blank_state(tenant, spec)
+        };
+        let same = memory
+            .state
+            .as_ref()
+            .is_some_and(|before| TenantState { updated_at: state.updated_at, ..before.clone() } == state);
+        if !same {
+            let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
+            tx.put_tenant(&state).await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn remember_failure(&self, tenant: &str, spec: &TenantSpec, error: &EngineError) -> Result<(), EngineError> {
+        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
+        let before = tx.tenants().await?.remove(tenant).unwrap_or(self.blank_state(tenant, spec));
+        tx.put_tenant(&TenantState { error: chain(error), updated_at: self.clock.now(), ..before }).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    fn blank_state(&self, tenant: &str, spec: &TenantSpec) -> TenantState {
+        TenantState {
+            tenant: tenant.to_owned(),
+            url: spec.repository.url.clone(),
+            branch: spec.repository.branch.clone(),
+            path: spec.repository.path.clone(),
+            applied: None,
+            head: None,
+            hold: None,
+            removed: false,
+            error: String::new(),
+            findings: Vec::new(),
+            updated_at: self.clock.now(),
+        }
+    }
+}
+
+/// What a plan of one tenant stands on.
+#[derive(Clone, Copy)]
+struct Ground<'a> {
+    in_force: &'a PlatformStatus,
+    spec: &'a TenantSpec,
+    memory: &'a Memory,
+    access: Access,
+    depth: Depth,
+}
+
+fn tenant_of<'a>(in_force: &'a PlatformStatus, tenant: &str) -> Result<&'a TenantSpec, EngineError> {
+    in_force.platform.tenants.get(tenant).ok_or_else(|| EngineError::NoTenant(tenant.to_owned()))
+}
+
+fn owner_of<'a>(
+    in_force: &'a PlatformStatus,
+    name: &'a str,
+    tenant: &'a TenantSpec,
+    previous: &'a BTreeMap<ResourceKey, serde_json::Value>,
+) -> Owner<'a> {
+    Owner { platform: &in_force.platform, policies: &in_force.policies, name, tenant, previous }
+}
+
+fn unreadable(tenant: &str, source: crate::source::SourceError) -> EngineError {
+    EngineError::Source { what: format!("the repository of tenant {tenant}"), source }
+}
+
+/// An error and its causes, as one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Why all deletions are held (R9).
+fn prune_holds(
+    spec: &TenantSpec,
+    memory: &Memory,
+    source: &Source,
+    reading: &Reading,
+) -> Result<Vec<(Reason, String)>, EngineError> {
+    let mut holds = Vec::new();
+    if reading.files == 0 && memory.inventory.live().next().is_some() {
+        holds.push((Reason::EmptyTree, "the tree holds no manifest at all".to_owned()));
+    }
+    let Some(state) = &memory.state else { return Ok(holds) };
+    let repository = &spec.repository;
+    let moved = state.url != repository.url || state.branch != repository.branch || state.path != repository.path;
+    let rewritten = match &state.head {
+        Some(before) if !moved => {
+            !source.mirror.contains(before, &source.head).map_err(|error| unreadable(&state.tenant, error))?
+        }
+        Some(_) | None => false,
+    };
+    let reason = if moved {
+        Some(Reason::SourceChanged)
+    } else if rewritten {
+        Some(Reason::HistoryRewritten)
+    } else {
+        state.hold
+    };
+    holds.extend(reason.map(|reason| (reason, hold_message(reason))));
+    Ok(holds)
+}
+
+fn hold_message(reason: Reason) -> String {
+    match reason {
+        Reason::SourceChanged => "the tenant's repository, branch or path changed".to_owned(),
+        Reason::HistoryRewritten => {
+            "the branch was rewritten: its head does not descend from the one before".to_owned()
+        }
+        other => other.explain().trim().trim_end_matches('.').to_lowercase(),
+    }
+}
+
+/// The hold that outlives the pass that saw it; an empty tree is seen again each time.
+fn sticky_hold(decisions: &Decisions) -> Option<Reason> {
+    decisions.prune_holds.iter().map(|(reason, _)| *reason).find(|reason| *reason != Reason::EmptyTree)
+}
+
+fn held_by_source(reason: Reason) -> bool {
+    matches!(reason, Reason::SourceChanged | Reason::HistoryRewritten | Reason::UnreadableManifest)
+}
+
+/// How much is planned. Removals, and everything nobody can tell apart, ask for all of it.
+fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory) -> PlanScope {
+    let (Width::Changed, Some(touched)) = (ask.width, &reading.touched) else { return PlanScope::Full };
+    let removed = touched.iter().any(|key| !desired.resources.contains_key(key) && !desired.rejected.contains_key(key));
+    if removed {
+        return PlanScope::Full;
+    }
+    let mut keys = touched.clone();
+    keys.extend(
+        desired
+            .resources
+            .values()
+            .filter(|resource| resource.depends_on.iter().any(|dependency| touched.contains(dependency)))
+            .map(|resource| resource.key.clone()),
+    );
+    // Conversations, and what did not work last time.
+    keys.extend(memory.proposals.keys().cloned());
+    keys.extend(
+        memory
+            .statuses
+            .values()
+            .filter(|status| {
+                let ready = status.condition(crate::model::ConditionType::Ready);
+                ready.is_none_or(|ready| ready.status != crate::model::ConditionStatus::True)
+            })
+            .map(|status| status.key.clone()),
+    );
+    // A removal that is held needs the full plan's id.
+    if keys.iter().any(|key| !desired.resources.contains_key(key) && !desired.rejected.contains_key(key)) {
+        return PlanScope::Full;
+    }
+    PlanScope::Keys(keys)
+}
+
+fn outcome_of(plan: &Plan, desired: &DesiredState, applied: &Applied) -> ExecutionOutcome {
+    let asks = plan.drift.iter().any(|drift| !drift.silenced && drift.mode == crate::model::DriftMode::Propose);
+    if !applied.failed.is_empty() {
+        ExecutionOutcome::Failed
+    } else if asks
+        || !plan.blocked.is_empty()
+        || !plan.unknown.is_empty()
+        || desired.diagnostics.iter().any(crate::model::Diagnostic::is_error)
+    {
+        ExecutionOutcome::Blocked
+    } else {
+        ExecutionOutcome::InSync
+    }
+}
+
+/// Whether something will pass the gate without anybody doing anything.
+fn waits_for_time(plan: &Plan) -> bool {
+    plan.blocked.iter().any(|blocked| blocked.reason == Reason::WindowClosed)
+}
+
+/// The texts of the files that findings speak of.
+fn sources_of(workspace: &Workspace, desired: &DesiredState) -> Sources {
+    desired
+        .diagnostics
+        .iter()
+        .flat_map(|finding| std::iter::once(&finding.file).chain(finding.related.iter().map(|related| &related.file)))
+        .filter_map(|file| workspace.text(file).map(|text| (file.clone(), text)))
+        .collect()
+}
+
+fn note_reading(timeline: &mut Timeline<'_>, source: &Source, reading: &Reading) {
+    timeline.note(EventKind::SourceRead {
+        commit: source.head.clone(),
+        files: reading.files,
+        changed: reading.changed,
+    });
+    for finding in reading.desired.diagnostics.iter().filter(|finding| finding.is_error()) {
+        timeline.note(EventKind::Invalid {
+            code: finding.code.to_string(),
+            message: finding.message.clone(),
+            file: finding.file.clone(),
+            line: finding.span.map(|span| span.line),
+        });
+    }
+}
+
+fn note_plan(timeline: &mut Timeline<'_>, plan: &Plan) {
+    timeline.note(EventKind::Planned {
+        plan: plan.id.clone(),
+        summary: plan.summary(),
+        blocked: plan.blocked.len(),
+        drifted: plan.drift.len(),
+    });
+    for drift in &plan.drift {
+        let (reason, message) = (super::status::drift_reason(drift), super::propose::sentence(drift));
+        timeline.note_of(&drift.key, EventKind::DriftFound { reason, message });
+    }
+    for blocked in &plan.blocked {
+        timeline.note_of(&blocked.key, EventKind::Blocked { reason: blocked.reason, message: blocked.message.clone() });
+    }
+    for (key, unknown) in &plan.unknown {
+        timeline.note_of(key, EventKind::Unknown { reason: unknown.reason, message: unknown.message.clone() });
+    }
+    for (key, reason, message) in &plan.warnings {
+        timeline.note_of(key, EventKind::Warning { reason: *reason, message: message.clone() });
+    }
+}

@@ -1,0 +1,275 @@
+//! Writes down what a pass did: records, statuses, strays, held plans. One transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{
+    Action, ApprovalKind, DesiredState, Fields, Inventory, Live, Observation, Observations, Plan, PlanScope, Platform,
+    ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Settle, Step, revision,
+};
+use crate::plan::{Place, object_name, record_after};
+use crate::store::{HeldPlan, Scope, StoreError, Tx};
+
+use super::Engine;
+use super::apply::Applied;
+use super::status::{self, Verdict};
+
+/// All that one pass knows when it is to be written down.
+pub(super) struct Pass<'a> {
+    pub platform: &'a Platform,
+    pub branch: &'a str,
+    pub desired: &'a DesiredState,
+    pub prior: &'a Inventory,
+    pub plan: &'a Plan,
+    pub applied: &'a Applied,
+    /// What was seen before the apply.
+    pub before: &'a Observations,
+    /// What was read back of the objects that steps touched.
+    pub after: &'a Observations,
+    pub statuses: &'a BTreeMap<ResourceKey, ResourceStatus>,
+}
+
+/// What was written, for the timeline.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub recorded: Vec<(ResourceKey, Reason)>,
+}
+
+impl Engine {
+    /// Records a pass.
+    pub(super) async fn record(&self, pass: &Pass<'_>) -> Result<Written, StoreError> {
+        let mut tx = self.store.begin(Scope::Tenant(pass.desired.tenant.clone())).await?;
+        let mut written = Written::default();
+        self.record_objects(pass, tx.as_mut(), &mut written).await?;
+        self.record_statuses(pass, tx.as_mut()).await?;
+        if pass.plan.scope == PlanScope::Full {
+            tx.put_strays(&pass.desired.tenant, &pass.before.strays).await?;
+        }
+        record_holds(pass, tx.as_mut()).await?;
+        tx.commit().await?;
+        self.record_identities(pass).await?;
+        Ok(written)
+    }
+
+    async fn record_objects(&self, pass: &Pass<'_>, tx: &mut dyn Tx, written: &mut Written) -> Result<(), StoreError> {
+        for step in pass.plan.steps.iter().filter(|step| pass.applied.done.contains(&step.key)) {
+            let reason = match step.action {
+                Action::Delete => {
+                    tx.forget(&step.key).await?;
+                    tx.remove_secrets(&step.key).await?;
+                    Reason::Deleted
+                }
+                Action::Adopt => self.record_object(pass, tx, &step.key, pass.after, Reason::Adopted).await?,
+                Action::Create | Action::Update | Action::Replace => {
+                    self.record_object(pass, tx, &step.key, pass.after, Reason::Applied).await?
+                }
+            };
+            written.recorded.push((step.key.clone(), reason));
+        }
+        for settle in &pass.plan.settles {
+            let reason = match settle {
+                Settle::Record { key, reason, .. } => self.record_object(pass, tx, key, pass.before, *reason).await?,
+                Settle::Forget { key, reason: Reason::Retained } => {
+                    if let Some(record) = pass.prior.get(key) {
+                        tx.put_record(&Record { retained: true, updated_at: self.clock.now(), ..record.clone() })
+                            .await?;
+                    }
+                    Reason::Retained
+                }
+                Settle::Forget { key, reason } => {
+                    tx.forget(key).await?;
+                    *reason
+                }
+            };
+            written.recorded.push((settle.key().clone(), reason));
+        }
+        Ok(())
+    }
+
+    async fn record_object(
+        &self,
+        pass: &Pass<'_>,
+        tx: &mut dyn Tx,
+        key: &ResourceKey,
+        seen: &Observations,
+        reason: Reason,
+    ) -> Result<Reason, StoreError> {
+        let Some(resource) = pass.desired.resources.get(key) else { return Ok(reason) };
+        // What cannot be read back is not recorded; the next pass finds it by its mark.
+        let Some(Observation::Present(live)) = seen.objects.get(key) else { return Ok(Reason::NotObserved) };
+        let unknown = ProviderIdentity(String::new());
+        let identity = identity_of(pass, &resource.provider).unwrap_or(&unknown);
+        let name = object_name(pass.platform, key, &resource.provider);
+        let place = Place { identity, object_name: &name, commit: pass.desired.commit.as_ref() };
+        let held = pass.plan.held.get(key).cloned().unwrap_or_default();
+        tx.put_record(&record_after(resource, live, pass.prior.get(key), &held, place, self.clock.now())).await?;
+        Ok(reason)
+    }
+
+    async fn record_statuses(&self, pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError> {
+        let verdicts = status::verdicts(pass.plan, pass.applied, keys_in_scope(pass));
+        let gone: BTreeSet<&ResourceKey> = pass
+            .plan
+            .settles
+            .iter()
+            .filter_map(|settle| match settle {
+                Settle::Forget { key, .. } => Some(key),
+                Settle::Record { .. } => None,
+            })
+            .chain(deleted(pass.plan, pass.applied))
+            .collect();
+        for (key, verdict) in verdicts.iter().filter(|(key, _)| !gone.contains(key)) {
+            let before = pass.statuses.get(key);
+            let status = self.status(pass, key, verdict, before);
+            let same = before
+                .is_some_and(|before| ResourceStatus { updated_at: status.updated_at, ..before.clone() } == status);
+            if !same {
+                tx.put_status(&status).await?;
+            }
+        }
+        for key in gone {
+            tx.remove_status(key).await?;
+        }
+        // Statuses of keys that neither git nor the inventory speaks of any more.
+        if pass.plan.scope == PlanScope::Full {
+            for key in pass.statuses.keys().filter(|key| !verdicts.contains_key(*key)) {
+                tx.remove_status(key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn status(
+        &self,
+        pass: &Pass<'_>,
+        key: &ResourceKey,
+        verdict: &Verdict,
+        before: Option<&ResourceStatus>,
+    ) -> ResourceStatus {
+        let at = self.clock.now();
+        let resource = pass.desired.resources.get(key);
+        let record = pass.prior.get(key);
+        let provider = resource.map(|r| r.provider.clone()).or(record.map(|r| r.provider.clone())).unwrap_or_default();
+        let seen = pass.after.objects.get(key).or_else(|| pass.before.objects.get(key));
+        let live: Option<&Live> = match seen {
+            Some(Observation::Present(live)) => Some(live),
+            Some(Observation::Absent { .. } | Observation::Unknown(_)) | None => None,
+        };
+        let unseen = matches!(seen, Some(Observation::Unknown(_)) | None);
+        let desired = resource.map(|r| r.fields.clone()).or(record.map(|r| r.applied.clone())).unwrap_or_default();
+        ResourceStatus {
+            key: key.clone(),
+            revision: pass.desired.commit.as_ref().map(|commit| revision(pass.branch, commit)).unwrap_or_default(),
+            object_name: record
+                .map(|r| r.object_name.clone())
+                .unwrap_or_else(|| object_name(pass.platform, key, &provider)),
+            provider,
+            conditions: status::conditions(verdict, before, at),
+            live: match live {
+                Some(live) => shown(&desired, live, before),
+                // The last that was seen, while nothing can be seen.
+                None if unseen => before.map(|before| before.live.clone()).unwrap_or_default(),
+                None => Fields::new(),
+            },
+            outputs: match live {
+                Some(live) => live.outputs.clone(),
+                None => before.map(|before| before.outputs.clone()).unwrap_or_default(),
+            },
+            desired,
+            file: resource.map(|r| r.origin.file.clone()).or(record.map(|r| r.file.clone())).unwrap_or_default(),
+            updated_at: at,
+        }
+    }
+
+    /// The identity of a server is remembered once something of ours is recorded on it (R11).
+    async fn record_identities(&self, pass: &Pass<'_>) -> Result<(), StoreError> {
+        let used: BTreeSet<&String> = pass.desired.resources.values().map(|resource| &resource.provider).collect();
+        let mut tx = self.store.begin(Scope::Platform).await?;
+        let known = tx.identities().await?;
+        for provider in used {
+            if let Some(identity) = identity_of(pass, provider)
+                && known.get(provider) != Some(identity)
+            {
+                tx.put_identity(provider, identity).await?;
+            }
+        }
+        tx.commit().await
+    }
+}
+
+/// Live values of the fields that git sets; those a shallow look left out stay as they were seen last.
+fn shown(desired: &Fields, live: &Live, before: Option<&ResourceStatus>) -> Fields {
+    desired
+        .iter()
+        .filter_map(|(path, _)| {
+            let value = match live.unknown_at(path) {
+                Some(_) => before.and_then(|before| before.live.0.get(path)),
+                None => live.fields.0.get(path),
+            };
+            value.map(|value| (path.clone(), value.clone()))
+        })
+        .collect()
+}
+
+fn identity_of<'a>(pass: &Pass<'a>, provider: &str) -> Option<&'a ProviderIdentity> {
+    pass.after.identities.get(provider).or_else(|| pass.before.identities.get(provider))
+}
+
+fn deleted<'a>(plan: &'a Plan, applied: &'a Applied) -> impl Iterator<Item = &'a ResourceKey> {
+    plan.steps
+        .iter()
+        .filter(|step| step.action == Action::Delete && applied.done.contains(&step.key))
+        .map(|step| &step.key)
+}
+
+fn keys_in_scope<'a>(pass: &'a Pass<'_>) -> impl Iterator<Item = ResourceKey> + 'a {
+    let all =
+        pass.desired.resources.keys().chain(pass.desired.rejected.keys()).chain(pass.prior.live().map(|r| &r.key));
+    all.filter(|key| match &pass.plan.scope {
+        PlanScope::Full => true,
+        PlanScope::Keys(keys) => keys.contains(*key),
+    })
+    .cloned()
+}
+
+/// Remembers the keys of held plans, so that a trailer finds them; forgets all when nothing is held any more.
+async fn record_holds(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError> {
+    if pass.plan.scope != PlanScope::Full {
+        return Ok(());
+    }
+    let tenant = &pass.desired.tenant;
+    let mut held_any = false;
+    for kind in [ApprovalKind::Deletes, ApprovalKind::Create] {
+        let keys: BTreeSet<ResourceKey> = pass
+            .plan
+            .blocked
+            .iter()
+            .filter(|blocked| waits_for_approval(blocked.reason, kind))
+            .filter_map(|blocked| blocked.step.as_ref())
+            .map(|step: &Step| step.key.clone())
+            .collect();
+        if !keys.is_empty() {
+            held_any = true;
+            tx.put_held_plan(tenant, &HeldPlan { id: pass.plan.id.clone(), kind, keys }).await?;
+        }
+    }
+    let unfinished =
+        !pass.applied.failed.is_empty() || !pass.applied.skipped.is_empty() || !pass.plan.unknown.is_empty();
+    if !held_any && !unfinished {
+        tx.clear_approvals(tenant).await?;
+    }
+    Ok(())
+}
+
+fn waits_for_approval(reason: Reason, kind: ApprovalKind) -> bool {
+    match kind {
+        ApprovalKind::Deletes => matches!(
+            reason,
+            Reason::DeletionsHeld
+                | Reason::Orphaned
+                | Reason::EmptyTree
+                | Reason::SourceChanged
+                | Reason::HistoryRewritten
+        ),
+        ApprovalKind::Create => matches!(reason, Reason::DataMissing | Reason::PossibleRename),
+    }
+}

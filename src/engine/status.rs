@@ -1,0 +1,143 @@
+//! Conditions: what is said of each resource after a pass. Derived from the plan and what became of it.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use crate::managers::ManagerError;
+use crate::model::{Condition, ConditionStatus, ConditionType, DriftMode, Plan, Reason, ResourceKey, ResourceStatus};
+
+use super::apply::Applied;
+
+/// What one resource's conditions are made of; the worst news wins.
+#[derive(Clone, Debug)]
+pub(super) struct Verdict {
+    pub ready: ConditionStatus,
+    pub reason: Reason,
+    pub message: String,
+    /// It will be tried again without a person.
+    pub reconciling: bool,
+    /// It needs a person.
+    pub stalled: bool,
+    pub drifted: Option<(Reason, String)>,
+}
+
+impl Verdict {
+    fn good(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            ready: ConditionStatus::True,
+            reason,
+            message: message.into(),
+            reconciling: false,
+            stalled: false,
+            drifted: None,
+        }
+    }
+
+    fn bad(reason: Reason, message: impl Into<String>) -> Self {
+        Self { ready: ConditionStatus::False, ..Self::good(reason, message) }
+    }
+}
+
+/// The verdict on every resource that the plan speaks of. Resources in scope that it does not mention are in plumb.
+pub(super) fn verdicts(
+    plan: &Plan,
+    applied: &Applied,
+    in_scope: impl Iterator<Item = ResourceKey>,
+) -> BTreeMap<ResourceKey, Verdict> {
+    let mut verdicts: BTreeMap<ResourceKey, Verdict> =
+        in_scope.map(|key| (key, Verdict::good(Reason::InPlumb, "live is what git says"))).collect();
+    for key in &applied.done {
+        verdicts.insert(key.clone(), Verdict::good(Reason::Applied, "applied"));
+    }
+    for (key, reason, message) in &plan.warnings {
+        if let Some(verdict) = verdicts.get_mut(key) {
+            *verdict = Verdict::good(*reason, message.clone());
+        }
+    }
+    for drift in &plan.drift {
+        let Some(verdict) = verdicts.get_mut(&drift.key) else { continue };
+        let (reason, message) = (drift_reason(drift), super::propose::sentence(drift));
+        let asks = drift.mode == DriftMode::Propose && !drift.silenced;
+        let reverting = drift.mode == DriftMode::Revert && applied.done.contains(&drift.key);
+        if asks {
+            *verdict = Verdict { stalled: true, ..Verdict::bad(reason, message.clone()) };
+        }
+        if !reverting {
+            verdict.drifted = Some((reason, message));
+        }
+    }
+    for (key, unknown) in &plan.unknown {
+        let verdict = Verdict {
+            ready: ConditionStatus::Unknown,
+            reconciling: true,
+            ..Verdict::bad(unknown.reason, unknown.message.clone())
+        };
+        verdicts.insert(key.clone(), verdict);
+    }
+    for blocked in &plan.blocked {
+        let drifted = verdicts.get(&blocked.key).and_then(|verdict| verdict.drifted.clone());
+        let waits = matches!(blocked.reason, Reason::DependencyNotReady | Reason::WindowClosed);
+        let verdict = Verdict {
+            stalled: !waits,
+            reconciling: waits,
+            drifted,
+            ..Verdict::bad(blocked.reason, blocked.message.clone())
+        };
+        verdicts.insert(blocked.key.clone(), verdict);
+    }
+    for (key, error) in &applied.failed {
+        let terminal = matches!(error, ManagerError::Terminal { .. });
+        let verdict =
+            Verdict { stalled: terminal, reconciling: !terminal, ..Verdict::bad(error.reason(), error.to_string()) };
+        verdicts.insert(key.clone(), verdict);
+    }
+    for (key, cause) in &applied.skipped {
+        let message = format!("it waits for {cause}, which failed");
+        let verdict = Verdict { reconciling: true, ..Verdict::bad(Reason::DependencyNotReady, message) };
+        verdicts.insert(key.clone(), verdict);
+    }
+    verdicts
+}
+
+/// The reason that says what is done about a drift.
+pub(super) fn drift_reason(drift: &crate::model::Drift) -> Reason {
+    if drift.missing {
+        Reason::DataMissing
+    } else if drift.silenced {
+        Reason::DriftIgnored
+    } else {
+        match drift.mode {
+            DriftMode::Propose if drift.fields.iter().any(|field| field.conflict) => Reason::ConflictHeld,
+            DriftMode::Propose => Reason::DriftProposed,
+            DriftMode::Revert => Reason::DriftReverted,
+            DriftMode::Observe => Reason::DriftObserved,
+        }
+    }
+}
+
+/// The four conditions of a verdict; a condition whose status did not change keeps its time.
+pub(super) fn conditions(verdict: &Verdict, before: Option<&ResourceStatus>, at: DateTime<Utc>) -> Vec<Condition> {
+    let flag = |holds: bool| if holds { ConditionStatus::True } else { ConditionStatus::False };
+    let quiet = (Reason::InPlumb, String::new());
+    let told = (verdict.reason, verdict.message.clone());
+    let parts = [
+        (ConditionType::Ready, verdict.ready, told.clone()),
+        (
+            ConditionType::Reconciling,
+            flag(verdict.reconciling),
+            if verdict.reconciling { told.clone() } else { quiet.clone() },
+        ),
+        (ConditionType::Stalled, flag(verdict.stalled), if verdict.stalled { told } else { quiet.clone() }),
+        (ConditionType::Drifted, flag(verdict.drifted.is_some()), verdict.drifted.clone().unwrap_or(quiet)),
+    ];
+    parts
+        .into_iter()
+        .map(|(condition_type, status, (reason, message))| {
+            let known = before.and_then(|before| before.condition(condition_type));
+            let last_transition_time =
+                known.filter(|known| known.status == status).map_or(at, |known| known.last_transition_time);
+            Condition { condition_type, status, reason, message, last_transition_time }
+        })
+        .collect()
+}

@@ -1,0 +1,92 @@
+//! The timeline of one execution: events are gathered and written a batch at a time.
+
+use chrono::{DateTime, Utc};
+
+use crate::model::{Event, EventKind, ExecutionOutcome, PlanId, ResourceKey, Summary, Trigger};
+use crate::store::{Scope, Store, StoreError};
+
+use super::Listener;
+
+/// One execution while it runs. Dropped unfinished it stays `Running` in the store until the next start calls it
+/// interrupted.
+pub(super) struct Timeline<'a> {
+    store: &'a dyn Store,
+    listener: &'a Listener,
+    clock: &'a dyn crate::model::Clock,
+    tenant: String,
+    execution: i64,
+    waiting: Vec<(Option<ResourceKey>, DateTime<Utc>, EventKind)>,
+}
+
+impl<'a> Timeline<'a> {
+    /// Opens an execution.
+    pub(super) async fn open(
+        store: &'a dyn Store,
+        listener: &'a Listener,
+        clock: &'a dyn crate::model::Clock,
+        tenant: &str,
+        trigger: Trigger,
+    ) -> Result<Self, StoreError> {
+        let mut tx = store.begin(Scope::Tenant(tenant.to_owned())).await?;
+        let execution = tx.start_execution(tenant, trigger, None, clock.now()).await?;
+        tx.commit().await?;
+        Ok(Self { store, listener, clock, tenant: tenant.to_owned(), execution, waiting: Vec::new() })
+    }
+
+    /// The number of the execution.
+    pub(super) fn execution(&self) -> i64 {
+        self.execution
+    }
+
+    /// Notes an event of the whole tenant.
+    pub(super) fn note(&mut self, kind: EventKind) {
+        self.push(None, kind);
+    }
+
+    /// Notes an event of one resource.
+    pub(super) fn note_of(&mut self, key: &ResourceKey, kind: EventKind) {
+        self.push(Some(key.clone()), kind);
+    }
+
+    fn push(&mut self, key: Option<ResourceKey>, kind: EventKind) {
+        let at = self.clock.now();
+        let event = Event {
+            id: 0,
+            execution: self.execution,
+            tenant: self.tenant.clone(),
+            at,
+            key: key.clone(),
+            kind: kind.clone(),
+        };
+        (self.listener)(&event);
+        self.waiting.push((key, at, kind));
+    }
+
+    /// Writes what was noted.
+    pub(super) async fn flush(&mut self) -> Result<(), StoreError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.store.begin(Scope::Tenant(self.tenant.clone())).await?;
+        for (key, at, kind) in &self.waiting {
+            tx.append_event(self.execution, &self.tenant, key.as_ref(), *at, kind).await?;
+        }
+        tx.commit().await?;
+        self.waiting.clear();
+        Ok(())
+    }
+
+    /// Ends the execution.
+    pub(super) async fn finish(
+        mut self,
+        outcome: ExecutionOutcome,
+        commit: Option<&str>,
+        plan: Option<&PlanId>,
+        summary: Summary,
+    ) -> Result<(), StoreError> {
+        self.flush().await?;
+        let mut tx = self.store.begin(Scope::Tenant(self.tenant.clone())).await?;
+        tx.finish_execution(self.execution, outcome, commit, plan, summary, self.clock.now()).await?;
+        tx.commit().await
+    }
+}

@@ -1,0 +1,119 @@
+//! One snapshot of the store, and the questions every view asks of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{Execution, Inventory, Proposal, Reason, Record, ResourceKey, ResourceStatus, Stray};
+use crate::store::{HeldPlan, HistoryFilter, PlatformState, Scope, Store, StoreError, TenantState};
+
+/// How many of the newest executions are searched for each tenant's last before tenants are asked one by one: more
+/// than a busy platform makes between two looks.
+const RECENT_EXECUTIONS: u32 = 500;
+
+/// All that the current state is shown from, read in one transaction.
+pub(super) struct Facts {
+    pub platform: Option<PlatformState>,
+    pub tenants: BTreeMap<String, TenantState>,
+    pub inventory: Inventory,
+    pub statuses: BTreeMap<ResourceKey, ResourceStatus>,
+    pub strays: BTreeMap<ResourceKey, Stray>,
+    pub proposals: BTreeMap<ResourceKey, Proposal>,
+    pub held: BTreeMap<String, Vec<HeldPlan>>,
+}
+
+impl Facts {
+    pub async fn load(store: &dyn Store, scope: Scope) -> Result<Self, StoreError> {
+        let mut tx = store.read(scope).await?;
+        let tenants = tx.tenants().await?;
+        let mut held = BTreeMap::new();
+        for name in tenants.keys() {
+            let plans = tx.held_plans(name).await?;
+            if !plans.is_empty() {
+                held.insert(name.clone(), plans);
+            }
+        }
+        Ok(Self {
+            platform: tx.platform().await?,
+            tenants,
+            inventory: tx.inventory().await?,
+            statuses: tx.statuses().await?,
+            strays: tx.strays().await?,
+            proposals: tx.proposals().await?,
+            held,
+        })
+    }
+
+    /// Every resource there is something to say of: looked at, or recorded and not forgotten on purpose.
+    pub fn keys(&self) -> BTreeSet<&ResourceKey> {
+        self.statuses.keys().chain(self.inventory.live().map(|record| &record.key)).collect()
+    }
+
+    /// Plans that wait for an approval which would let `key` go on.
+    pub fn held_for<'a>(&'a self, key: &'a ResourceKey) -> impl Iterator<Item = &'a HeldPlan> {
+        self.held.get(&key.tenant).into_iter().flatten().filter(|plan| plan.keys.contains(key))
+    }
+
+    /// What a resource is frozen by, if it is.
+    pub fn frozen(&self, record: &Record) -> Option<Frozen> {
+        if self.tenants.get(&record.key.tenant).is_some_and(|tenant| tenant.removed) {
+            return Some(Frozen::Tenant);
+        }
+        let says = |wanted: Reason| {
+            self.statuses
+                .get(&record.key)
+                .is_some_and(|status| status.conditions.iter().any(|condition| condition.reason == wanted))
+        };
+        if says(Reason::TenantRemoved) {
+            Some(Frozen::Tenant)
+        } else {
+            says(Reason::EnvironmentRemoved).then_some(Frozen::Environment)
+        }
+    }
+}
+
+/// What is no longer there, and so freezes the resources in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Frozen {
+    Tenant,
+    Environment,
+}
+
+/// The newest execution of each of `tenants`.
+pub(super) async fn last_executions(
+    store: &dyn Store,
+    tenants: impl Iterator<Item = &String>,
+) -> Result<BTreeMap<String, Execution>, StoreError> {
+    let filter = HistoryFilter { limit: RECENT_EXECUTIONS, ..HistoryFilter::default() };
+    let recent = store.read(Scope::Platform).await?.executions(&filter).await?;
+    let complete = recent.len() < RECENT_EXECUTIONS as usize;
+    let mut last = BTreeMap::new();
+    for execution in recent {
+        last.entry(execution.tenant.clone()).or_insert(execution);
+    }
+    if !complete {
+        for tenant in tenants {
+            if !last.contains_key(tenant)
+                && let Some(execution) = last_execution(store, tenant).await?
+            {
+                last.insert(tenant.clone(), execution);
+            }
+        }
+    }
+    Ok(last)
+}
+
+/// The newest execution of `tenant`.
+pub(super) async fn last_execution(store: &dyn Store, tenant: &str) -> Result<Option<Execution>, StoreError> {
+    let filter = HistoryFilter { limit: 1, ..HistoryFilter::default() };
+    let mut tx = store.read(Scope::Tenant(tenant.to_owned())).await?;
+    Ok(tx.executions(&filter).await?.into_iter().next())
+}
+
+/// The scope that holds `tenant`, or everything.
+pub(super) fn scope_of(tenant: Option<&str>) -> Scope {
+    tenant.map_or(Scope::Platform, |tenant| Scope::Tenant(tenant.to_owned()))
+}
+
+/// The line of a commit message that lets a held plan pass.
+pub(super) fn trailer(plan: &HeldPlan) -> String {
+    format!("{}: {}", plan.kind.trailer(), plan.id)
+}

@@ -1,0 +1,216 @@
+//! A store of plain maps that can only be read: whatever would write through it fails the test.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use plumb::model::{
+    Approval, Event, EventKind, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record,
+    ResourceKey, ResourceStatus, Stray, Summary, Trigger,
+};
+use plumb::store::{HeldPlan, HistoryFilter, PlatformState, Scope, Store, StoreError, StoredSecret, TenantState, Tx};
+
+/// All that the store holds. Executions and events are oldest first.
+#[derive(Clone, Default)]
+pub struct Data {
+    pub platform: Option<PlatformState>,
+    pub tenants: BTreeMap<String, TenantState>,
+    pub records: BTreeMap<ResourceKey, Record>,
+    pub statuses: BTreeMap<ResourceKey, ResourceStatus>,
+    pub strays: BTreeMap<ResourceKey, Stray>,
+    pub proposals: BTreeMap<ResourceKey, Proposal>,
+    pub held: BTreeMap<String, Vec<HeldPlan>>,
+    pub executions: Vec<Execution>,
+    pub events: Vec<Event>,
+}
+
+/// The store; `None` is one that does not answer.
+pub struct FakeStore(Mutex<Option<Arc<Data>>>);
+
+impl FakeStore {
+    pub fn new(data: Data) -> Self {
+        Self(Mutex::new(Some(Arc::new(data))))
+    }
+
+    pub fn set(&self, data: Option<Data>) {
+        *self.0.lock().unwrap() = data.map(Arc::new);
+    }
+}
+
+#[async_trait]
+impl Store for FakeStore {
+    async fn begin(&self, _scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
+        panic!("the page only reads")
+    }
+
+    async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
+        let data = self.0.lock().unwrap().clone();
+        let data = data.ok_or(StoreError::Query { what: "anything", source: sqlx::Error::PoolTimedOut })?;
+        Ok(Box::new(Snapshot { data, scope }))
+    }
+}
+
+struct Snapshot {
+    data: Arc<Data>,
+    scope: Scope,
+}
+
+impl Snapshot {
+    fn sees(&self, tenant: &str) -> bool {
+        match &self.scope {
+            Scope::Platform => true,
+            Scope::Tenant(name) => name == tenant,
+        }
+    }
+
+    fn mine<T: Clone>(&self, all: &BTreeMap<ResourceKey, T>) -> BTreeMap<ResourceKey, T> {
+        all.iter().filter(|(key, _)| self.sees(&key.tenant)).map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+}
+
+#[async_trait]
+impl Tx for Snapshot {
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn platform(&mut self) -> Result<Option<PlatformState>, StoreError> {
+        Ok(self.data.platform.clone())
+    }
+    async fn put_platform(&mut self, _: &PlatformState) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn identities(&mut self) -> Result<BTreeMap<String, ProviderIdentity>, StoreError> {
+        Ok(BTreeMap::new())
+    }
+    async fn put_identity(&mut self, _: &str, _: &ProviderIdentity) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn tenants(&mut self) -> Result<BTreeMap<String, TenantState>, StoreError> {
+        let tenants = self.data.tenants.iter().filter(|(name, _)| self.sees(name));
+        Ok(tenants.map(|(name, state)| (name.clone(), state.clone())).collect())
+    }
+    async fn put_tenant(&mut self, _: &TenantState) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn inventory(&mut self) -> Result<Inventory, StoreError> {
+        Ok(Inventory { records: self.mine(&self.data.records) })
+    }
+    async fn record(&mut self, key: &ResourceKey) -> Result<Option<Record>, StoreError> {
+        Ok(self.data.records.get(key).filter(|_| self.sees(&key.tenant)).cloned())
+    }
+    async fn newest_secret(&mut self) -> Result<Option<StoredSecret>, StoreError> {
+        Ok(None)
+    }
+    async fn put_record(&mut self, _: &Record) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn forget(&mut self, _: &ResourceKey) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn statuses(&mut self) -> Result<BTreeMap<ResourceKey, ResourceStatus>, StoreError> {
+        Ok(self.mine(&self.data.statuses))
+    }
+    async fn put_status(&mut self, _: &ResourceStatus) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn remove_status(&mut self, _: &ResourceKey) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn strays(&mut self) -> Result<BTreeMap<ResourceKey, Stray>, StoreError> {
+        Ok(self.mine(&self.data.strays))
+    }
+    async fn put_strays(&mut self, _: &str, _: &BTreeMap<ResourceKey, Stray>) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn proposals(&mut self) -> Result<BTreeMap<ResourceKey, Proposal>, StoreError> {
+        Ok(self.mine(&self.data.proposals))
+    }
+    async fn put_proposal(&mut self, _: &Proposal) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn remove_proposal(&mut self, _: &ResourceKey) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn held_plans(&mut self, tenant: &str) -> Result<Vec<HeldPlan>, StoreError> {
+        Ok(self.data.held.get(tenant).cloned().unwrap_or_default())
+    }
+    async fn put_held_plan(&mut self, _: &str, _: &HeldPlan) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn approvals(&mut self, _: &str) -> Result<Vec<Approval>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn put_approval(&mut self, _: &str, _: &Approval) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn clear_approvals(&mut self, _: &str) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn secrets(&mut self, _: &ResourceKey, _: &str) -> Result<Vec<StoredSecret>, StoreError> {
+        panic!("the page reads no secrets")
+    }
+    async fn put_secret(&mut self, _: &StoredSecret) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn remove_secrets(&mut self, _: &ResourceKey) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn start_execution(
+        &mut self,
+        _: &str,
+        _: Trigger,
+        _: Option<&str>,
+        _: DateTime<Utc>,
+    ) -> Result<i64, StoreError> {
+        panic!("the page only reads")
+    }
+    async fn finish_execution(
+        &mut self,
+        _: i64,
+        _: ExecutionOutcome,
+        _: Option<&str>,
+        _: Option<&PlanId>,
+        _: Summary,
+        _: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn interrupt_running(&mut self, _: DateTime<Utc>) -> Result<u64, StoreError> {
+        panic!("the page only reads")
+    }
+    async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError> {
+        let newest_first = self.data.executions.iter().rev();
+        Ok(newest_first
+            .filter(|execution| self.sees(&execution.tenant))
+            .filter(|execution| filter.execution.is_none_or(|id| execution.id == id))
+            .filter(|execution| filter.before.is_none_or(|before| execution.id < before))
+            .take(filter.limit as usize)
+            .cloned()
+            .collect())
+    }
+    async fn append_event(
+        &mut self,
+        _: i64,
+        _: &str,
+        _: Option<&ResourceKey>,
+        _: DateTime<Utc>,
+        _: &EventKind,
+    ) -> Result<i64, StoreError> {
+        panic!("the page only reads")
+    }
+    async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError> {
+        let newest_first = self.data.events.iter().rev();
+        Ok(newest_first
+            .filter(|event| self.sees(&event.tenant))
+            .filter(|event| filter.execution.is_none_or(|id| event.execution == id))
+            .filter(|event| filter.key.as_ref().is_none_or(|key| event.key.as_ref() == Some(key)))
+            .filter(|event| filter.before.is_none_or(|before| event.id < before))
+            .take(filter.limit as usize)
+            .cloned()
+            .collect())
+    }
+    async fn prune_history(&mut self, _: DateTime<Utc>) -> Result<u64, StoreError> {
+        panic!("the page only reads")
+    }
+}

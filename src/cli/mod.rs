@@ -1,1 +1,161 @@
-//! (room)
+//! The command line: one file a command, `args.rs` for what they share, `house.rs` for the wiring.
+//!
+//! What always holds: results go to stdout, all else to stderr; exit codes are those of the design, section 7.
+
+mod apply;
+mod args;
+mod completions;
+mod demo;
+mod doctor;
+mod drift;
+mod git;
+mod house;
+mod init;
+mod output;
+mod plan;
+mod policy;
+mod progress;
+mod read;
+mod reconcile;
+mod remote;
+mod schema;
+mod secret;
+mod serve;
+mod telemetry;
+mod validate;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use args::Common;
+
+/// Plumb keeps what runs true to what is committed.
+///
+/// Teams commit YAML to their own git repositories; Plumb validates every commit, makes databases, caches and the rest
+/// match it, watches them for drift, and answers drift with a proposal that a person decides.
+///
+/// Try `plumb demo` first: the whole story in a temporary folder, no server needed.
+#[derive(Debug, Parser)]
+#[command(name = "plumb", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Start here:
+  plumb demo                                   the whole story on embedded parts
+  plumb init my-platform                       a platform repository and a first tenant
+  plumb plan  --platform my-platform/platform  what would change
+  plumb apply --platform my-platform/platform  make it so, once (for CI and cron)
+  plumb serve --platform my-platform/platform  keep it so, with a status page";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole story on embedded parts, in a temporary folder.
+    Demo(demo::Args),
+    /// Make a platform repository and a first tenant's repository to start from.
+    Init(init::Args),
+    /// Check manifests offline.
+    Validate(validate::Args),
+    /// Show what an apply would change.
+    Plan(plan::Args),
+    /// Make live what git says, once: for CI and cron.
+    Apply(apply::Args),
+    /// Validate and plan on every save.
+    Watch(watch::Args),
+    /// Keep live what git says: poll, scan for drift, serve the status page.
+    Serve(serve::Args),
+    /// Scan for drift now.
+    Drift(drift::Args),
+    /// List resources, or orphans.
+    Get(read::GetArgs),
+    /// Show one resource: conditions, desired and live values, events.
+    Describe(read::DescribeArgs),
+    /// Show how live differs from git.
+    Diff(read::DiffArgs),
+    /// Show what happened.
+    Events(read::EventsArgs),
+    /// Show generated passwords.
+    Secret(secret::Args),
+    /// Ask the running server for a look now.
+    Reconcile(reconcile::Args),
+    /// Print the JSON Schema of a kind.
+    Schema(schema::Args),
+    /// Work with policies.
+    Policy(policy::Args),
+    /// Check the set-up: platform, repositories, providers, credentials.
+    Doctor(doctor::Args),
+    /// Print a completion script for a shell.
+    Completions(completions::Args),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    telemetry::start(&cli.common, matches!(cli.command, Command::Serve(_)));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the async runtime could not be started: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let on_error = cli.command.error_code();
+    let code = match runtime.block_on(cli.command.run(&cli.common)) {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => 0,
+        Err(error) => {
+            output::print_error(&error, &cli.common);
+            on_error
+        }
+    };
+    // A git or database call that hangs must not keep the program from ending.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+/// What commands exit with when they could not do their work.
+const FAILED: u8 = 1;
+
+impl Command {
+    async fn run(self, common: &Common) -> anyhow::Result<u8> {
+        match self {
+            Self::Demo(args) => demo::run(args, common).await,
+            Self::Init(args) => init::run(&args, common),
+            Self::Validate(args) => validate::run(&args, common),
+            Self::Plan(args) => plan::run(args, common).await,
+            Self::Apply(args) => apply::run(args, common).await,
+            Self::Watch(args) => watch::run(args, common).await,
+            Self::Serve(args) => serve::run(args, common).await,
+            Self::Drift(args) => drift::run(args, common).await,
+            Self::Get(args) => read::get(args, common).await,
+            Self::Describe(args) => read::describe(args, common).await,
+            Self::Diff(args) => read::diff(args, common).await,
+            Self::Events(args) => read::events(args, common).await,
+            Self::Secret(args) => secret::run(args, common).await,
+            Self::Reconcile(args) => reconcile::run(args, common).await,
+            Self::Schema(args) => schema::run(&args, common),
+            Self::Policy(args) => policy::run(args, common).await,
+            Self::Doctor(args) => doctor::run(args, common).await,
+            Self::Completions(args) => completions::run(&args),
+        }
+    }
+
+    /// `diff` and `drift` keep 1 for "they differ".
+    fn error_code(&self) -> u8 {
+        match self {
+            Self::Diff(_) | Self::Drift(_) => 2,
+            _ => FAILED,
+        }
+    }
+}
+
+/// `plumb get | head` is no error.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -2,11 +2,14 @@
 
 mod harness;
 
+mod drift;
 mod managers_postgres;
 mod managers_redis;
 mod managers_sqlite;
 mod manifest;
+mod rooms;
 mod source;
 mod store;
+mod story;
 mod validate;
 mod web;

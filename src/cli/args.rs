@@ -1,0 +1,83 @@
+//! Flags that commands share. Each is a `PLUMB_*` variable too.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+    /// For programs, and for people who like it.
+    Yaml,
+    /// For people with wide terminals: more columns.
+    Wide,
+}
+
+/// The common flags.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// The platform repository: a URL, or a folder whose HEAD counts (never its working tree)
+    #[arg(long, global = true, env = "PLUMB_PLATFORM", value_name = "URL|DIR", help_heading = "Common")]
+    pub platform: Option<String>,
+
+    /// The platform repository's branch [default: main; HEAD for a folder]
+    #[arg(long, global = true, env = "PLUMB_PLATFORM_BRANCH", value_name = "BRANCH", help_heading = "Common")]
+    pub platform_branch: Option<String>,
+
+    /// Where state, mirrors and keys are kept
+    #[arg(
+        long,
+        global = true,
+        env = "PLUMB_DATA_DIR",
+        value_name = "DIR",
+        default_value = "plumb-data",
+        help_heading = "Common"
+    )]
+    pub data_dir: PathBuf,
+
+    /// Ask this running server instead of the state database: for the commands that read
+    #[arg(long, global = true, env = "PLUMB_SERVER", value_name = "URL", help_heading = "Common")]
+    pub server: Option<String>,
+
+    /// How results are printed
+    #[arg(short, long, global = true, env = "PLUMB_OUTPUT", value_enum, default_value_t, help_heading = "Common")]
+    pub output: Format,
+
+    /// Only this tenant
+    #[arg(short, long, global = true, env = "PLUMB_TENANT", value_name = "NAME", help_heading = "Common")]
+    pub tenant: Option<String>,
+
+    /// Only this environment
+    #[arg(short, long, global = true, env = "PLUMB_ENVIRONMENT", value_name = "NAME", help_heading = "Common")]
+    pub environment: Option<String>,
+
+    /// Print results and errors only
+    #[arg(short, long, global = true, env = "PLUMB_QUIET", help_heading = "Common")]
+    pub quiet: bool,
+
+    /// Tell more on stderr; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Common")]
+    pub verbose: u8,
+
+    /// No colours (NO_COLOR does the same)
+    #[arg(long, global = true, env = "PLUMB_NO_COLOR", help_heading = "Common")]
+    pub no_color: bool,
+}
+
+impl Common {
+    /// Whether a stream that `is_terminal` gets colours.
+    pub fn colors(&self, is_terminal: bool) -> bool {
+        let asked_not = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        is_terminal && !self.no_color && !asked_not
+    }
+
+    /// The data directory, absolute: relative paths of embedded providers are relative to it.
+    pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        Ok(std::path::absolute(&self.data_dir)?)
+    }
+}

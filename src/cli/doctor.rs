@@ -1,0 +1,102 @@
+//! `plumb doctor`: checks the set-up from end to end and says what to do about each finding.
+
+use std::process::Command;
+
+use serde::Serialize;
+
+use crate::engine::{Check, CheckResult};
+
+use super::args::Common;
+use super::house::{self, House};
+use super::output::{self, Paint};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    what: String,
+    ok: bool,
+    message: String,
+}
+
+impl From<Check> for Line {
+    fn from(check: Check) -> Self {
+        let (ok, message) = match check.result {
+            CheckResult::Good(message) => (true, message),
+            CheckResult::Bad(message) => (false, message),
+        };
+        Self { what: check.what, ok, message }
+    }
+}
+
+/// Checks. Exits with 0 when all is well.
+pub async fn run(_: Args, common: &Common) -> anyhow::Result<u8> {
+    let mut lines = vec![check_git(), check_data_dir(common)];
+    match platform_lines(common).await {
+        Ok(more) => lines.extend(more),
+        Err(error) => lines.push(bad("platform", format!("{error:#}"))),
+    }
+    let all_well = lines.iter().all(|line| line.ok);
+    output::print_as(common, &lines, || {
+        let paint = Paint::stdout(common);
+        lines
+            .iter()
+            .map(|line| {
+                let sign = if line.ok { paint.green("ok  ") } else { paint.red("bad ") };
+                format!("{sign} {}: {}\n", line.what, output::readable(&line.message))
+            })
+            .collect()
+    })?;
+    Ok(u8::from(!all_well))
+}
+
+async fn platform_lines(common: &Common) -> anyhow::Result<Vec<Line>> {
+    house::settings(common)?;
+    let house = House::planning(common).await?;
+    let in_force =
+        house.engine.platform_for_reading().await.map_err(|error| super::validate::explain(error, common))?;
+    let mut lines = vec![match &in_force.rejected {
+        None => good(
+            "platform",
+            format!("{} tenants, {} providers", in_force.platform.tenants.len(), in_force.platform.providers.len()),
+        ),
+        Some(commit) => bad(
+            "platform",
+            format!(
+                "its head {commit} does not validate, an older revision is in force; `plumb validate` on it shows why"
+            ),
+        ),
+    }];
+    lines.extend(house.engine.check(&in_force).await.into_iter().map(Line::from));
+    Ok(lines)
+}
+
+fn check_git() -> Line {
+    match Command::new("git").arg("--version").output() {
+        Ok(output) if output.status.success() => good("git", String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        Ok(_) | Err(_) => bad("git", "the git program is needed for pushes; install it".to_owned()),
+    }
+}
+
+fn check_data_dir(common: &Common) -> Line {
+    match common.data_dir() {
+        Ok(folder) if folder.is_dir() => {
+            let probe = tempfile::Builder::new().prefix(".plumb-").tempfile_in(&folder);
+            match probe {
+                Ok(_) => good("data directory", folder.display().to_string()),
+                Err(error) => bad("data directory", format!("{} cannot be written: {error}", folder.display())),
+            }
+        }
+        Ok(folder) => good("data directory", format!("{} will be made", folder.display())),
+        Err(error) => bad("data directory", error.to_string()),
+    }
+}
+
+fn good(what: &str, message: String) -> Line {
+    Line { what: what.to_owned(), ok: true, message }
+}
+
+fn bad(what: &str, message: String) -> Line {
+    Line { what: what.to_owned(), ok: false, message }
+}

@@ -1,0 +1,124 @@
+//! The wiring: which store, which secrets, which engine a command works with.
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use async_trait::async_trait;
+use secrecy::SecretString;
+
+use tokio::sync::watch;
+
+use crate::engine::schedule::Looks;
+use crate::engine::vault::{StoredSecrets, Vault};
+use crate::engine::{Engine, Listener, Settings};
+use crate::managers::{ManagerError, Secrets};
+use crate::model::{Clock, Reason, ResourceKey, SystemClock};
+use crate::store::Store;
+use crate::store::sqlite::{DATABASE_FILE, Mode, SqliteStore};
+
+use crate::web::{Look, Metrics, WebState};
+
+use super::args::Common;
+
+/// What plans with: it reads, and has no password to give.
+pub struct House {
+    pub engine: Arc<Engine>,
+    pub store: Arc<dyn Store>,
+    /// Holds the folder of a store that lives only as long as the command.
+    _borrowed: Option<tempfile::TempDir>,
+}
+
+/// The settings of the engine from the flags.
+pub fn settings(common: &Common) -> anyhow::Result<Settings> {
+    let Some(platform) = &common.platform else {
+        bail!(
+            "which platform? Give --platform URL|DIR (or PLUMB_PLATFORM); `plumb init DIR` makes one to start from, \
+             and `plumb demo` shows one at work"
+        );
+    };
+    // A folder is meant from here, wherever the data directory is.
+    let platform = match std::fs::canonicalize(platform) {
+        Ok(folder) if folder.is_dir() => folder.display().to_string(),
+        Ok(_) => bail!("--platform {platform} is a file; give the repository's folder or its URL"),
+        Err(_) => platform.clone(),
+    };
+    Ok(Settings {
+        platform,
+        platform_branch: common.platform_branch.clone(),
+        platform_token: std::env::var("PLUMB_PLATFORM_TOKEN").ok().map(SecretString::from),
+        data_dir: common.data_dir()?,
+    })
+}
+
+impl House {
+    /// A house that reconciles: the store is locked for it, and passwords can be made.
+    pub async fn reconciling(common: &Common, listener: Listener) -> anyhow::Result<Self> {
+        let settings = settings(common)?;
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&settings.data_dir, Mode::Reconcile).await?);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let secrets = Arc::new(stored_secrets(common, Arc::clone(&store), Arc::clone(&clock)).await?);
+        let mut tx = store.begin(crate::store::Scope::Platform).await?;
+        tx.interrupt_running(clock.now()).await?;
+        tx.commit().await?;
+        let engine = Arc::new(Engine::new(settings, Arc::clone(&store), secrets, clock, listener));
+        Ok(Self { engine, store, _borrowed: None })
+    }
+
+    /// A house that only plans. Where nothing was reconciled yet it plans from marks and live values alone, as on a
+    /// fresh CI runner.
+    pub async fn planning(common: &Common) -> anyhow::Result<Self> {
+        let settings = settings(common)?;
+        let (store, borrowed) = if settings.data_dir.join(DATABASE_FILE).exists() {
+            (SqliteStore::open(&settings.data_dir, Mode::ReadOnly).await?, None)
+        } else {
+            let folder = tempfile::tempdir().context("a temporary folder could not be made")?;
+            (SqliteStore::open(folder.path(), Mode::Reconcile).await?, Some(folder))
+        };
+        let store: Arc<dyn Store> = Arc::new(store);
+        let engine =
+            Engine::new(settings, Arc::clone(&store), Arc::new(NoSecrets), Arc::new(SystemClock), Arc::new(|_| {}));
+        Ok(Self { engine: Arc::new(engine), store, _borrowed: borrowed })
+    }
+}
+
+/// The store of a command that reads.
+pub async fn reading(common: &Common) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(Arc::new(SqliteStore::open(common.data_dir()?, Mode::ReadOnly).await?))
+}
+
+/// The passwords in a store, with the key from PLUMB_SECRET_KEY or the data directory.
+pub async fn stored_secrets(
+    common: &Common,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<StoredSecrets> {
+    let variable = std::env::var("PLUMB_SECRET_KEY").ok().map(SecretString::from);
+    let vault = Vault::open(&common.data_dir()?, variable, &mut crate::engine::vault::system_rng())?;
+    Ok(StoredSecrets::open(store, Arc::new(vault), clock, crate::engine::vault::system_rng()).await?)
+}
+
+/// Gives no password: what plans must not be able to make a role.
+struct NoSecrets;
+
+#[async_trait]
+impl Secrets for NoSecrets {
+    async fn password(&self, _: &ResourceKey, _: &str, _: &str) -> Result<SecretString, ManagerError> {
+        Err(ManagerError::terminal(Reason::PermissionDenied, "a plan has no passwords"))
+    }
+}
+
+/// What the status page works with.
+pub fn web_state(store: Arc<dyn Store>, ready: watch::Receiver<bool>, looks: Looks) -> WebState {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let metrics = Arc::new(Metrics::new(clock.as_ref()));
+    WebState { store, clock, ready, look: Arc::new(Marks(looks)), metrics }
+}
+
+/// Lets the web ask the schedule for a look.
+struct Marks(Looks);
+
+impl Look for Marks {
+    fn look(&self, tenant: Option<&str>) -> bool {
+        self.0.mark(tenant)
+    }
+}

@@ -1,0 +1,57 @@
+//! `plumb serve`: poll, scan for drift, serve the status page.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use crate::engine::schedule::Schedule;
+use crate::web;
+
+use super::args::Common;
+use super::house::{self, House};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the status page listens
+    #[arg(long, env = "PLUMB_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+}
+
+/// Serves until it is told to stop; looks that are under way are ended in peace.
+pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
+    let house = House::reconciling(common, Arc::new(|_| {})).await?;
+    let listener = tokio::net::TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("{} cannot be listened on; choose another with --listen", args.listen))?;
+    let address = listener.local_addr()?;
+    let (stop, stopped) = watch::channel(false);
+    let (schedule, looks, ready) = Schedule::new(Arc::clone(&house.engine));
+    let state = house::web_state(Arc::clone(&house.store), ready, looks);
+    tracing::info!(%address, "serving the status page at http://{address}/");
+    let page = tokio::spawn(web::serve(listener, state, until(stopped.clone())));
+    let work = tokio::spawn(schedule.run(until(stopped)));
+    signal().await?;
+    tracing::info!("stopping: ending what is under way");
+    stop.send_replace(true);
+    work.await.context("the schedule ended early")?;
+    page.await.context("the status page ended early")?;
+    Ok(0)
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // A dropped sender ends the program too.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Waits for ctrl-c or a service manager's SIGTERM.
+async fn signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

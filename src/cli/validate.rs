@@ -1,0 +1,151 @@
+//! `plumb validate`: checks manifests offline.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::diag;
+use crate::engine::{EngineError, Sources};
+use crate::manifest;
+use crate::model::{Diagnostic, Platform, PlatformId, Severity};
+use crate::source::{Wanted, WorkingTree};
+use crate::validate::{
+    CheckedFile, PolicySet, TenantCache, TenantContext, Validator, assemble_platform, assemble_tenant,
+};
+
+use super::args::{Common, Format};
+use super::output::{Paint, print};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Files or folders: a tenant's repository, a platform repository, or both (the tenant is then checked against
+    /// that platform) [default: .]
+    paths: Vec<PathBuf>,
+}
+
+/// A path that was read and checked, file by file.
+struct Checked {
+    path: PathBuf,
+    files: Vec<Arc<CheckedFile>>,
+    rego: BTreeMap<String, String>,
+    findings: Vec<Diagnostic>,
+    sources: Sources,
+}
+
+/// Checks. Exits with 0 when there is no error, 1 when there is.
+pub fn run(args: &Args, common: &Common) -> anyhow::Result<u8> {
+    let here = [PathBuf::from(".")];
+    let paths = if args.paths.is_empty() { &here[..] } else { &args.paths[..] };
+    Ok(u8::from(!look(paths, common)?))
+}
+
+/// Checks `paths`, prints what was found, and says whether all is well.
+pub fn look(paths: &[PathBuf], common: &Common) -> anyhow::Result<bool> {
+    let validator = Validator::new();
+    let checked: Vec<Checked> = paths.iter().map(|path| read(path, &validator)).collect::<anyhow::Result<_>>()?;
+    let (platforms, tenants): (Vec<&Checked>, Vec<&Checked>) = checked.iter().partition(|checked| is_platform(checked));
+    let mut findings: Vec<Diagnostic> = checked.iter().flat_map(|checked| checked.findings.clone()).collect();
+    let mut platform: Option<Platform> = None;
+    let mut policies = PolicySet::builtin();
+    for checked in platforms {
+        let id = PlatformId("offline".to_owned());
+        let (found, more) = assemble_platform(&checked.files, &checked.rego, None, id);
+        findings.extend(more);
+        match PolicySet::compile(&checked.rego) {
+            Ok(own) => policies = own,
+            Err(more) => findings.extend(more),
+        }
+        platform = platform.or(found);
+    }
+    let mut cache = TenantCache::default();
+    for checked in tenants {
+        let name = tenant_name(checked, platform.as_ref(), common);
+        let spec = platform.as_ref().and_then(|platform| platform.tenants.get(&name));
+        let context = TenantContext {
+            platform: platform.as_ref().filter(|_| spec.is_some()),
+            tenant: &name,
+            spec,
+            path: spec.map_or(".", |spec| spec.repository.path.as_str()),
+            commit: None,
+            previous: &BTreeMap::new(),
+            policies: &policies,
+        };
+        findings.extend(assemble_tenant(&context, &checked.files, &mut cache).diagnostics);
+    }
+    // Several places find the same in one file; it is told once.
+    diag::sort(&mut findings);
+    findings.dedup();
+    let sources: Sources = checked.into_iter().flat_map(|checked| checked.sources).collect();
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    match common.output {
+        Format::Json => print(&serde_json::to_string_pretty(&diag::json(&findings))?)?,
+        Format::Yaml => print(&serde_yaml::to_string(&diag::json(&findings))?)?,
+        Format::Text | Format::Wide => {
+            print(&diag::text(&findings, &|file| sources.get(file).cloned(), Paint::stdout(common).is_on()))?;
+            if findings.is_empty() && !common.quiet {
+                eprintln!("{} files, nothing to complain about", sources.len());
+            }
+        }
+    }
+    Ok(errors == 0)
+}
+
+fn read(path: &Path, validator: &Validator) -> anyhow::Result<Checked> {
+    let (tree, below) = WorkingTree::around(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let read = tree
+        .read(&below, Wanted::ManifestsAndPolicies)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
+    let mut checked = Checked {
+        path: path.to_owned(),
+        files: Vec::new(),
+        rego: BTreeMap::new(),
+        findings: read.findings,
+        sources: Sources::new(),
+    };
+    for (file, bytes) in read.files {
+        if file.ends_with(".rego") {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            checked.sources.insert(file.clone(), text.as_str().into());
+            checked.rego.insert(file, text);
+        } else {
+            let parsed = manifest::parse(&file, &bytes);
+            checked.sources.insert(file, Arc::clone(&parsed.text));
+            checked.files.push(Arc::new(validator.check_file(&parsed)));
+        }
+    }
+    Ok(checked)
+}
+
+fn is_platform(checked: &Checked) -> bool {
+    !checked.rego.is_empty() || checked.files.iter().any(|file| file.is_platform())
+}
+
+/// The tenant whose folder it is: the one that is named, the only one there is, or the one named like the folder.
+fn tenant_name(checked: &Checked, platform: Option<&Platform>, common: &Common) -> String {
+    if let Some(tenant) = &common.tenant {
+        return tenant.clone();
+    }
+    let mut tenants = platform.into_iter().flat_map(|platform| platform.tenants.keys());
+    if let (Some(only), None) = (tenants.next(), tenants.next()) {
+        return only.clone();
+    }
+    let full = std::fs::canonicalize(&checked.path).unwrap_or_else(|_| checked.path.clone());
+    full.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|| "tenant".to_owned())
+}
+
+/// Prints findings on stderr, for commands whose result is something else.
+pub fn print_findings(findings: &[Diagnostic], sources: &Sources, common: &Common) {
+    if !findings.is_empty() {
+        eprintln!("{}", diag::text(findings, &|file| sources.get(file).cloned(), Paint::stderr(common).is_on()));
+    }
+}
+
+/// Prints the findings of a platform that does not validate, and gives the error on.
+pub fn explain(error: EngineError, common: &Common) -> anyhow::Error {
+    if let EngineError::NoPlatform { findings, sources } = &error {
+        print_findings(findings, sources, common);
+    }
+    error.into()
+}

@@ -1,0 +1,331 @@
+//! Drift is a conversation in git: every way to open, decide and end one, on real repositories and real files.
+
+use plumb::engine::Width;
+use plumb::model::{EventKind, ExecutionOutcome, ProposalStatus, Reason};
+
+use crate::harness::git::MergeHow;
+use crate::harness::world::World;
+
+const ORDERS: &str = "checkout/staging/Database/orders";
+const MANIFEST: &str = "environments/staging/orders.yaml";
+const BRANCH: &str = "plumb/drift/staging/database-orders";
+const VERSION: &str = "PRAGMA user_version";
+
+/// A tenant with one database, in plumb.
+async fn world_with(annotations: &str) -> World {
+    let world = World::with_files().await;
+    world.write_resource(
+        "staging",
+        "Database",
+        "orders",
+        annotations,
+        "journalMode: wal  # fast\nuserVersion: 7  # schema",
+    );
+    world.tenant.commit("Add orders");
+    let report = world.apply().await;
+    assert_eq!(report.outcome, ExecutionOutcome::InSync, "{report:#?}");
+    world
+}
+
+/// The same, with a change made by hand and proposed.
+async fn world_with_proposal() -> World {
+    let world = world_with("").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    let report = world.apply().await;
+    assert_eq!(report.outcome, ExecutionOutcome::Blocked);
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    world
+}
+
+/// Everything is in plumb, with this version both in git and live, and the conversation is over.
+async fn assert_agreed(world: &World, version: i64) {
+    let report = world.apply().await;
+    assert!(report.plan.is_in_sync(), "{:#?}", report.plan);
+    assert_eq!(world.number("staging", "orders", VERSION).await, version);
+    assert!(world.tenant.show(&format!("main:{MANIFEST}")).contains(&format!("userVersion: {version}")));
+    assert!(world.proposal(ORDERS).await.is_none());
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()), "{:?}", world.tenant.branches());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_branch_holds_one_commit_that_changes_only_the_bytes_it_must() {
+    let world = world_with_proposal().await;
+    let before = world.tenant.show(&format!("main:{MANIFEST}"));
+    let after = world.tenant.show(&format!("{BRANCH}:{MANIFEST}"));
+    assert_eq!(after, before.replace("userVersion: 7 ", "userVersion: 42 "));
+    assert_eq!(world.tenant.log(BRANCH).len(), world.tenant.log("main").len() + 1);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42, "held, not overwritten");
+    // Looking again changes nothing, on the branch or in the store.
+    let tip = world.tenant.remote_head(BRANCH);
+    world.apply().await;
+    assert_eq!(world.tenant.remote_head(BRANCH), tip);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fast_forward_merge_accepts() {
+    let world = world_with_proposal().await;
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    world.apply().await;
+    assert_agreed(&world, 42).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_squash_with_the_branch_deleted_accepts() {
+    let world = world_with_proposal().await;
+    world.tenant.merge(BRANCH, MergeHow::Squash);
+    world.tenant.delete_branch(BRANCH);
+    let report = world.apply().await;
+    assert_eq!(report.done, 0, "nothing is restored: {:#?}", report.plan);
+    assert_agreed(&world, 42).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_squash_that_leaves_the_branch_accepts_too() {
+    let world = world_with_proposal().await;
+    world.tenant.merge(BRANCH, MergeHow::Squash);
+    world.apply().await;
+    assert_agreed(&world, 42).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_merge_applies_the_edited_value() {
+    let world = world_with_proposal().await;
+    world.tenant.merge(BRANCH, MergeHow::MergeCommit);
+    let text = world.tenant.show(&format!("main:{MANIFEST}"));
+    world.tenant.write(MANIFEST, text.replace("userVersion: 42", "userVersion: 43"));
+    world.tenant.commit("Take one more");
+    world.apply().await;
+    assert_agreed(&world, 43).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_the_branch_restores_the_value_of_git() {
+    let world = world_with_proposal().await;
+    world.tenant.delete_branch(BRANCH);
+    let report = world.apply().await;
+    assert_eq!(report.done, 1, "{:#?}", report.plan);
+    assert_agreed(&world, 7).await;
+    // The next drift to the same value is a new conversation, not the old answer.
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_by_deleting_counts_only_for_the_value_that_was_shown() {
+    let world = world_with_proposal().await;
+    world.tenant.delete_branch(BRANCH);
+    world.by_hand("staging", "orders", "PRAGMA user_version = 99").await;
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 99, "nobody has seen 99 yet");
+    let proposal = world.proposal(ORDERS).await.unwrap();
+    assert_eq!(proposal.fields[0].live, Some(99.into()));
+    assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 99"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_close_ignore_leaves_the_difference_alone_until_it_changes() {
+    let world = world_with_proposal().await;
+    world.write_tenant("providers: [files]\nonClose: ignore");
+    world.platform.commit("Ignore what is closed");
+    world.tenant.delete_branch(BRANCH);
+    let report = world.apply().await;
+    assert_eq!((report.done, report.outcome), (0, ExecutionOutcome::InSync), "{:#?}", report.plan);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    assert!(world.tenant.branches().iter().all(|branch| branch != BRANCH));
+    world.by_hand("staging", "orders", "PRAGMA user_version = 43").await;
+    world.apply().await;
+    assert!(world.tenant.branches().contains(&BRANCH.to_owned()), "a new difference is a new question");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_that_returns_by_itself_closes_the_proposal() {
+    let world = world_with_proposal().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 7").await;
+    world.apply().await;
+    assert_agreed(&world, 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_drift_updates_the_branch_in_place() {
+    let world = world_with_proposal().await;
+    let first = world.tenant.remote_head(BRANCH);
+    world.by_hand("staging", "orders", "PRAGMA user_version = 44").await;
+    world.apply().await;
+    assert_ne!(world.tenant.remote_head(BRANCH), first);
+    assert_eq!(world.tenant.log(BRANCH).len(), world.tenant.log("main").len() + 1, "still one commit");
+    assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 44"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_persons_commit_on_the_branch_is_never_overwritten() {
+    let world = world_with_proposal().await;
+    world.tenant.pull();
+    world.tenant.checkout(BRANCH);
+    let text = world.tenant.show(&format!("{BRANCH}:{MANIFEST}"));
+    world.tenant.write(MANIFEST, text.replace("userVersion: 42", "userVersion: 41"));
+    world.tenant.git(&["commit", "--all", "--message", "Let us meet halfway"]);
+    world.tenant.git(&["push", "origin", &format!("HEAD:{BRANCH}")]);
+    world.tenant.git(&["checkout", "main"]);
+    let tip = world.tenant.remote_head(BRANCH);
+    world.by_hand("staging", "orders", "PRAGMA user_version = 45").await;
+    world.apply().await;
+    assert_eq!(world.tenant.remote_head(BRANCH), tip);
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::HandsOff);
+    // Their merge decides.
+    world.tenant.merge(BRANCH, MergeHow::MergeCommit);
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 41);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn git_that_sets_the_field_after_the_proposal_decides() {
+    let world = world_with_proposal().await;
+    world.write_database("staging", "orders", "journalMode: wal  # fast\nuserVersion: 8  # schema");
+    world.tenant.commit("Set it again");
+    world.apply().await;
+    assert_agreed(&world, 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_changed_at_once_is_held_and_shows_three_values() {
+    let world = world_with("").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.write_database("staging", "orders", "journalMode: wal  # fast\nuserVersion: 8  # schema");
+    world.tenant.commit("Expect 8");
+    let report = world.apply().await;
+    assert_eq!(report.done, 0);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    let field = &world.proposal(ORDERS).await.unwrap().fields[0];
+    assert_eq!((&field.base, &field.git, &field.live), (&Some(7.into()), &Some(8.into()), &Some(42.into())));
+    let message = world.tenant.remote_git(&["log", "-1", "--format=%B", BRANCH]);
+    assert!(message.contains("userVersion: git 8, live 42, before 7"), "{message}");
+    world.tenant.delete_branch(BRANCH);
+    world.apply().await;
+    assert_agreed(&world, 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_fields_keep_reconciling_while_one_is_held() {
+    let world = world_with_proposal().await;
+    world.write_database("staging", "orders", "journalMode: wal  # fast\nuserVersion: 7  # schema\nforeignKeys: true");
+    world.tenant.commit("Enforce foreign keys");
+    let report = world.apply().await;
+    assert_eq!(report.done, 1, "{:#?}", report.plan);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    assert_eq!(world.status(ORDERS).await.unwrap().live.get("/spec/foreignKeys"), Some(&true.into()));
+    // The branch is made anew on the newer file, so that it merges cleanly.
+    world.tenant.merge(BRANCH, MergeHow::MergeCommit);
+    world.apply().await;
+    assert_agreed(&world, 42).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revert_puts_back_at_once_and_says_so() {
+    let world = world_with("plumb.dev/drift: revert").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.events();
+    let report = world.apply().await;
+    assert_eq!((report.done, report.outcome), (1, ExecutionOutcome::InSync));
+    assert_eq!(world.number("staging", "orders", VERSION).await, 7);
+    assert!(
+        world
+            .events()
+            .iter()
+            .any(|event| matches!(&event.kind, EventKind::DriftFound { reason: Reason::DriftReverted, .. }))
+    );
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observe_only_records() {
+    let world = world_with("plumb.dev/drift: observe").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    let report = world.apply().await;
+    assert_eq!((report.done, report.outcome), (0, ExecutionOutcome::InSync));
+    assert_eq!(report.plan.drift.len(), 1);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ignored_fields_are_not_looked_at() {
+    let world = world_with("plumb.dev/drift-ignore: /spec/userVersion").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    let report = world.apply().await;
+    assert!(report.plan.is_in_sync(), "{:#?}", report.plan);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_push_holds_the_field_and_says_why() {
+    let world = world_with("").await;
+    world.tenant.hook("pre-receive", "#!/bin/sh\necho 'no branches from robots' >&2\nexit 1\n");
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.events();
+    world.apply().await;
+    let failed = world.events().into_iter().find_map(|event| match event.kind {
+        EventKind::ProposalFailed { message, .. } => Some(message),
+        _ => None,
+    });
+    assert!(failed.is_some_and(|message| message.contains("no branches from robots")));
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    // Once it is allowed, the next look pushes it.
+    world.tenant.hook("pre-receive", "#!/bin/sh\nexit 0\n");
+    world.apply().await;
+    assert!(world.tenant.branches().contains(&BRANCH.to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_more_than_three_branches_that_vanish_at_once_are_pushed_again() {
+    let world = World::with_files().await;
+    for name in ["a", "b", "c", "d"] {
+        world.write_database("staging", name, "userVersion: 1");
+    }
+    world.tenant.commit("Add four");
+    world.apply().await;
+    for name in ["a", "b", "c", "d"] {
+        world.by_hand("staging", name, "PRAGMA user_version = 5").await;
+    }
+    world.apply().await;
+    let branches: Vec<String> =
+        world.tenant.branches().into_iter().filter(|branch| branch.starts_with("plumb/drift/")).collect();
+    assert_eq!(branches.len(), 4);
+    for branch in &branches {
+        world.tenant.delete_branch(branch);
+    }
+    let report = world.apply().await;
+    assert_eq!(report.done, 0, "an accident restores nothing");
+    let again: Vec<String> =
+        world.tenant.branches().into_iter().filter(|branch| branch.starts_with("plumb/drift/")).collect();
+    assert_eq!(again, branches);
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(world.number("staging", name, VERSION).await, 5);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_a_branch_that_vanishes_with_a_rewritten_history_decides_nothing() {
+    let world = world_with_proposal().await;
+    world.tenant.delete_branch(BRANCH);
+    let text = world.tenant.show(&format!("main:{MANIFEST}"));
+    world.tenant.git(&["checkout", "--orphan", "fresh"]);
+    world.tenant.write(MANIFEST, text);
+    world.tenant.git(&["add", "--all"]);
+    world.tenant.git(&["commit", "--message", "A new beginning"]);
+    world.tenant.git(&["push", "--force", "origin", "HEAD:main"]);
+    let report = world.apply().await;
+    assert_eq!(report.done, 0);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    assert!(world.tenant.branches().contains(&BRANCH.to_owned()), "pushed again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shallow_scan_finds_drift_too() {
+    let world = world_with("").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    let report = world.look(Width::Shallow).await.unwrap();
+    assert_eq!(report.plan.drift.len(), 1);
+    assert!(world.tenant.branches().contains(&BRANCH.to_owned()));
+}

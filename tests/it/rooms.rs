@@ -1,0 +1,117 @@
+//! The house keeps its plan: no room imports what the table of the design (section 5) forbids.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each room may import; `model` is free to all.
+const TABLE: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("diag", &["model"]),
+    ("manifest", &["model", "diag"]),
+    ("validate", &["model", "diag", "manifest"]),
+    ("plan", &["model"]),
+    ("client", &["model"]),
+    ("source", &["model", "diag"]),
+    ("managers", &["model", "client"]),
+    ("forge", &["model", "diag", "client"]),
+    ("store", &["model"]),
+    ("engine", &["model", "diag", "manifest", "validate", "plan", "client", "source", "managers", "forge", "store"]),
+    (
+        "web",
+        &["model", "diag", "manifest", "validate", "plan", "client", "source", "managers", "forge", "store", "engine"],
+    ),
+    (
+        "cli",
+        &[
+            "model", "diag", "manifest", "validate", "plan", "client", "source", "managers", "forge", "store",
+            "engine", "web",
+        ],
+    ),
+];
+
+#[test]
+fn no_room_imports_what_the_table_forbids() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for (room, allowed) in TABLE {
+        for file in rust_files(&src.join(room)) {
+            let code = fs::read_to_string(&file).unwrap();
+            for used in rooms_used(&code) {
+                if used != *room && !allowed.contains(&used.as_str()) {
+                    wrong.push(format!("{} uses crate::{used}", file.strip_prefix(&src).unwrap().display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_room_is_in_the_table() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let known: BTreeSet<&str> = TABLE.iter().map(|(room, _)| *room).collect();
+    for entry in fs::read_dir(src).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(known.contains(name.as_str()) || ["lib", "main"].contains(&name.as_str()), "{name} is in no table");
+    }
+}
+
+#[test]
+fn the_check_sees_forbidden_arrows_and_only_in_code() {
+    assert_eq!(rooms_used("use crate::engine::Engine;"), ["engine".to_owned()].into());
+    assert_eq!(rooms_used("let x = crate::web::router;"), ["web".to_owned()].into());
+    assert_eq!(rooms_used("use crate::{store, model};"), ["model".to_owned(), "store".to_owned()].into());
+    assert!(rooms_used("// use crate::engine::Engine;\n/// [`crate::web`]").is_empty());
+    assert!(rooms_used("fn a() {}\n#[cfg(test)]\nmod tests {\n    use crate::engine::Engine;\n}\n").is_empty());
+}
+
+fn rust_files(room: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let Ok(entries) = fs::read_dir(room) else { return files };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") && !is_test_file(&path) {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// Files that their parent declares under `#[cfg(test)]`.
+fn is_test_file(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
+}
+
+/// The rooms that code names behind `crate::`: not in comments, not under `#[cfg(test)]`, which ends a file here.
+fn rooms_used(code: &str) -> BTreeSet<String> {
+    let mut used = BTreeSet::new();
+    let mut lines = code.lines().peekable();
+    while let Some(line) = lines.next() {
+        let line = line.trim();
+        if line == "#[cfg(test)]" && lines.peek().is_some_and(|next| next.trim_start().starts_with("mod tests")) {
+            break;
+        }
+        let line = line.split("//").next().unwrap_or("");
+        for (at, _) in line.match_indices("crate::") {
+            let rest = &line[at + "crate::".len()..];
+            match rest.strip_prefix('{') {
+                Some(list) => {
+                    let list = list.split('}').next().unwrap_or(list);
+                    used.extend(list.split(',').map(|part| word(part.trim())).filter(|room| !room.is_empty()));
+                }
+                None => {
+                    used.insert(word(rest));
+                }
+            }
+        }
+    }
+    used
+}
+
+fn word(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}

@@ -1,0 +1,200 @@
+//! The budgets of the design, measured: each row beside its yardstick, in the same run, as a ratio.
+//!
+//! `make bench` runs all; `make bench ARGS=validate` those whose name contains a word. The yardsticks are programs:
+//! `git`, `psql`, and `terraform` where it is installed. Nothing here is asserted; a loaded machine shows in both
+//! columns.
+
+mod postgres;
+mod rig;
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rig::{Rig, measured};
+
+/// One line of the table.
+pub struct Row {
+    what: String,
+    ours: String,
+    yardstick: String,
+    ratio: String,
+    budget: &'static str,
+}
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
+    let benches: &[(&str, fn() -> Vec<Row>)] = &[
+        ("validate", validate),
+        ("embedded", embedded),
+        ("commit", one_file_commit),
+        ("postgres", postgres::two_hundred_databases),
+    ];
+    let mut rows = Vec::new();
+    for (name, bench) in benches.iter().filter(|(name, _)| is_wanted(name)) {
+        eprintln!("measuring {name} ...");
+        rows.extend(bench());
+    }
+    println!("\nOn {}:\n\n{}", machine(), table(&rows));
+}
+
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let kib: u64 = text.lines().next()?.split_whitespace().nth(1)?.parse().ok()?;
+        Some(format!(", {} GiB", kib / 1024 / 1024))
+    });
+    format!("{cores} cores{}", memory.unwrap_or_default())
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut text = String::from("| work | plumb | yardstick | ratio | budget |\n|---|---|---|---|---|\n");
+    for Row { what, ours, yardstick, ratio, budget } in rows {
+        let _ = writeln!(text, "| {what} | {ours} | {yardstick} | {ratio} | {budget} |");
+    }
+    text
+}
+
+pub fn shown(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        format!("{} ms", time.as_millis())
+    } else {
+        format!("{:.2} s", time.as_secs_f64())
+    }
+}
+
+pub fn ratio(ours: Duration, theirs: Duration) -> String {
+    format!("{:.2}x", ours.as_secs_f64() / theirs.as_secs_f64())
+}
+
+/// `plumb validate` over 10,000 documents, from a cold start.
+fn validate() -> Vec<Row> {
+    let rig = Rig::new();
+    rig.write_platform();
+    rig.write_databases(10_000);
+    rig.write_policies();
+    let run = measured(rig.plumb(&["validate", "platform", "tenant", "-t", "bench", "-q"]));
+    vec![Row {
+        what: "validate 10,000 documents (parse, schema, 10 policies), cold".into(),
+        ours: format!("{}, {} MiB", shown(run.time), run.peak_mib),
+        yardstick: "-".into(),
+        ratio: "-".into(),
+        budget: "under 2 s",
+    }]
+}
+
+/// Plans over 10,000 embedded resources, and an apply of 1,000, beside terraform where there is one.
+fn embedded() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let thousand = Rig::new();
+    thousand.write_platform();
+    thousand.write_databases(1_000);
+    thousand.commit();
+    let apply = measured(thousand.plumb(&["apply", "-q"]));
+    let terraform_apply = terraform(1_000, &["apply", "-auto-approve"], false);
+    rows.push(beside("apply 1,000 embedded resources", &apply, terraform_apply, "10x faster (29 s)"));
+
+    let rig = Rig::new();
+    rig.write_platform();
+    rig.write_databases(10_000);
+    rig.commit();
+    measured(rig.plumb(&["apply", "-q"]));
+    let plan = measured(rig.plumb(&["plan", "-q"]));
+    let terraform_plan = terraform(10_000, &["plan"], true);
+    rows.push(beside(
+        "no-op plan over 10,000 embedded resources",
+        &plan,
+        terraform_plan,
+        "20x faster (21 s), a fifth of the memory (831 MiB)",
+    ));
+
+    rig.change_one();
+    let one = measured(rig.plumb(&["plan", "-q"]));
+    rows.push(Row {
+        what: "plan over 10,000 embedded resources, one changed".into(),
+        ours: format!("{}, {} MiB", shown(one.time), one.peak_mib),
+        yardstick: "-".into(),
+        ratio: "-".into(),
+        budget: "-",
+    });
+    rows
+}
+
+fn beside(what: &str, ours: &rig::Run, theirs: Option<rig::Run>, budget: &'static str) -> Row {
+    Row {
+        what: what.into(),
+        ours: format!("{}, {} MiB", shown(ours.time), ours.peak_mib),
+        yardstick: theirs.as_ref().map_or_else(
+            || "no terraform here".into(),
+            |run| format!("terraform {}, {} MiB", shown(run.time), run.peak_mib),
+        ),
+        ratio: theirs.map_or_else(|| "-".into(), |run| ratio(ours.time, run.time)),
+        budget,
+    }
+}
+
+/// Terraform over as many `terraform_data`; `None` where there is no terraform.
+fn terraform(count: usize, args: &[&str], applied: bool) -> Option<rig::Run> {
+    Command::new("terraform").arg("version").output().ok().filter(|output| output.status.success())?;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let text = format!("resource \"terraform_data\" \"r\" {{\n  count = {count}\n  input = count.index\n}}\n");
+    std::fs::write(folder.path().join("main.tf"), text).expect("the folder can be written");
+    let run = |args: &[&str]| {
+        let mut command = Command::new("terraform");
+        command.current_dir(folder.path()).args(args).arg("-input=false");
+        measured(command)
+    };
+    run(&["init"]);
+    if applied {
+        run(&["apply", "-auto-approve"]);
+    }
+    Some(run(args))
+}
+
+/// A commit that changes one file of 10,000, from the commit to the recorded plan, in an engine that has seen the
+/// commit before it; beside git's own answer to which files changed.
+fn one_file_commit() -> Vec<Row> {
+    let rig = Rig::new();
+    rig.write_platform();
+    rig.write_databases(10_000);
+    let before = rig.commit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let engine = rig.engine().await;
+        let in_force = engine.platform().await.expect("the platform is valid");
+        let look = |width| {
+            let ask = plumb::engine::Ask { trigger: plumb::model::Trigger::CommandLine, width };
+            engine.reconcile(&in_force, "bench", ask)
+        };
+        look(plumb::engine::Width::Deep).await.expect("the first look");
+        let mut times = Vec::new();
+        let mut after = before.clone();
+        for _ in 0..5 {
+            after = rig.change_one();
+            let start = Instant::now();
+            let report = look(plumb::engine::Width::Changed).await.expect("a look");
+            times.push(start.elapsed());
+            assert_eq!(report.done, 1, "the one change is applied");
+        }
+        times.sort();
+        let ours = times[times.len() / 2];
+        let parent = rig.git(&["rev-parse", "HEAD~1"]);
+        let mut diffs: Vec<Duration> = (0..5)
+            .map(|_| {
+                let start = Instant::now();
+                rig.git(&["diff", "--name-only", &parent, &after]);
+                start.elapsed()
+            })
+            .collect();
+        diffs.sort();
+        let theirs = diffs[diffs.len() / 2];
+        vec![Row {
+            what: "one-file commit in 10,000 files: fetch, plan, apply, record; engine warm".into(),
+            ours: shown(ours),
+            yardstick: format!("git diff --name-only {}", shown(theirs)),
+            ratio: ratio(ours, theirs),
+            budget: "plan under 3x, plus the observation",
+        }]
+    })
+}

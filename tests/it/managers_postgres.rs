@@ -189,7 +189,9 @@ impl World {
     }
 
     async fn role_exists(&self, name: &str) -> bool {
-        self.ask(&format!("SELECT rolname::text FROM pg_roles WHERE rolname = '{name}'")).await.is_some()
+        self.ask(&format!("SELECT rolname::text FROM pg_roles WHERE rolname = '{}'", name.replace('\'', "''")))
+            .await
+            .is_some()
     }
 
     async fn database_exists(&self) -> bool {
@@ -328,8 +330,7 @@ async fn every_field_that_drifts_is_seen() {
     let desired = everything();
     let world = World::made("pgdrift", &desired).await;
     let database = world.database();
-    world.superuser("CREATE TABLE t (v text)").await;
-    world.superuser(&format!("ALTER TABLE t OWNER TO {}", world.owner())).await;
+    run(&mut world.login("adm").await, "CREATE TABLE t (v text)").await.unwrap();
     let (adm, app, ro) = (world.role("adm"), world.role("app"), world.role("ro"));
     let drifts: &[(String, String, &str, Option<Value>)] = &[
         (
@@ -376,7 +377,7 @@ async fn every_field_that_drifts_is_seen() {
         ),
         (
             format!("ALTER TABLE t OWNER TO {app}"),
-            format!("ALTER TABLE t OWNER TO {}", world.owner()),
+            format!("ALTER TABLE t OWNER TO {}; GRANT SELECT, INSERT, UPDATE, DELETE ON t TO {app}", world.owner()),
             "/spec/roles/app/access",
             Some(json!("custom")),
         ),
@@ -588,6 +589,19 @@ async fn a_role_that_holds_something_in_another_database_is_kept_and_the_place_i
 }
 
 #[tokio::test]
+async fn a_changed_role_never_takes_another_database_along() {
+    let desired = everything();
+    let world = World::made("pgtwo", &desired).await;
+    world.server.psql(&format!("CREATE DATABASE pgtwo_other OWNER {}", world.role("ro"))).await;
+    let step = world.update(&with(&desired, &access("ro"), json!("readwrite")), &[]).await;
+    let error = world.refused(&step).await;
+    assert!(matches!(error, ManagerError::Terminal { reason: Reason::Rejected, .. }), "{error:?}");
+    assert!(error.to_string().contains("pgtwo_other"), "{error}");
+    let owner = "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = 'pgtwo_other'";
+    assert_eq!(world.ask(owner).await, Some(world.role("ro")));
+}
+
+#[tokio::test]
 async fn an_extension_that_is_needed_is_not_dropped() {
     let desired = with(&everything(), "/spec/extensions/citext", json!(true));
     let world = World::made("pgext", &desired).await;
@@ -660,7 +674,7 @@ async fn r1_what_is_unmarked_or_anothers_is_never_touched() {
     let of = |error: ManagerError| matches!(error, ManagerError::Conflict { .. });
     let marked = Expect::Marked(live.object.clone());
     let other_mark = Mark { platform: PlatformId("somebody".to_owned()), ..world.mark(&everything()) };
-    for comment in ["a person's".to_owned(), other_mark.to_text()] {
+    for comment in ["a person wrote this".to_owned(), other_mark.to_text()] {
         world.server.psql(&format!("COMMENT ON DATABASE {database} IS '{comment}'")).await;
         assert!(of(world.refused(&world.creation(&everything())).await), "{comment}");
         assert!(
@@ -1129,18 +1143,19 @@ async fn another_at_work_on_the_same_key_is_waited_for_and_then_said() {
     let world = World::made("pglock", &everything()).await;
     let step = world.update(&everything(), &[]).await;
     let slow = connect(world.server.endpoint("pg-main")).unwrap();
-    // A table that somebody keeps locked makes the first apply wait inside its transaction, with the key locked.
-    run(&mut world.login("adm").await, "CREATE TABLE t (v text)").await.unwrap();
+    // A table that changes its owner and that somebody keeps locked makes the first apply wait, with the key locked.
     let mut holder = world.login("adm").await;
+    run(&mut holder, "SET ROLE NONE; CREATE TABLE t (v text)").await.unwrap();
     run(&mut holder, "BEGIN; LOCK TABLE t").await.unwrap();
-    let waiting = world.update(&with(&everything(), &access("ro"), json!("readwrite")), &[]).await;
+    let waiting = world.update(&with(&everything(), &access("adm"), json!("read")), &[]).await;
     let hasty = connect(Endpoint { timeout: Duration::from_secs(1), ..world.server.endpoint("pg-main") }).unwrap();
     let cx = world.cx();
     let (first, second) = tokio::join!(slow.apply(&waiting, &cx), async {
         let held = "SELECT 'held' FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
                     WHERE l.locktype = 'relation' AND NOT l.granted AND a.usename = 'plumb'";
+        let deadline = Instant::now() + Duration::from_secs(20);
         while world.ask(held).await.is_none() {
-            tokio::task::yield_now().await;
+            assert!(Instant::now() < deadline, "the first apply never waited");
         }
         let second = hasty.apply(&step, &cx).await;
         run(&mut holder, "COMMIT").await.unwrap();
@@ -1150,7 +1165,7 @@ async fn another_at_work_on_the_same_key_is_waited_for_and_then_said() {
     assert!(matches!(error, ManagerError::Retry { reason: Reason::TimedOut, .. }), "{error:?}");
     assert!(error.to_string().contains("another plumb is at work"), "{error}");
     assert_eq!(first.unwrap(), Outcome::default());
-    assert_eq!(world.access("ro").await, Some(json!("readwrite")));
+    assert_eq!(world.access("adm").await, Some(json!("read")));
 }
 
 #[tokio::test]

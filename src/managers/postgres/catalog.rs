@@ -182,7 +182,8 @@ pub(super) async fn read_key(
              AND description LIKE 'plumb:%' AND strpos(description, $2) > 0)"
     ))
     .bind(roles)
-    .bind(key.to_string());
+    // As the marks' JSON spells it, quotes included.
+    .bind(serde_json::Value::String(key.to_string()).to_string());
     let rows = session.rows(LOOKING, query).await?;
     Ok(Catalog { databases, roles: collect(session, &rows, role)? })
 }

@@ -10,12 +10,13 @@ use serde_json::Value;
 use super::apply::Work;
 use super::catalog::{Catalog, DatabaseRow, RoleRow};
 use super::connection::Session;
+use super::delete::{self, Ending};
 use super::errors::code;
+use super::extensions;
 use super::names::{Field, Wanted, login_role, owner_role};
 use super::passwords::{self, Verifier};
 use super::privileges::{self, Ground, access_of, spelled};
 use super::sql::{ident, idents, literal, setting_name, setting_value};
-use super::{delete, extensions};
 use crate::managers::ManagerError;
 use crate::model::{Access, FieldPath, Live, Mark, Reason};
 
@@ -197,12 +198,13 @@ impl Change<'_> {
         let name = &self.database.name;
         let settings = edits.setting_statements(name)?;
         let fates = self.fates(edits)?;
-        let removed: Vec<i64> = fates
-            .iter()
-            .filter(|fated| matches!(fated.fate, Fate::Remove))
-            .filter_map(|fated| fated.row.map(|row| row.oid))
-            .collect();
-        delete::refuse_roles_held_elsewhere(session, &removed, self.database.oid).await?;
+        let oids = |is_removed: bool| -> Vec<i64> {
+            let fates = fates.iter().filter(|fated| fated.fate.access().is_none() == is_removed);
+            fates.filter_map(|fated| fated.row.map(|row| row.oid)).collect()
+        };
+        let here = self.database.oid;
+        delete::refuse_roles_held_elsewhere(session, Ending::Dropped, &oids(true), here).await?;
+        delete::refuse_roles_held_elsewhere(session, Ending::Reassigned, &oids(false), here).await?;
         // Passwords are stored before the transaction begins, and so before any role exists (R12).
         let verifiers = self.verifiers(&fates).await?;
 

@@ -26,7 +26,7 @@ pub(super) async fn delete(work: &Work<'_>, session: &mut Session) -> Result<Out
     if let Some(database) = database {
         check(work, &catalog, database)?;
     }
-    refuse_roles_held_elsewhere(session, &oids, database.map_or(0, |database| database.oid)).await?;
+    refuse_roles_held_elsewhere(session, Ending::Dropped, &oids, database.map_or(0, |database| database.oid)).await?;
     if let Some(database) = database {
         drop_database(work, session, &catalog, database).await?;
     }
@@ -109,9 +109,19 @@ async fn sessions(session: &mut Session, database: i64) -> Result<i64, ManagerEr
     Ok(count.map_err(|error| session.failure(DOING, Cause::Sql(error)))?)
 }
 
-/// Refuses to drop roles that own or may do something outside of their database: that is for a person to settle.
+/// What is about to be done to roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// They are dropped: they may hold nothing anywhere else.
+    Dropped,
+    /// What they own goes to the owner of their database; that would take other databases of theirs along.
+    Reassigned,
+}
+
+/// Refuses to end what roles own or may do outside of their database: that is for a person to settle.
 pub(super) async fn refuse_roles_held_elsewhere(
     session: &mut Session,
+    ending: Ending,
     roles: &[i64],
     database: i64,
 ) -> Result<(), ManagerError> {
@@ -127,6 +137,7 @@ pub(super) async fn refuse_roles_held_elsewhere(
          WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid::int8 = ANY($1) AND s.dbid::int8 <> $2 \
          AND s.classid <> 'pg_auth_members'::regclass \
          AND NOT (s.dbid = 0 AND s.classid = 'pg_database'::regclass AND s.objid::int8 = $2) \
+         AND ($3 OR (s.dbid = 0 AND s.deptype = 'o')) \
          ORDER BY 1, 2",
     )
     .bind(roles)
@@ -134,7 +145,8 @@ pub(super) async fn refuse_roles_held_elsewhere(
         // No database has this oid: all that is found is elsewhere.
         0 => -1,
         oid => oid,
-    });
+    })
+    .bind(ending == Ending::Dropped);
     let rows = session.rows(DOING, query).await?;
     let read = |row: &sqlx::postgres::PgRow| -> Result<String, sqlx::Error> {
         let (role, place): (String, String) = (row.try_get("role")?, row.try_get("place")?);
@@ -146,7 +158,11 @@ pub(super) async fn refuse_roles_held_elsewhere(
         return Ok(());
     }
     let message = format!(
-        "roles to be dropped own or may do something elsewhere: {}; reassign or revoke it there first",
+        "roles to be {} hold something elsewhere: {}; reassign or revoke it there first",
+        match ending {
+            Ending::Dropped => "dropped",
+            Ending::Reassigned => "changed",
+        },
         held.join(", ")
     );
     Err(ManagerError::terminal(Reason::Rejected, message))

@@ -504,17 +504,33 @@ async fn drifted_access_is_given_back() {
     run(&mut world.login("adm").await, "CREATE TABLE t (v text)").await.unwrap();
     let (app, ro) = (world.role("app"), world.role("ro"));
     world.superuser(&format!("REVOKE ALL ON t FROM {app}; GRANT ALL ON t TO {ro}; ALTER ROLE {app} NOLOGIN")).await;
-    world
-        .superuser(&format!(
-            "GRANT {} TO {ro}; REVOKE CONNECT ON DATABASE {} FROM {ro}",
-            world.owner(),
-            world.database()
-        ))
-        .await;
+    world.superuser(&format!("REVOKE CONNECT ON DATABASE {} FROM {ro}", world.database())).await;
     world.done(&world.update(&desired, &[]).await).await;
     assert_eq!(world.live(&desired).await.fields, desired);
     assert_eq!(run(&mut world.login("app").await, "INSERT INTO t VALUES ('x')").await, Ok(()));
     assert_eq!(run(&mut world.login("ro").await, "INSERT INTO t VALUES ('x')").await, denied());
+}
+
+#[tokio::test]
+async fn a_membership_behind_our_back_is_taken_back_or_who_can_is_said() {
+    let desired = everything();
+    let world = World::made("pgmembers", &desired).await;
+    let (owner, ro) = (world.owner(), world.role("ro"));
+    world.superuser(&format!("GRANT {owner} TO {ro}")).await;
+    let drifted = with(&desired, &access("ro"), json!("custom"));
+    assert_eq!(world.live(&desired).await.fields, drifted, "and no other role is said to have drifted");
+    let step = world.update(&desired, &[]).await;
+    let version: i64 = world.ask("SHOW server_version_num").await.unwrap().parse().unwrap();
+    if version >= 160_000 {
+        let error = world.refused(&step).await;
+        assert!(matches!(error, ManagerError::Terminal { reason: Reason::PermissionDenied, .. }), "{error:?}");
+        assert!(error.to_string().contains("GRANTED BY \"postgres\""), "{error}");
+        assert_eq!(world.live(&desired).await.fields, drifted);
+        world.superuser(&format!("REVOKE {owner} FROM {ro}")).await;
+    } else {
+        world.done(&step).await;
+    }
+    assert_eq!(world.live(&desired).await.fields, desired);
 }
 
 #[tokio::test]

@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
 
 use super::apply::Work;
 use super::catalog::{Catalog, DatabaseRow, RoleRow};
 use super::connection::Session;
 use super::delete::{self, Ending};
-use super::errors::code;
+use super::errors::{Cause, code};
 use super::extensions;
 use super::names::{Field, Wanted, login_role, owner_role};
 use super::passwords::{self, Verifier};
@@ -412,6 +414,8 @@ impl Change<'_> {
             failure.into()
         })?;
 
+        self.refuse_members_of_others(session, fates).await?;
+
         let mut sql = String::new();
         if fates.iter().any(|fated| fated.fate.access().is_some()) {
             sql += &self.grants(session, fates).await?;
@@ -426,6 +430,40 @@ impl Change<'_> {
             return Ok(());
         }
         Ok(session.run(&format!("give the roles of {database:?} their access"), sql).await?)
+    }
+
+    /// From PostgreSQL 16 on, a membership can be taken back only by who gave it, and `REVOKE` by another does nothing
+    /// but warn. A role that would stay a member of the owner has more than the access it is to have.
+    async fn refuse_members_of_others(&self, session: &mut Session, fates: &[Fated<'_>]) -> Result<(), ManagerError> {
+        const DOING: &str = "look at members of the owner";
+        let former: Vec<i64> = fates
+            .iter()
+            .filter(|fated| fated.fate.access().is_some_and(|access| access != Access::Admin))
+            .filter_map(|fated| fated.row.map(|row| row.oid))
+            .collect();
+        if former.is_empty() {
+            return Ok(());
+        }
+        let query = sqlx::query(
+            "SELECT pg_get_userbyid(m.member)::text, pg_get_userbyid(m.grantor)::text FROM pg_auth_members m \
+             WHERE m.roleid = (SELECT oid FROM pg_roles WHERE rolname = $1) AND m.member::int8 = ANY($2) ORDER BY 1, 2",
+        )
+        .bind(owner_role(&self.database.name))
+        .bind(former);
+        let rows = session.rows(DOING, query).await?;
+        let read = |row: &PgRow| -> Result<(String, String), sqlx::Error> { Ok((row.try_get(0)?, row.try_get(1)?)) };
+        let Some((member, grantor)) =
+            rows.first().map(read).transpose().map_err(|error| session.failure(DOING, Cause::Sql(error)))?
+        else {
+            return Ok(());
+        };
+        let (owner, member) = (ident(&owner_role(&self.database.name)), ident(&member));
+        let message = format!(
+            "the role {member} is a member of {owner} by a grant of {grantor:?}, which only that role or a superuser can \
+             take back, with REVOKE {owner} FROM {member} GRANTED BY {}",
+            ident(&grantor)
+        );
+        Err(ManagerError::terminal(Reason::PermissionDenied, message))
     }
 
     /// The roles whose privileges the login needs for the length of the transaction: those that are changed, whose

@@ -9,11 +9,11 @@ use super::catalog::{self, Catalog, DatabaseRow, RoleRow, is_of};
 use super::connection::{Server, Session};
 use super::errors::{Cause, Failure};
 use super::names::{Field, Wanted, extensions_path, login_role, owner_role, refuse_long, role_path};
-use super::privileges::{self, Held, Outer};
+use super::privileges::{self, Held, Outer, spelled};
 use crate::managers::{Found, ManagerError};
 use crate::model::{
-    Depth, Fields, Live, Mark, ObjectId, Observation, Ownership, PlatformId, ProviderType, Reason, ResourceKey, Target,
-    Unknown,
+    Access, Depth, Fields, Live, Mark, ObjectId, Observation, Ownership, PlatformId, ProviderType, Reason, ResourceKey,
+    Target, Unknown,
 };
 
 /// What only a connection into the database tells.
@@ -175,7 +175,8 @@ impl<'a> Look<'a> {
     pub fn creators(&self, catalog: &Catalog, database: &DatabaseRow, platform: &PlatformId) -> Vec<i64> {
         let admins = catalog
             .login_roles_of(&database.name, platform, self.key())
-            .filter(|role| role.member_of.contains(&database.owner_oid))
+            // One that is no whole admin is drift of its own field, and not of every other role's.
+            .filter(|role| privileges::outer_access(role, database) == Outer::Is(spelled(Access::Admin)))
             .map(|role| role.oid);
         std::iter::once(database.owner_oid).chain(admins).collect()
     }

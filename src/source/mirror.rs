@@ -33,6 +33,8 @@ pub(super) const INCOMING: &str = "refs/plumb/incoming/";
 /// Each fetch adds a pack; with more than these, reading gets slow and they are made into one. It is below the least
 /// number of packs that a handle of gix has room for (32).
 const MAX_PACKS: usize = 25;
+/// Loose objects are counted in one of their 256 folders, as git does; with more than these there are too many of them.
+const MAX_LOOSE_IN_ONE: usize = 27;
 /// How long making them into one may take.
 const REPACK_LIMIT: Duration = Duration::from_secs(600);
 /// How long an object that no ref holds is kept at least: an old head after a force-push, a commit not pushed yet.
@@ -203,7 +205,7 @@ impl Mirror {
             && let local::Reading::Refs(refs) = local::refs(path, branch)?
         {
             let missing = self.missing(&refs);
-            if missing.is_empty() {
+            if missing.is_empty() || local::copy(path, &self.reader(), &missing) == local::Copied::All {
                 return Ok(Download { refs, keep: None });
             }
             let ask = Ask::Objects(missing);
@@ -276,9 +278,11 @@ impl Mirror {
         cleared.map(drop).map_err(|source| SourceError::Mirror { path: self.path.clone(), source: Box::new(source) })
     }
 
-    /// Makes many packs into one. It is only about speed, so that it fails is only told.
+    /// Makes many packs and loose objects into one pack. It is only about speed, so that it fails is only told.
     fn repack_if_needed(&self) -> Result<(), SourceError> {
-        if files_ending(&self.path.join("objects/pack"), ".pack").len() <= MAX_PACKS {
+        let packs = files_ending(&self.path.join("objects/pack"), ".pack").len();
+        let loose = files_ending(&self.path.join("objects/17"), "").len();
+        if packs <= MAX_PACKS && loose <= MAX_LOOSE_IN_ONE {
             return Ok(());
         }
         let mut command = process::git("none");

@@ -295,6 +295,9 @@ pub(super) struct End {
     pub stderr: String,
 }
 
+/// Environment variables by name.
+pub(super) type Variables = Vec<(&'static str, String)>;
+
 /// Runs a program to its end, no longer than `limit`.
 pub(super) fn run(
     mut command: Command,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::model::{Action, Observation, Ownership, Reason, ResourceKey, Step};
+use crate::model::{Action, Observation, Ownership, Reason, ResourceKey, Settle, Step};
 
 use super::Draft;
 
@@ -28,8 +28,8 @@ struct Waiting<'d> {
     draft: &'d Draft<'d>,
     /// Steps that pass, so far.
     passing: BTreeMap<&'d ResourceKey, Action>,
-    /// Keys of whom nobody can say that they are as git wants them.
-    behind: BTreeSet<&'d ResourceKey>,
+    /// Keys whose records are brought up to date without a step.
+    settled: BTreeSet<&'d ResourceKey>,
     /// For each key that is to be deleted: who needs it, or needed it when it was applied.
     needed_by: BTreeMap<&'d ResourceKey, BTreeSet<&'d ResourceKey>>,
     /// For each key: the steps that have to be looked at again when it is held.
@@ -40,8 +40,7 @@ impl<'d> Waiting<'d> {
     fn of(draft: &'d Draft<'_>) -> Self {
         let plan = &draft.plan;
         let passing: BTreeMap<&ResourceKey, Action> = plan.steps.iter().map(|step| (&step.key, step.action)).collect();
-        let behind =
-            plan.blocked.iter().map(|blocked| &blocked.key).chain(plan.unknown.iter().map(|(key, _)| key)).collect();
+        let settled = plan.settles.iter().map(Settle::key).collect();
         let mut needed_by: BTreeMap<&ResourceKey, BTreeSet<&ResourceKey>> = BTreeMap::new();
         let mut watched_by: BTreeMap<&ResourceKey, BTreeSet<&ResourceKey>> = BTreeMap::new();
         let recorded = draft.prior.live().map(|record| (&record.key, &record.depends_on));
@@ -60,7 +59,7 @@ impl<'d> Waiting<'d> {
                 }
             }
         }
-        Self { draft, passing, behind, needed_by, watched_by }
+        Self { draft, passing, settled, needed_by, watched_by }
     }
 
     /// Holds until nothing more has to wait; gives the reasons.
@@ -75,7 +74,6 @@ impl<'d> Waiting<'d> {
             if let Some(message) = self.waits_for(step) {
                 held.insert(step.key.clone(), message);
                 self.passing.remove(&step.key);
-                self.behind.insert(&step.key);
                 let watching = self.watched_by.get(&step.key).into_iter().flatten();
                 queue.extend(watching.filter_map(|key| steps.get(*key).copied()));
             }
@@ -130,8 +128,10 @@ impl<'d> Waiting<'d> {
             return false;
         }
         if let Some(resource) = self.draft.desired.resources.get(dependent) {
-            // Git may have stopped needing it; live follows when nothing holds the dependent.
-            return resource.depends_on.contains(key) || self.behind.contains(dependent);
+            // Git may have stopped needing it, and this plan brings the dependent up to that.
+            let moves_on = self.passing.contains_key(dependent) || self.settled.contains(dependent);
+            let needed_before = self.draft.prior.get(dependent).is_some_and(|record| record.depends_on.contains(key));
+            return resource.depends_on.contains(key) || (needed_before && !moves_on);
         }
         match self.draft.live.objects.get(dependent) {
             Some(Observation::Present(live)) => match &live.ownership {

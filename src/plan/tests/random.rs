@@ -210,10 +210,14 @@ prop_compose! {
 }
 
 impl Recipe {
-    /// The same world before anybody decided anything and where nothing is put back or ignored on its own.
+    /// The same world before anybody decided anything, where nothing is put back or ignored on its own, and where
+    /// nothing keeps a mark from being written.
     pub(super) fn undecided(mut self) -> Self {
         self.mode = DriftMode::Propose;
+        self.window_closed = false;
+        self.denied = 0;
         for object in &mut self.objects {
+            object.annotations.suspend = false;
             object.annotations.drift_ignore.clear();
             object.annotations.drift = None;
             object.fields.iter_mut().for_each(|field| field.said = None);

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use proptest::array::uniform3;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -66,9 +67,6 @@ enum Said {
     Ignored,
 }
 
-/// What a person said, and about which base, git and live values.
-type Saying = (Said, Option<usize>, Option<usize>, Option<usize>);
-
 /// One field: which of its two values each side has.
 #[derive(Clone, Debug)]
 struct FieldRecipe {
@@ -79,7 +77,8 @@ struct FieldRecipe {
     live: Option<usize>,
     unseen: Option<Reason>,
     unsettled: bool,
-    said: Option<Saying>,
+    /// What people have said of it, and its base, git's and live value then.
+    said: Option<(Said, [Option<usize>; 3])>,
 }
 
 #[derive(Clone, Debug)]
@@ -134,7 +133,7 @@ prop_compose! {
         ]),
         unsettled in prop::bool::weighted(0.15),
         said in option::weighted(0.2, (
-            prop_oneof![Just(Said::Open), Just(Said::Lifted), Just(Said::Ignored)], value(), value(), value(),
+            prop_oneof![Just(Said::Open), Just(Said::Lifted), Just(Said::Ignored)], uniform3(value()),
         )),
     ) -> FieldRecipe {
         FieldRecipe { git, applied, readback, marked, live, unseen, unsettled, said }
@@ -372,7 +371,6 @@ impl ObjectRecipe {
             applied: Fields::new(),
             readback: Fields::new(),
             unsettled: Default::default(),
-            document: serde_json::Value::Null,
             annotations: self.annotations_before.clone(),
             depends_on: needed,
             file: document.origin.file,
@@ -397,7 +395,7 @@ impl ObjectRecipe {
             world.decisions.kept_missing.insert(key.clone());
         }
         for (path, values, recipe) in self.named() {
-            let Some((said, base, git, live)) = recipe.said else { continue };
+            let Some((said, [base, git, live])) = recipe.said else { continue };
             let value = |at: Option<usize>| at.map(|at| parse(values[at]));
             let said_of = field(path.as_str(), value(base), value(git), value(live));
             match said {

@@ -1,5 +1,7 @@
 //! R3: the three-way comparison, field by field, and what people say about it.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::world::*;
@@ -222,6 +224,21 @@ fn r3_a_member_that_an_apply_left_out_is_applied_again() {
     half.steps[0].changes.clear();
     world.applies(half);
     assert_eq!(world.plan().changes(&db("orders")), plan.changes(&db("orders")));
+}
+
+#[test]
+fn r3_a_field_that_could_not_be_read_back_counts_as_applied() {
+    let mut world = World::in_plumb([document(&db("orders")).with(APP_ACCESS, "read")]);
+    world.field_cannot_be_seen(&db("orders"), "/spec/roles", Reason::TimedOut);
+    world.prior.records.clear();
+    world.record(&db("orders"), &BTreeSet::new());
+
+    world.live_mut(&db("orders")).unknown.clear();
+    world.live_becomes(&db("orders"), APP_ACCESS, "admin");
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    assert_held(&plan, &db("orders"), APP_ACCESS, DriftMode::Propose);
+    assert_eq!(plan.drift(&db("orders")).fields[0].base, Some(json!("read")));
 }
 
 #[test]

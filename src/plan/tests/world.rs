@@ -286,7 +286,8 @@ impl World {
         self.prior.records.get_mut(key).expect("it is recorded")
     }
 
-    fn record(&mut self, key: &ResourceKey, held: &BTreeSet<FieldPath>) {
+    /// What is live now is read back into the record.
+    pub(super) fn record(&mut self, key: &ResourceKey, held: &BTreeSet<FieldPath>) {
         let resource = self.desired.resources[key].clone();
         let identity = self.live.identities[&resource.provider].clone();
         let place =

@@ -17,8 +17,8 @@ pub(super) fn close(draft: &mut Draft<'_>) {
     stop(draft, |draft, step| {
         unapproved(draft, step).or_else(|| deletions.get(&step.key).cloned()).or_else(|| outside_window(draft, step))
     });
-    waiting::hold_dependents(draft);
     let_go(draft);
+    waiting::hold_dependents(draft);
 }
 
 /// Blocks the steps on which there is a verdict.

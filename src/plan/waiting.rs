@@ -28,7 +28,7 @@ struct Waiting<'d> {
     draft: &'d Draft<'d>,
     /// Steps that pass, so far.
     passing: BTreeMap<&'d ResourceKey, Action>,
-    /// Keys whose records are brought up to date without a step.
+    /// Keys whose records are brought up to date, or let go of, without a step.
     settled: BTreeSet<&'d ResourceKey>,
     /// For each key that is to be deleted: who needs it, or needed it when it was applied.
     needed_by: BTreeMap<&'d ResourceKey, BTreeSet<&'d ResourceKey>>,
@@ -132,6 +132,10 @@ impl<'d> Waiting<'d> {
             let moves_on = self.passing.contains_key(dependent) || self.settled.contains(dependent);
             let needed_before = self.draft.prior.get(dependent).is_some_and(|record| record.depends_on.contains(key));
             return resource.depends_on.contains(key) || (needed_before && !moves_on);
+        }
+        if self.settled.contains(dependent) {
+            // It is let go of, and what it needs with it.
+            return false;
         }
         match self.draft.live.objects.get(dependent) {
             Some(Observation::Present(live)) => match &live.ownership {

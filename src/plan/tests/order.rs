@@ -1,7 +1,7 @@
 //! The order of steps, and waiting for others.
 
 use super::world::*;
-use crate::model::{Action, Reason};
+use crate::model::{Action, Deletion, Reason};
 
 #[test]
 fn order_dependencies_come_first_and_keys_break_ties() {
@@ -138,6 +138,19 @@ fn order_what_a_resource_no_longer_needs_goes_with_the_same_commit() {
     let plan = world.plan();
     assert!(plan.steps.is_empty(), "not while the change is held");
     assert_eq!(plan.reasons(&cache("sessions")), [Reason::DependencyNotReady]);
+}
+
+#[test]
+fn order_a_dependent_that_is_let_go_of_keeps_nothing() {
+    let mut world = World::in_plumb([
+        document(&cache("sessions")),
+        document(&db("orders")).needing(&cache("sessions")).saying(|a| a.deletion = Some(Deletion::Retain)),
+        document(&cache("x")),
+    ]);
+    world.git_removes(&cache("sessions"));
+    world.git_removes(&db("orders"));
+    assert_eq!(world.reconciles().order(), [&cache("sessions")]);
+    assert!(world.plan().is_quiet());
 }
 
 #[test]

@@ -283,9 +283,6 @@ pub(super) fn bounded<T: Send + 'static>(
     }
 }
 
-/// Variables that a program gets and no log shows.
-pub(super) type Variables = Vec<(&'static str, String)>;
-
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct End {

@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex};
 use secrecy::SecretString;
 
 use crate::managers::Secrets;
-use crate::model::{Clock, Event, Reason};
+use crate::model::{Clock, Event, ObjectHex, Reason};
 use crate::source::SourceError;
 use crate::store::{Store, StoreError};
 use crate::validate::Validator;
@@ -108,6 +108,8 @@ pub struct Engine {
     fleet: Fleet,
     mirrors: Mirrors,
     listener: Listener,
+    /// The platform as it was read last, by the head that was read.
+    platform: Mutex<Option<(ObjectHex, PlatformStatus)>>,
     /// The lock on a tenant's workspace is what keeps it from being reconciled twice at once.
     workspaces: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Workspace>>>>,
 }
@@ -132,6 +134,7 @@ impl Engine {
             fleet,
             mirrors,
             listener,
+            platform: Mutex::default(),
             workspaces: Mutex::default(),
         }
     }

@@ -64,6 +64,11 @@ impl Engine {
             None if Path::new(&self.settings.platform).is_dir() => source::HEAD.to_owned(),
             None => "main".to_owned(),
         };
+        let (reader, wanted) = (Arc::clone(&mirror), branch.clone());
+        let Refs { head, .. } = blocking(move || reader.advertise(&wanted)).await?.map_err(failed)?;
+        if let Some(known) = self.platform_known_at(head.as_ref()) {
+            return Ok(known);
+        }
         let reader = Arc::clone(&mirror);
         let Refs { head, .. } = blocking(move || reader.fetch(&branch)).await?.map_err(failed)?;
         let head = head.ok_or_else(|| {
@@ -73,6 +78,7 @@ impl Engine {
         })?;
         let state = self.store.read(Scope::Platform).await?.platform().await?;
         let mut revision = self.revision(&mirror, head.clone()).await?;
+        let read = head.clone();
         if let (Some(platform), Some(state)) = (&revision.platform, &state)
             && platform.id != state.id
         {
@@ -106,8 +112,16 @@ impl Engine {
         };
         if remember {
             self.remember_platform(&status, state).await?;
+            // Only what is in the state database too need not be read again.
+            *self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((read, status.clone()));
         }
         Ok(status)
+    }
+
+    /// The platform as it was read at `head`, when that was the last head that was read.
+    fn platform_known_at(&self, head: Option<&ObjectHex>) -> Option<PlatformStatus> {
+        let known = self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.as_ref().filter(|(read, _)| Some(read) == head).map(|(_, status)| status.clone())
     }
 
     async fn revision(&self, mirror: &Arc<Mirror>, commit: ObjectHex) -> Result<Revision, EngineError> {

@@ -193,7 +193,10 @@ impl Engine {
                 let failed = |source| EngineError::Source { what: "the folder".to_owned(), source };
                 let working =
                     blocking(move || WorkingTree::new(folder).read(&path, Wanted::Manifests)).await?.map_err(failed)?;
-                (Workspace::read_working(&self.validator, owner, working), decide::decisions(&memory.proposals))
+                let reading = Workspace::read_working(&self.validator, owner, working);
+                let mut decisions = decide::decisions(&memory.proposals);
+                decisions.prune_holds.extend(empty_tree(&memory, &reading));
+                (reading, decisions)
             }
             PreviewSource::Head => self.preview_branch(in_force, tenant, spec, None, &memory, &mut workspace).await?,
             PreviewSource::Branch(branch) => {
@@ -623,10 +626,7 @@ fn prune_holds(
     source: &Source,
     reading: &Reading,
 ) -> Result<Vec<(Reason, String)>, EngineError> {
-    let mut holds = Vec::new();
-    if reading.files == 0 && memory.inventory.live().next().is_some() {
-        holds.push((Reason::EmptyTree, "the tree holds no manifest at all".to_owned()));
-    }
+    let mut holds: Vec<(Reason, String)> = empty_tree(memory, reading).into_iter().collect();
     let Some(state) = &memory.state else { return Ok(holds) };
     let repository = &spec.repository;
     let moved = state.url != repository.url || state.branch != repository.branch || state.path != repository.path;
@@ -645,6 +645,11 @@ fn prune_holds(
     };
     holds.extend(reason.map(|reason| (reason, hold_message(reason))));
     Ok(holds)
+}
+
+fn empty_tree(memory: &Memory, reading: &Reading) -> Option<(Reason, String)> {
+    let emptied = reading.files == 0 && memory.inventory.live().next().is_some();
+    emptied.then(|| (Reason::EmptyTree, "the tree holds no manifest at all".to_owned()))
 }
 
 fn hold_message(reason: Reason) -> String {

@@ -87,6 +87,13 @@ impl Fields {
         self.0.insert(path.into(), value.into());
     }
 
+    /// Sets those of `others` that are not set yet.
+    pub fn fill(&mut self, others: Self) {
+        for (path, value) in others.0 {
+            self.0.entry(path).or_insert(value);
+        }
+    }
+
     /// Fields in path order.
     pub fn iter(&self) -> impl Iterator<Item = (&FieldPath, &Value)> {
         self.0.iter()

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::fields::{FieldPath, Fields};
-use super::key::Kind;
+use super::key::{Kind, ResourceKey};
 use super::platform::ProviderType;
 
 /// How a list in a spec is compared. Lists are never ordered.
@@ -164,6 +164,22 @@ impl KindInfo {
                 fields.insert(path.clone(), value);
             }
         }
+    }
+}
+
+impl ResourceKey {
+    /// Fields that a resource has even where its document does not set them: left unmanaged, they would let a change
+    /// made by hand reach other tenants' data unseen.
+    pub fn implied_fields(&self) -> Fields {
+        let mut fields = Fields::new();
+        match self.kind {
+            Kind::Database => {}
+            Kind::Cache => {
+                let name = self.object_name(ProviderType::Redis.name_limit());
+                fields.insert("/spec/keyPrefix", format!("{name}:"));
+            }
+        }
+        fields
     }
 }
 

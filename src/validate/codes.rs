@@ -54,6 +54,8 @@ codes! {
     DEPENDENCY_MISSING = "DependencyMissing",
     /// Resources depend on each other in a circle.
     DEPENDENCY_CYCLE = "DependencyCycle",
+    /// A key prefix through which a tenant could reach another's keys.
+    FOREIGN_KEY_PREFIX = "ForeignKeyPrefix",
     /// A kind of the platform repository in a tenant's, or the other way round.
     WRONG_REPOSITORY = "WrongRepository",
     /// More resources of a kind than the tenant may have.

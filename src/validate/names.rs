@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::codes;
 use super::tenant::Assembly;
 use crate::model::{FieldPath, Kind, ProviderType, Resource, bounded_name};
@@ -41,6 +43,27 @@ pub(super) fn of(resource: &Resource, provider_type: Option<ProviderType>) -> Ar
     }
     names.push(ServerName { space: Space::Object(resource.key.kind), name: object });
     names.into()
+}
+
+/// Refuses key prefixes through which a tenant could reach another's keys: one has to begin with the tenant's own name
+/// and a colon, which no tenant's name holds, or with the name of the cache's user.
+pub(super) fn check_key_prefixes(assembly: &mut Assembly<'_>) {
+    const PREFIX: &str = "/spec/keyPrefix";
+    let mut foreign = Vec::new();
+    for (at, entry) in assembly.entries.iter().enumerate().filter(|(_, entry)| entry.key.kind == Kind::Cache) {
+        let Some(resource) = entry.resource.as_ref().filter(|_| entry.is_usable()) else { continue };
+        let Some(prefix) = resource.fields.get(PREFIX).and_then(Value::as_str) else { continue };
+        let own = format!("{}:", entry.key.tenant);
+        let user = format!("{}:", entry.key.object_name(ProviderType::Redis.name_limit()));
+        if !prefix.starts_with(&own) && !prefix.starts_with(&user) {
+            let message = format!("the key prefix {prefix:?} could reach other tenants' keys");
+            let help = format!("begin it with \"{own}\", or leave it out for \"{user}\"");
+            foreign.push((at, entry.error(codes::FOREIGN_KEY_PREFIX, PREFIX, message).help(help)));
+        }
+    }
+    for (at, diagnostic) in foreign {
+        assembly.reject(at, diagnostic);
+    }
 }
 
 fn role_names(resource: &Resource) -> impl Iterator<Item = String> {

@@ -67,6 +67,7 @@ pub fn assemble_tenant(cx: &TenantContext<'_>, files: &[Arc<CheckedFile>], cache
     assembly.build_resources(cache);
     references::check_dependencies(&mut assembly);
     names::check_collisions(&mut assembly);
+    names::check_key_prefixes(&mut assembly);
     quota::check(&mut assembly);
     judge::ask_policies(&mut assembly, cache);
     assembly.finish(cache)
@@ -339,10 +340,12 @@ fn resource_of(entry: &Entry<'_>, provider: String) -> Resource {
     let dependency = |(kind, name): &(Kind, String)| {
         ResourceKey::new(&*entry.key.tenant, &*entry.key.environment, *kind, name.as_str())
     };
+    let mut fields = document.fields.clone();
+    fields.fill(entry.key.implied_fields());
     Resource {
         key: entry.key.clone(),
         provider,
-        fields: document.fields.clone(),
+        fields,
         annotations: document.annotations.clone(),
         labels: document.labels.clone(),
         depends_on: document.depends_on.iter().map(dependency).collect(),

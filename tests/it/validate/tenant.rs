@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use plumb::model::{Deletion, ProviderType};
+use plumb::validate::codes;
 use plumb::validate::{PolicySet, TenantCache, TenantContext, assemble_tenant};
 use serde_json::json;
 
@@ -231,6 +232,21 @@ fn a_dependency_that_is_invalid_is_there() {
     ]);
     assert!(state.resources.contains_key(&key("shop/staging/Database/a")));
     assert!(state.rejected.contains_key(&key("shop/staging/Cache/b")));
+}
+
+#[test]
+fn a_key_prefix_stays_with_its_tenant() {
+    let state = Shop::of(&[
+        ("a.yaml", &staging("Cache", "a", "keyPrefix: \"other:\"")),
+        ("b.yaml", &staging("Cache", "b", "keyPrefix: \"shop:sessions:\"")),
+        ("c.yaml", &staging("Cache", "c", "")),
+    ]);
+    let finding = state.diagnostics.iter().find(|finding| finding.is_error()).unwrap();
+    assert_eq!(finding.code, codes::FOREIGN_KEY_PREFIX);
+    assert!(state.rejected.contains_key(&key("shop/staging/Cache/a")));
+    let prefix = |name: &str| state.resources[&key(name)].fields.get("/spec/keyPrefix").cloned();
+    assert_eq!(prefix("shop/staging/Cache/b"), Some("shop:sessions:".into()));
+    assert_eq!(prefix("shop/staging/Cache/c"), Some("shop_staging_c:".into()), "managed though git does not set it");
 }
 
 #[test]

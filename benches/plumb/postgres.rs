@@ -3,7 +3,7 @@
 //! The SQL is what the server itself logged of a first run; it is then piped into psql on a fresh server, and Plumb
 //! makes the same on another fresh one.
 
-#[path = "../tests/it/harness/postgres.rs"]
+#[path = "../../tests/it/harness/postgres.rs"]
 #[expect(dead_code, reason = "the tests use all of it")]
 mod server;
 

@@ -22,10 +22,13 @@ pub struct Row {
     budget: &'static str,
 }
 
+/// A name to ask for, and what it measures.
+type Bench = (&'static str, fn() -> Vec<Row>);
+
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
-    let benches: &[(&str, fn() -> Vec<Row>)] = &[
+    let benches: &[Bench] = &[
         ("validate", validate),
         ("embedded", embedded),
         ("commit", one_file_commit),

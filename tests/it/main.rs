@@ -8,6 +8,7 @@ mod managers_redis;
 mod managers_sqlite;
 mod manifest;
 mod rooms;
+mod serve;
 mod source;
 mod store;
 mod story;

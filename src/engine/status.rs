@@ -46,9 +46,9 @@ pub(super) fn verdicts(
     in_scope: impl Iterator<Item = ResourceKey>,
 ) -> BTreeMap<ResourceKey, Verdict> {
     let mut verdicts: BTreeMap<ResourceKey, Verdict> =
-        in_scope.map(|key| (key, Verdict::good(Reason::InPlumb, "live is what git says"))).collect();
+        in_scope.map(|key| (key, Verdict::good(Reason::InPlumb, said(Reason::InPlumb)))).collect();
     for key in &applied.done {
-        verdicts.insert(key.clone(), Verdict::good(Reason::Applied, "applied"));
+        verdicts.insert(key.clone(), Verdict::good(Reason::Applied, said(Reason::Applied)));
     }
     for (key, reason, message) in &plan.warnings {
         if let Some(verdict) = verdicts.get_mut(key) {
@@ -98,6 +98,11 @@ pub(super) fn verdicts(
         verdicts.insert(key.clone(), verdict);
     }
     verdicts
+}
+
+/// What a reason means, where there is no more to say.
+fn said(reason: Reason) -> &'static str {
+    reason.explain().trim()
 }
 
 /// The reason that says what is done about a drift.

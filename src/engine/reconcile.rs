@@ -193,7 +193,7 @@ impl Engine {
                 let failed = |source| EngineError::Source { what: "the folder".to_owned(), source };
                 let working =
                     blocking(move || WorkingTree::new(folder).read(&path, Wanted::Manifests)).await?.map_err(failed)?;
-                (Workspace::read_working(&self.validator, owner, working), decide::decisions(&memory.proposals))
+                (workspace.read_working(&self.validator, owner, working), decide::decisions(&memory.proposals))
             }
             PreviewSource::Head => self.preview_branch(in_force, tenant, spec, None, &memory, &mut workspace).await?,
             PreviewSource::Branch(branch) => {

@@ -1,5 +1,6 @@
 //! `plumb apply`: the whole sentence once, proposals too, then exit.
 
+use anyhow::bail;
 use serde_json::json;
 
 use crate::diag;
@@ -10,20 +11,23 @@ use super::args::Common;
 use super::house::House;
 use super::output::{self, Paint, count};
 use super::plan::{plan_text, to_json};
-use super::progress;
+use super::{progress, tenants};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
+/// What `--environment` would have to mean here is nothing that exists: a tenant's resources are one plan.
+const WHOLE_TENANTS: &str = "apply is about whole tenants and would not stop at an environment; leave out \
+                             --environment (PLUMB_ENVIRONMENT). Windows and plumb.dev/suspend keep changes from one";
+
 /// Applies. Exits with 0 when everything is in sync afterwards, else with 1.
 pub async fn run(_: Args, common: &Common) -> anyhow::Result<u8> {
+    if common.environment.is_some() {
+        bail!(WHOLE_TENANTS);
+    }
     let house = House::reconciling(common, progress::listener(common)).await?;
-    let in_force = house.engine.platform().await.map_err(|error| super::validate::explain(error, common))?;
-    super::validate::print_findings(&in_force.findings, &Default::default(), common);
-    let tenants: Vec<String> = match &common.tenant {
-        Some(tenant) => vec![tenant.clone()],
-        None => in_force.platform.tenants.keys().cloned().collect(),
-    };
+    let in_force = tenants::platform(&house.engine, common).await?;
+    let tenants = tenants::wanted(&in_force, common)?;
     let mut reports = Vec::new();
     let mut failed = 0;
     for tenant in &tenants {
@@ -53,9 +57,11 @@ pub async fn run(_: Args, common: &Common) -> anyhow::Result<u8> {
         .collect();
     output::print_as(common, &results, || {
         let paint = Paint::stdout(common);
-        let branch =
-            |tenant: &str| in_force.platform.tenants.get(tenant).map_or("main", |t| t.repository.branch.as_str());
-        reports.iter().map(|report| report_text(report, branch(&report.tenant), paint)).collect::<Vec<_>>().join("\n")
+        reports
+            .iter()
+            .map(|report| report_text(report, tenants::branch_of(&in_force, &report.tenant), paint))
+            .collect::<Vec<_>>()
+            .join("\n")
     })?;
     let in_sync = failed == 0 && reports.iter().all(|report| report.outcome == ExecutionOutcome::InSync);
     Ok(u8::from(!in_sync))

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
 /// How results are printed.
@@ -40,7 +41,7 @@ pub struct Common {
     )]
     pub data_dir: PathBuf,
 
-    /// Ask this running server instead of the state database: for the commands that read
+    /// Ask this running server, not the state database (get, describe, diff, events, reconcile)
     #[arg(long, global = true, env = "PLUMB_SERVER", value_name = "URL", help_heading = "Common")]
     pub server: Option<String>,
 
@@ -57,7 +58,14 @@ pub struct Common {
     pub environment: Option<String>,
 
     /// Print results and errors only
-    #[arg(short, long, global = true, env = "PLUMB_QUIET", help_heading = "Common")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "PLUMB_QUIET",
+        value_parser = FalseyValueParser::new(),
+        help_heading = "Common"
+    )]
     pub quiet: bool,
 
     /// Tell more on stderr; twice for everything
@@ -65,11 +73,30 @@ pub struct Common {
     pub verbose: u8,
 
     /// No colours (NO_COLOR does the same)
-    #[arg(long, global = true, env = "PLUMB_NO_COLOR", help_heading = "Common")]
+    #[arg(
+        long,
+        global = true,
+        env = "PLUMB_NO_COLOR",
+        value_parser = FalseyValueParser::new(),
+        help_heading = "Common"
+    )]
     pub no_color: bool,
 }
 
 impl Common {
+    /// The same, where an empty variable (or value) is none: what scripts leave behind that unset by emptying.
+    pub fn without_empty(self) -> Self {
+        let some = |value: Option<String>| value.filter(|value| !value.is_empty());
+        Self {
+            platform: some(self.platform),
+            platform_branch: some(self.platform_branch),
+            server: some(self.server),
+            tenant: some(self.tenant),
+            environment: some(self.environment),
+            ..self
+        }
+    }
+
     /// Whether a stream that `is_terminal` gets colours.
     pub fn colors(&self, is_terminal: bool) -> bool {
         let asked_not = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

@@ -8,7 +8,8 @@ use crate::engine::{Check, CheckResult};
 
 use super::args::Common;
 use super::house::{self, House};
-use super::output::{self, Paint};
+use super::output::{self, Paint, count};
+use super::tenants;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {}
@@ -54,12 +55,15 @@ pub async fn run(_: Args, common: &Common) -> anyhow::Result<u8> {
 async fn platform_lines(common: &Common) -> anyhow::Result<Vec<Line>> {
     house::settings(common)?;
     let house = House::planning(common).await?;
-    let in_force =
-        house.engine.platform_for_reading().await.map_err(|error| super::validate::explain(error, common))?;
+    let in_force = tenants::platform_for_reading(&house.engine, common).await?;
     let mut lines = vec![match &in_force.rejected {
         None => good(
             "platform",
-            format!("{} tenants, {} providers", in_force.platform.tenants.len(), in_force.platform.providers.len()),
+            format!(
+                "{}, {}",
+                count(in_force.platform.tenants.len(), "tenant"),
+                count(in_force.platform.providers.len(), "provider")
+            ),
         ),
         Some(commit) => bad(
             "platform",

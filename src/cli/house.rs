@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use async_trait::async_trait;
 use secrecy::SecretString;
 
 use tokio::sync::watch;
 
 use crate::engine::schedule::Looks;
-use crate::engine::vault::{StoredSecrets, Vault};
+use crate::engine::vault::{KEY_VARIABLE, StoredSecrets, Vault, system_rng};
 use crate::engine::{Engine, Listener, Settings};
 use crate::managers::{ManagerError, Secrets};
 use crate::model::{Clock, Reason, ResourceKey, SystemClock};
-use crate::store::Store;
 use crate::store::sqlite::{DATABASE_FILE, Mode, SqliteStore};
+use crate::store::{Store, StoreError};
 
 use crate::web::{Look, Metrics, WebState};
 
@@ -40,12 +40,14 @@ pub fn settings(common: &Common) -> anyhow::Result<Settings> {
     let platform = match std::fs::canonicalize(platform) {
         Ok(folder) if folder.is_dir() => folder.display().to_string(),
         Ok(_) => bail!("--platform {platform} is a file; give the repository's folder or its URL"),
+        // With a colon it may be a URL, or host:path; the rest can only be meant as a folder.
+        Err(error) if !platform.contains(':') => bail!("--platform {platform} cannot be used as a folder: {error}"),
         Err(_) => platform.clone(),
     };
     Ok(Settings {
         platform,
         platform_branch: common.platform_branch.clone(),
-        platform_token: std::env::var("PLUMB_PLATFORM_TOKEN").ok().map(SecretString::from),
+        platform_token: std::env::var("PLUMB_PLATFORM_TOKEN").ok().filter(|t| !t.is_empty()).map(SecretString::from),
         data_dir: common.data_dir()?,
     })
 }
@@ -83,18 +85,37 @@ impl House {
 
 /// The store of a command that reads.
 pub async fn reading(common: &Common) -> anyhow::Result<Arc<dyn Store>> {
-    Ok(Arc::new(SqliteStore::open(common.data_dir()?, Mode::ReadOnly).await?))
+    Ok(Arc::new(existing_store(common, Mode::ReadOnly).await?))
 }
 
-/// The passwords in a store, with the key from PLUMB_SECRET_KEY or the data directory.
-pub async fn stored_secrets(
+/// The store that a reconciler made, for those who make none.
+pub async fn existing_store(common: &Common, mode: Mode) -> anyhow::Result<SqliteStore> {
+    SqliteStore::open(common.data_dir()?, mode).await.map_err(|error| match error {
+        StoreError::Missing { .. } => anyhow!(
+            "{error}\n  `plumb apply` makes it; name another folder with --data-dir, or ask a running server with \
+             --server URL"
+        ),
+        other => other.into(),
+    })
+}
+
+/// The key of passwords, for a command that only reads them: none is made.
+pub fn existing_vault(common: &Common) -> anyhow::Result<Vault> {
+    Ok(Vault::open_existing(&common.data_dir()?, key_variable())?)
+}
+
+/// The passwords in a store, with the key from [`KEY_VARIABLE`] or the data directory.
+async fn stored_secrets(
     common: &Common,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<StoredSecrets> {
-    let variable = std::env::var("PLUMB_SECRET_KEY").ok().map(SecretString::from);
-    let vault = Vault::open(&common.data_dir()?, variable, &mut crate::engine::vault::system_rng())?;
-    Ok(StoredSecrets::open(store, Arc::new(vault), clock, crate::engine::vault::system_rng()).await?)
+    let vault = Vault::open(&common.data_dir()?, key_variable(), &mut system_rng())?;
+    Ok(StoredSecrets::open(store, Arc::new(vault), clock, system_rng()).await?)
+}
+
+fn key_variable() -> Option<SecretString> {
+    std::env::var(KEY_VARIABLE).ok().map(SecretString::from)
 }
 
 /// Gives no password: what plans must not be able to make a role.

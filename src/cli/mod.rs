@@ -22,6 +22,7 @@ mod schema;
 mod secret;
 mod serve;
 mod telemetry;
+mod tenants;
 mod validate;
 mod watch;
 
@@ -70,13 +71,13 @@ enum Command {
     Watch(watch::Args),
     /// Keep live what git says: poll, scan for drift, serve the status page.
     Serve(serve::Args),
-    /// Scan for drift now.
+    /// Scan for drift now, without changing anything.
     Drift(drift::Args),
     /// List resources, or orphans.
     Get(read::GetArgs),
     /// Show one resource: conditions, desired and live values, events.
     Describe(read::DescribeArgs),
-    /// Show how live differs from git.
+    /// Show how live differs from git, as of the last look.
     Diff(read::DiffArgs),
     /// Show what happened.
     Events(read::EventsArgs),
@@ -97,6 +98,7 @@ enum Command {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let cli = Cli { common: cli.common.without_empty(), ..cli };
     telemetry::start(&cli.common, matches!(cli.command, Command::Serve(_)));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -103,11 +103,23 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let mut text = String::new();
     let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
-    for row in std::iter::once(&head).chain(rows) {
+    aligned(std::iter::once(&head).chain(rows), &widths)
+}
+
+/// Rows that line up, without a head.
+pub fn rows_text(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
+    aligned(rows.iter(), &widths)
+}
+
+fn aligned<'a>(rows: impl Iterator<Item = &'a Vec<String>>, widths: &[usize]) -> String {
+    let mut text = String::new();
+    for row in rows {
         let last = row.len().saturating_sub(1);
-        for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
+        for (at, (cell, width)) in row.iter().zip(widths).enumerate() {
             let cell = readable(cell).replace('\n', " ");
             if at == last {
                 text.push_str(&cell);

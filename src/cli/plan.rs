@@ -1,5 +1,6 @@
 //! `plumb plan`: what an apply would change.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -7,11 +8,12 @@ use serde_json::{Value, json};
 
 use crate::diag;
 use crate::engine::{Preview, PreviewSource};
-use crate::model::{Action, Change, DesiredState, Drift, Plan, Step, revision};
+use crate::model::{Action, Change, DesiredState, Drift, DriftMode, Plan, ResourceKey, Step, Unknown, revision};
 
 use super::args::Common;
 use super::house::House;
 use super::output::{self, Paint, count, readable};
+use super::tenants;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -29,21 +31,22 @@ pub struct Args {
 /// Plans and prints.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let house = House::planning(common).await?;
-    let in_force =
-        house.engine.platform_for_reading().await.map_err(|error| super::validate::explain(error, common))?;
+    let in_force = tenants::platform_for_reading(&house.engine, common).await?;
     let source = match (args.r#ref, args.dir) {
         (Some(branch), _) => PreviewSource::Branch(branch),
         (None, Some(folder)) => PreviewSource::Folder(folder),
         (None, None) => PreviewSource::Head,
     };
-    let tenants: Vec<String> = match &common.tenant {
-        Some(tenant) => vec![tenant.clone()],
-        None => in_force.platform.tenants.keys().cloned().collect(),
-    };
+    let tenants = tenants::wanted(&in_force, common)?;
     let (mut previews, mut failed) = (Vec::new(), 0);
     for tenant in &tenants {
         match house.engine.preview(&in_force, tenant, &source).await {
-            Ok(preview) => previews.push(preview),
+            Ok(mut preview) => {
+                if let Some(environment) = &common.environment {
+                    keep_environment(&mut preview, environment);
+                }
+                previews.push(preview);
+            }
             Err(error) if tenants.len() > 1 => {
                 failed += 1;
                 output::print_error(&anyhow::Error::new(error).context(format!("tenant {tenant}")), common);
@@ -56,21 +59,30 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         let paint = Paint::stdout(common);
         previews
             .iter()
-            .map(|preview| {
-                preview_text(
-                    preview,
-                    in_force
-                        .platform
-                        .tenants
-                        .get(&preview.plan.tenant)
-                        .map_or("main", |t| t.repository.branch.as_str()),
-                    paint,
-                )
-            })
+            .map(|preview| preview_text(preview, tenants::branch_of(&in_force, &preview.plan.tenant), paint))
             .collect::<Vec<_>>()
             .join("\n")
     })?;
     Ok(exit_code(&previews, failed, args.detailed_exitcode))
+}
+
+/// Leaves only what is about one environment. The plan's id stays that of the whole plan: it is what can be approved.
+fn keep_environment(preview: &mut Preview, environment: &str) {
+    let Preview { plan, desired, sources: _ } = preview;
+    let within = |key: &ResourceKey| key.environment == environment;
+    plan.steps.retain(|step| within(&step.key));
+    plan.blocked.retain(|blocked| within(&blocked.key));
+    plan.drift.retain(|drift| within(&drift.key));
+    plan.unknown.retain(|(key, _)| within(key));
+    plan.warnings.retain(|(key, _, _)| within(key));
+    let busy: BTreeSet<&ResourceKey> = plan
+        .steps
+        .iter()
+        .map(|step| &step.key)
+        .chain(plan.blocked.iter().map(|blocked| &blocked.key))
+        .chain(plan.unknown.iter().map(|(key, _)| key))
+        .collect();
+    plan.unchanged = desired.resources.keys().filter(|key| within(key) && !busy.contains(key)).count();
 }
 
 fn exit_code(previews: &[Preview], failed: usize, detailed: bool) -> u8 {
@@ -129,8 +141,7 @@ pub fn preview_text(preview: &Preview, branch: &str, paint: Paint) -> String {
 /// A plan as people read it.
 pub fn plan_text(plan: &Plan, branch: &str, paint: Paint) -> String {
     let mut text = String::new();
-    let at = plan.commit.as_ref().map(|commit| revision(branch, commit)).unwrap_or_else(|| "a working copy".to_owned());
-    let _ = writeln!(text, "{}", paint.bold(&format!("{} at {at}, plan {}", plan.tenant, plan.id)));
+    let _ = writeln!(text, "{}", paint.bold(&format!("{}, plan {}", headline(plan, branch), plan.id)));
     for step in &plan.steps {
         step_text(&mut text, step, paint);
     }
@@ -144,8 +155,7 @@ pub fn plan_text(plan: &Plan, branch: &str, paint: Paint) -> String {
         let _ = writeln!(text, "      {}", readable(&blocked.message));
     }
     for (key, unknown) in &plan.unknown {
-        let _ = writeln!(text, "  {} {key} {}", paint.red("?"), paint.red(unknown.reason.as_str()));
-        let _ = writeln!(text, "      {}", readable(&unknown.message));
+        unknown_text(&mut text, key, unknown, paint);
     }
     for (key, reason, message) in &plan.warnings {
         let _ = writeln!(text, "  {} {key} {reason}\n      {}", paint.yellow("i"), readable(message));
@@ -164,12 +174,32 @@ pub fn plan_text(plan: &Plan, branch: &str, paint: Paint) -> String {
         (plan.drift.iter().filter(|drift| !drift.silenced).count(), "drifted"),
         (plan.blocked.len(), "held"),
         (plan.unknown.len(), "unknown"),
-        (summary.unchanged, "unchanged"),
+        (summary.unchanged.saturating_sub(only_drifted(plan)), "unchanged"),
     ];
     let said: Vec<String> =
         parts.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} {what}")).collect();
     let _ = writeln!(text, "  {}", paint.bold(&said.join(", ")));
     text
+}
+
+/// Resources whose only news is that they drifted. The plan counts them among those that need no step.
+fn only_drifted(plan: &Plan) -> usize {
+    let has_step = |drift: &&Drift| {
+        plan.steps.iter().any(|step| step.key == drift.key) || plan.blocked.iter().any(|b| b.key == drift.key)
+    };
+    plan.drift.iter().filter(|drift| !drift.silenced && !drift.missing && !has_step(drift)).count()
+}
+
+/// Whose plan it is, and of which revision.
+pub fn headline(plan: &Plan, branch: &str) -> String {
+    let at = plan.commit.as_ref().map(|commit| revision(branch, commit)).unwrap_or_else(|| "a working copy".to_owned());
+    format!("{} at {at}", plan.tenant)
+}
+
+/// What could not be seen, and why.
+pub fn unknown_text(text: &mut String, key: &ResourceKey, unknown: &Unknown, paint: Paint) {
+    let _ = writeln!(text, "  {} {key} {}", paint.red("?"), paint.red(unknown.reason.as_str()));
+    let _ = writeln!(text, "      {}", readable(&unknown.message));
 }
 
 fn step_text(text: &mut String, step: &Step, paint: Paint) {
@@ -197,7 +227,8 @@ fn step_text(text: &mut String, step: &Step, paint: Paint) {
     }
 }
 
-fn drift_text(text: &mut String, drift: &Drift, paint: Paint) {
+/// One drift, field by field, and what becomes of it.
+pub fn drift_text(text: &mut String, drift: &Drift, paint: Paint) {
     let _ = writeln!(text, "  {} drift {}", paint.cyan("≠"), drift.key);
     if drift.missing {
         let _ = writeln!(text, "      the object is gone from the live system");
@@ -212,4 +243,16 @@ fn drift_text(text: &mut String, drift: &Drift, paint: Paint) {
         };
         let _ = writeln!(text, "      {name}: git {}, live {}{base}", say(&field.git), say(&field.live));
     }
+    let becomes = match (drift.mode, drift.missing) {
+        (DriftMode::Propose, false) => {
+            "a person decides: merge the branch that plumb proposes to accept the live value, delete it to restore git's"
+        }
+        (DriftMode::Propose, true) => {
+            "a person decides: merge the branch that plumb proposes to remove the document, delete it to keep it"
+        }
+        (DriftMode::Revert, false) => "git's value is put back (drift: revert)",
+        (DriftMode::Revert, true) => "it is not made again empty on its own, whatever drift says",
+        (DriftMode::Observe, _) => "only recorded (drift: observe)",
+    };
+    let _ = writeln!(text, "      {}", paint.dim(becomes));
 }

@@ -6,7 +6,7 @@ use crate::engine::Listener;
 use crate::model::{Event, EventKind};
 
 use super::args::Common;
-use super::output::{Paint, readable};
+use super::output::{Paint, count, readable};
 
 /// A listener that prints what an apply does; silent with `--quiet`.
 pub fn listener(common: &Common) -> Listener {
@@ -26,9 +26,10 @@ pub fn listener(common: &Common) -> Listener {
 pub fn line(event: &Event, paint: Paint, verbose: bool) -> Option<String> {
     let key = event.key.as_ref().map(|key| key.to_string()).unwrap_or_else(|| event.tenant.clone());
     let text = match &event.kind {
-        EventKind::SourceRead { commit, files, changed } => {
+        // A command has read nothing before, so that all are new to it.
+        EventKind::SourceRead { commit, files, changed: _ } => {
             let short = commit.get(..12).unwrap_or(commit);
-            paint.dim(&format!("read {files} files at {short}, {changed} changed"))
+            paint.dim(&format!("read {} at {short}", count(*files, "manifest")))
         }
         EventKind::SourceFailed { reason, message } => paint.red(&format!("{reason}: {message}")),
         EventKind::StepStarted { action, .. } => paint.dim(&format!("{action} ...")),

@@ -11,8 +11,8 @@ use crate::engine::view::{
 use crate::model::{ConditionStatus, Kind, ResourceKey, SystemClock};
 
 use super::args::{Common, Format};
-use super::output::{self, Paint, readable, table};
-use super::{house, remote};
+use super::output::{self, Paint, readable, rows_text, table};
+use super::{house, remote, secret};
 
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
@@ -70,7 +70,7 @@ pub async fn get(args: GetArgs, common: &Common) -> anyhow::Result<u8> {
     };
     let resources = resources(common, &filter).await?;
     if resources.is_empty() && !common.quiet {
-        eprintln!("nothing is recorded here yet; `plumb plan` shows what an apply would make");
+        eprintln!("nothing is recorded of that; `plumb plan` shows what an apply would make");
     }
     output::print_as(common, &resources, || resources_text(&resources, common))?;
     Ok(0)
@@ -246,8 +246,14 @@ fn describe_text(detail: &ResourceDetail, paint: Paint) -> String {
     line("Provider:", &view.provider);
     line("Object:", &view.object_name);
     line("File:", &view.file);
-    for (name, value) in &view.outputs {
-        line(&format!("{name}:"), value);
+    if !view.outputs.is_empty() {
+        let _ = writeln!(text, "\n{}", paint.bold("Outputs"));
+        let rows: Vec<Vec<String>> =
+            view.outputs.iter().map(|(name, value)| vec![format!("  {name}"), value.clone()]).collect();
+        text.push_str(&rows_text(&rows));
+        for role in secret::roles_of(view.key.kind, &detail.desired) {
+            let _ = writeln!(text, "  the password of {role}: plumb secret get {} {role}", view.key);
+        }
     }
     let _ = writeln!(text, "\n{}", paint.bold("Conditions"));
     let rows: Vec<Vec<String>> = view
@@ -274,7 +280,7 @@ fn describe_text(detail: &ResourceDetail, paint: Paint) -> String {
         .collect();
     text.push_str(&table(&["  FIELD", "GIT", "LIVE", "APPLIED"], &rows));
     if !detail.diff.is_empty() {
-        let _ = writeln!(text, "\n{}\n{}", paint.bold("Difference"), colored(&detail.diff, paint));
+        let _ = write!(text, "\n{}\n{}", paint.bold("Difference"), colored(&detail.diff, paint));
     }
     if let Some(proposal) = &detail.proposal {
         let _ = writeln!(text, "\n{}\n  branch {} ({:?})", paint.bold("Proposal"), proposal.branch, proposal.status);
@@ -301,7 +307,7 @@ fn events_text(events: &[EventView], paint: Paint) -> String {
             Level::Warning => paint.yellow(&told),
             Level::Bad => paint.red(&told),
         };
-        let at = event.at.format("%F %T");
+        let at = event.at.format("%F %TZ");
         let _ = writeln!(text, "{}  #{}  {about}  {told}", paint.dim(&at.to_string()), event.execution);
     }
     text

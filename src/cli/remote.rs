@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -23,7 +23,7 @@ pub async fn get<T: DeserializeOwned>(server: &str, path: &[&str], query: &[(&st
     for (name, value) in query.iter().filter(|(_, value)| !value.is_empty()) {
         url.query_pairs_mut().append_pair(name, value);
     }
-    let response = client()?.get(url).send().await.with_context(|| format!("{server} does not answer"))?;
+    let response = client()?.get(url).send().await.map_err(|error| silent(server, &error))?;
     read(server, response).await
 }
 
@@ -34,8 +34,17 @@ pub async fn ask_for_look(server: &str, tenant: Option<&str>) -> anyhow::Result<
         None => api(server, &["reconcile"])?,
     };
     let sent = client()?.post(url).header("x-plumb-request", "1").send().await;
-    let response = sent.with_context(|| format!("{server} does not answer"))?;
+    let response = sent.map_err(|error| silent(server, &error))?;
     read::<serde_json::Value>(server, response).await.map(drop)
+}
+
+/// Why there is no answer: the innermost cause alone, the others say the same in other words.
+fn silent(server: &str, error: &reqwest::Error) -> anyhow::Error {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    anyhow!("{server} does not answer ({cause}); is `plumb serve` running there?")
 }
 
 fn client() -> anyhow::Result<reqwest::Client> {

@@ -1,18 +1,25 @@
 //! `plumb secret get`: shows a password and records that it did.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Subcommand;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use crate::model::{Clock, EventKind, ExecutionOutcome, ResourceKey, Summary, SystemClock, Trigger};
-use crate::store::sqlite::{Mode, SqliteStore};
+use crate::engine::vault::{StoredSecrets, system_rng};
+use crate::model::{
+    Clock, EventKind, ExecutionOutcome, Fields, Kind, Record, ResourceKey, Summary, SystemClock, Trigger,
+};
+use crate::store::sqlite::Mode;
 use crate::store::{Scope, Store};
 
 use super::args::Common;
 use super::{house, output};
+
+/// The one user of a Cache, as passwords know it.
+const CACHE_ROLE: &str = "user";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -34,16 +41,13 @@ enum SecretCommand {
 /// Shows the password.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let SecretCommand::Get { key, role } = args.command;
-    let store: Arc<dyn Store> = Arc::new(
-        SqliteStore::open(common.data_dir()?, Mode::Append).await.context("the state database cannot be used")?,
-    );
+    let store: Arc<dyn Store> = Arc::new(house::existing_store(common, Mode::Append).await?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let secrets = house::stored_secrets(common, Arc::clone(&store), Arc::clone(&clock)).await?;
+    let vault = Arc::new(house::existing_vault(common)?);
+    let secrets = StoredSecrets::open(Arc::clone(&store), vault, Arc::clone(&clock), system_rng()).await?;
     let Some(password) = secrets.reveal(&key, &role).await? else {
-        bail!(
-            "the password of role {role} of {key} is unknown here: there is no such role, or the state was lost. A new \
-             value of the annotation plumb.dev/rotate makes new passwords"
-        );
+        let record = store.read(Scope::Tenant(key.tenant.clone())).await?.record(&key).await?;
+        bail!(why_unknown(&key, &role, record.as_ref()));
     };
     // Recorded first: a password is never shown without a trace.
     let mut tx = store.begin(Scope::Tenant(key.tenant.clone())).await?;
@@ -55,4 +59,35 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let shown = json!({"key": key, "role": role, "password": password.expose_secret()});
     output::print_as(common, &shown, || password.expose_secret().to_owned())?;
     Ok(0)
+}
+
+/// Why there is no password, and what there is.
+fn why_unknown(key: &ResourceKey, role: &str, record: Option<&Record>) -> String {
+    let Some(record) = record else {
+        return format!("nothing is known of {key}; `plumb get` lists what is");
+    };
+    let roles = roles_of(record.key.kind, &record.applied);
+    if roles.contains(role) {
+        return format!(
+            "the password of role {role} of {key} is unknown here: the state that held it was lost, or somebody else \
+             made it. The role keeps the one it has; a new value of the annotation plumb.dev/rotate makes new passwords"
+        );
+    }
+    let known: Vec<&str> = roles.iter().map(String::as_str).collect();
+    match known[..] {
+        [] => format!("{key} has no role, so there is no password"),
+        _ => format!("{key} has no role {role}; it has {}", known.join(", ")),
+    }
+}
+
+/// The names that `secret get` takes for a resource.
+pub fn roles_of(kind: Kind, fields: &Fields) -> BTreeSet<String> {
+    match kind {
+        Kind::Database => fields
+            .iter()
+            .filter(|(path, _)| path.is_within("/spec/roles"))
+            .filter_map(|(path, _)| path.segments().into_iter().nth(2))
+            .collect(),
+        Kind::Cache => BTreeSet::from([CACHE_ROLE.to_owned()]),
+    }
 }

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
-
 use crate::diag;
 use crate::engine::{EngineError, Sources};
 use crate::manifest;
@@ -16,7 +14,10 @@ use crate::validate::{
 };
 
 use super::args::{Common, Format};
-use super::output::{Paint, print};
+use super::output::{Paint, count, print};
+
+/// The folder whose folders name environments.
+const ENVIRONMENTS: &str = "environments";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -28,6 +29,8 @@ pub struct Args {
 /// A path that was read and checked, file by file.
 struct Checked {
     path: PathBuf,
+    /// Where the tenant's folders begin, below the repository, as far as the folder shows that.
+    root: Option<String>,
     files: Vec<Arc<CheckedFile>>,
     rego: BTreeMap<String, String>,
     findings: Vec<Diagnostic>,
@@ -67,7 +70,7 @@ pub fn look(paths: &[PathBuf], common: &Common) -> anyhow::Result<bool> {
             platform: platform.as_ref().filter(|_| spec.is_some()),
             tenant: &name,
             spec,
-            path: spec.map_or(".", |spec| spec.repository.path.as_str()),
+            path: checked.root.as_deref().or(spec.map(|spec| spec.repository.path.as_str())).unwrap_or("."),
             commit: None,
             previous: &BTreeMap::new(),
             policies: &policies,
@@ -84,21 +87,31 @@ pub fn look(paths: &[PathBuf], common: &Common) -> anyhow::Result<bool> {
         Format::Yaml => print(&serde_yaml::to_string(&diag::json(&findings))?)?,
         Format::Text | Format::Wide => {
             print(&diag::text(&findings, &|file| sources.get(file).cloned(), Paint::stdout(common).is_on()))?;
-            if findings.is_empty() && !common.quiet {
-                eprintln!("{} files, nothing to complain about", sources.len());
+            if !common.quiet {
+                eprintln!("{}", verdict(sources.len(), errors, findings.len() - errors));
             }
         }
     }
     Ok(errors == 0)
 }
 
+/// How it went, in a line.
+fn verdict(files: usize, errors: usize, warnings: usize) -> String {
+    let files = count(files, "file");
+    match (errors, warnings) {
+        (0, 0) => format!("{files}, nothing to complain about"),
+        (0, _) => format!("{files}: {}", count(warnings, "warning")),
+        (_, 0) => format!("{files}: {}", count(errors, "error")),
+        (_, _) => format!("{files}: {}, {}", count(errors, "error"), count(warnings, "warning")),
+    }
+}
+
 fn read(path: &Path, validator: &Validator) -> anyhow::Result<Checked> {
-    let (tree, below) = WorkingTree::around(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let read = tree
-        .read(&below, Wanted::ManifestsAndPolicies)
-        .with_context(|| format!("{} cannot be read", path.display()))?;
+    let (tree, below) = WorkingTree::around(path)?;
+    let read = tree.read(&below, Wanted::ManifestsAndPolicies)?;
     let mut checked = Checked {
         path: path.to_owned(),
+        root: root_of_tenant(path, &below),
         files: Vec::new(),
         rego: BTreeMap::new(),
         findings: read.findings,
@@ -116,6 +129,17 @@ fn read(path: &Path, validator: &Validator) -> anyhow::Result<Checked> {
         }
     }
     Ok(checked)
+}
+
+/// The folder that holds `environments/`, when `path` is one, or lies in it. A tenant's folder may be kept inside
+/// another repository while it is written, where its place in that says nothing of its place in its own.
+fn root_of_tenant(path: &Path, below: &str) -> Option<String> {
+    if path.join(ENVIRONMENTS).is_dir() {
+        return Some(below.to_owned());
+    }
+    let parts: Vec<&str> = below.split('/').collect();
+    let at = parts.iter().position(|part| *part == ENVIRONMENTS)?;
+    Some(if at == 0 { ".".to_owned() } else { parts[..at].join("/") })
 }
 
 fn is_platform(checked: &Checked) -> bool {

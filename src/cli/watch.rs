@@ -3,15 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
-
 use crate::engine::PreviewSource;
 use crate::source::Watcher;
 
-use super::args::Common;
+use super::args::{Common, Format};
 use super::house::House;
 use super::output::{self, Paint, print};
-use super::{plan, validate};
+use super::{plan, tenants, validate};
 
 /// How long the folder has to be quiet before it is looked at: an editor's save is several events.
 const DEBOUNCE: Duration = Duration::from_millis(150);
@@ -24,10 +22,12 @@ pub struct Args {
 
 /// Watches until ctrl-c. Plans where a platform and a tenant are given, else only validates.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
-    let mut watcher =
-        Watcher::new(&args.dir, DEBOUNCE).with_context(|| format!("{} cannot be watched", args.dir.display()))?;
+    let mut watcher = Watcher::new(&args.dir, DEBOUNCE)?;
     if !common.quiet {
         eprintln!("watching {}; ctrl-c ends it", args.dir.display());
+        if common.platform.is_none() || common.tenant.is_none() {
+            eprintln!("only validating; give --platform and --tenant to see the plan too");
+        }
     }
     loop {
         if let Err(error) = look(&args, common).await {
@@ -54,10 +54,16 @@ async fn look(args: &Args, common: &Common) -> anyhow::Result<()> {
         return Ok(());
     };
     let house = House::planning(common).await?;
-    let in_force = house.engine.platform_for_reading().await.map_err(|error| validate::explain(error, common))?;
+    let in_force = tenants::platform_for_reading(&house.engine, common).await?;
     let preview = house.engine.preview(&in_force, tenant, &PreviewSource::Folder(args.dir.clone())).await?;
+    let result = plan::to_json(&preview.plan, &preview.desired);
     match common.output {
-        super::args::Format::Json => print(&serde_json::to_string(&plan::to_json(&preview.plan, &preview.desired))?),
-        _ => print(&plan::preview_text(&preview, "main", Paint::stdout(common))),
+        // One line, and one document, a save, so that a program can read them as they come.
+        Format::Json => print(&serde_json::to_string(&result)?),
+        Format::Yaml => print(&format!("---\n{}", serde_yaml::to_string(&result)?)),
+        Format::Text | Format::Wide => {
+            let branch = tenants::branch_of(&in_force, tenant);
+            print(&plan::preview_text(&preview, branch, Paint::stdout(common)))
+        }
     }
 }

@@ -75,14 +75,14 @@ impl Workspace {
         Ok(self.assemble(owner, Some(commit.clone()), tree.findings, &tree.refused, &changed))
     }
 
-    /// Reads a working tree; nothing of it is kept.
-    pub(super) fn read_working(validator: &Validator, owner: Owner<'_>, working: WorkingFiles) -> Reading {
-        let mut workspace = Self::default();
+    /// Reads a working tree, in place of what was read before.
+    pub(super) fn read_working(&mut self, validator: &Validator, owner: Owner<'_>, working: WorkingFiles) -> Reading {
+        self.files.clear();
         for (path, bytes) in &working.files {
             let checked = validator.check_file(&manifest::parse(path, bytes));
-            workspace.files.insert(path.clone(), Arc::new(checked));
+            self.files.insert(path.clone(), Arc::new(checked));
         }
-        workspace.assemble(owner, None, working.findings, &working.refused, &BTreeSet::new())
+        self.assemble(owner, None, working.findings, &working.refused, &BTreeSet::new())
     }
 
     fn assemble(

@@ -193,7 +193,7 @@ impl Engine {
                 let failed = |source| EngineError::Source { what: "the folder".to_owned(), source };
                 let working =
                     blocking(move || WorkingTree::new(folder).read(&path, Wanted::Manifests)).await?.map_err(failed)?;
-                let reading = Workspace::read_working(&self.validator, owner, working);
+                let reading = workspace.read_working(&self.validator, owner, working);
                 let mut decisions = decide::decisions(&memory.proposals);
                 decisions.prune_holds.extend(empty_tree(&memory, &reading));
                 (reading, decisions)

@@ -137,6 +137,12 @@ pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decision
     decisions
 }
 
+/// Keys whose deletion was held, and that still wait: [`HeldPlan`]s hold no others.
+pub(super) fn held_deletes(held: &[HeldPlan]) -> BTreeSet<ResourceKey> {
+    let deletes = held.iter().filter(|held| held.kind == ApprovalKind::Deletes);
+    deletes.flat_map(|held| held.keys.iter().cloned()).collect()
+}
+
 /// Approvals in the trailers of `commits`, matched with the plans that were held.
 pub(super) fn approvals(commits: &[CommitInfo], held: &[HeldPlan]) -> Vec<Approval> {
     let mut approvals = Vec::new();

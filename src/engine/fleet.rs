@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -11,10 +10,6 @@ use crate::managers::{self, Endpoint, ManagerError, ResourceManager};
 use crate::model::{Platform, ProviderSpec, Reason};
 
 use super::credentials;
-
-/// How long one question to a system may take. Long enough for `CREATE DATABASE` on a busy server, short enough that
-/// a stuck one is seen within a poll or two.
-const PROVIDER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which credential is used: planning for what is not merged never holds the one that can write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,7 +75,7 @@ impl Fleet {
             password,
             base_dir: self.base_dir.clone(),
             max_concurrency: spec.max_concurrency,
-            timeout: PROVIDER_TIMEOUT,
+            timeout: spec.timeout.0,
         };
         let member =
             Member { manager: managers::connect(endpoint)?, slots: Arc::new(Semaphore::new(spec.max_concurrency)) };

@@ -11,6 +11,7 @@ mod desired;
 mod fleet;
 mod mirrors;
 mod observe;
+mod passwords;
 mod platform;
 mod propose;
 mod reconcile;

@@ -28,18 +28,37 @@ struct Answer {
     provider: String,
     identity: Option<ProviderIdentity>,
     seen: Vec<(ResourceKey, Observation)>,
+    heard: Heard,
+}
+
+/// Whether a provider answered at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Yes,
+    No,
+}
+
+/// What was seen, and who could not be asked.
+#[derive(Debug, Default)]
+pub(super) struct Sight {
+    pub observations: Observations,
+    /// Providers that did not answer, so that nobody waits for them a second time in the same pass.
+    pub silent: BTreeSet<String>,
 }
 
 impl Engine {
     /// Looks at `targets`, all providers at once. Never fails: what could not be seen is unknown.
-    pub(super) async fn observe(&self, look: &Look<'_>, targets: BTreeMap<String, Vec<Target>>) -> Observations {
-        let mut observations = Observations::default();
+    pub(super) async fn observe(&self, look: &Look<'_>, targets: BTreeMap<String, Vec<Target>>) -> Sight {
+        let Sight { mut observations, mut silent } = Sight::default();
         let answers = targets.into_iter().map(|(provider, targets)| self.ask(look, provider, targets));
-        for Answer { provider, identity, seen } in join_all(answers).await {
-            observations.identities.extend(identity.map(|identity| (provider, identity)));
+        for Answer { provider, identity, seen, heard } in join_all(answers).await {
             observations.objects.extend(seen);
+            if heard == Heard::No {
+                silent.insert(provider.clone());
+            }
+            observations.identities.extend(identity.map(|identity| (provider, identity)));
         }
-        observations
+        Sight { observations, silent }
     }
 
     async fn ask(&self, look: &Look<'_>, provider: String, targets: Vec<Target>) -> Answer {
@@ -48,6 +67,7 @@ impl Engine {
             provider: provider.clone(),
             identity,
             seen: targets.into_iter().map(|target| (target.key, Observation::Unknown(unknown.clone()))).collect(),
+            heard: Heard::No,
         };
         let manager = match self.fleet.member(look.platform, &provider, look.access) {
             Ok(Member { manager, .. }) => manager,
@@ -63,7 +83,7 @@ impl Engine {
         match manager.observe(&targets, look.depth, &cx).await {
             Ok(seen) if seen.len() == targets.len() => {
                 let seen = targets.into_iter().map(|target| target.key).zip(seen).collect();
-                Answer { provider, identity, seen }
+                Answer { provider, identity, seen, heard: Heard::Yes }
             }
             Ok(_) => {
                 let short = Unknown::new(Reason::Internal, "the manager did not answer for every object");
@@ -73,25 +93,29 @@ impl Engine {
         }
     }
 
-    /// Marked objects of `tenant` that neither git nor the inventory speaks of. A provider that cannot be asked has
-    /// none to show.
+    /// Marked objects of `tenant` that neither git nor the inventory speaks of, and the providers that could not be
+    /// asked for theirs.
     pub(super) async fn strays(
         &self,
         look: &Look<'_>,
         tenant: &str,
         providers: &BTreeSet<String>,
         spoken_of: &(dyn Fn(&ResourceKey) -> bool + Sync),
-    ) -> BTreeMap<ResourceKey, Stray> {
+    ) -> (BTreeMap<ResourceKey, Stray>, BTreeSet<String>) {
         let asked = providers.iter().map(|provider| async move { (provider, self.discover(look, provider).await) });
-        let mut strays = BTreeMap::new();
+        let (mut strays, mut silent) = (BTreeMap::new(), BTreeSet::new());
         for (provider, found) in join_all(asked).await {
-            for Found { mark, object_name, object } in found.unwrap_or_default() {
+            let Ok(found) = found else {
+                silent.insert(provider.clone());
+                continue;
+            };
+            for Found { mark, object_name, object } in found {
                 if mark.key.tenant == tenant && !spoken_of(&mark.key) {
                     strays.insert(mark.key, Stray { provider: provider.clone(), object_name, object });
                 }
             }
         }
-        strays
+        (strays, silent)
     }
 
     async fn discover(&self, look: &Look<'_>, provider: &str) -> Result<Vec<Found>, ManagerError> {

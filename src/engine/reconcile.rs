@@ -20,6 +20,7 @@ use super::apply::Applied;
 use super::desired::{Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
 use super::observe::{Look, targets};
+use super::passwords::Seen;
 use super::platform::PlatformStatus;
 use super::propose::Topic;
 use super::record::{Pass, Written};
@@ -107,6 +108,8 @@ struct Memory {
 /// A plan, and what it stands on.
 struct Planned {
     live: Observations,
+    /// Providers that were not asked for strays, or did not answer.
+    silent: BTreeSet<String>,
     decisions: Decisions,
     plan: Plan,
 }
@@ -204,6 +207,7 @@ impl Engine {
             }
         };
         decisions.drift = spec.drift;
+        decisions.held_deletes = decide::held_deletes(&memory.held);
         decisions.closed_windows =
             windows::closed(&in_force.platform.spec.windows, &spec.environments, self.clock.now());
         let ground = Ground { in_force, spec, memory: &memory, access: Access::Read, depth: Depth::Deep };
@@ -264,6 +268,7 @@ impl Engine {
         self.read_decisions(tenant, spec, &source, &desired, &mut memory, timeline).await?;
         let mut decisions = decide::decisions(&memory.proposals);
         decisions.drift = spec.drift;
+        decisions.held_deletes = decide::held_deletes(&memory.held);
         decisions.approvals = self.approvals(tenant, &source, &memory).await?;
         decisions.prune_holds = prune_holds(spec, &memory, &source, &reading)?;
         decisions.closed_windows =
@@ -278,7 +283,7 @@ impl Engine {
         };
         let ground = Ground { in_force, spec, memory: &memory, access: Access::Write, depth };
         let planned = self.plan(ground, &desired, &scope, reading.touched.as_ref(), decisions).await;
-        let Planned { live, decisions, plan } = planned;
+        let Planned { live, silent, decisions, mut plan } = planned;
         note_plan(timeline, &plan);
         timeline.flush().await?;
 
@@ -288,6 +293,8 @@ impl Engine {
         self.remark(platform, &plan.settles, spec.max_concurrency).await;
         timeline.flush().await?;
         let after = self.read_back(ground, &desired, &applied).await;
+        let seen = Seen { platform, desired: &desired, before: &live, after: &after, statuses: &memory.statuses };
+        self.warn_of_unknown_passwords(&seen, &mut plan, timeline).await?;
 
         // record
         let pass = Pass {
@@ -299,6 +306,7 @@ impl Engine {
             applied: &applied,
             before: &live,
             after: &after,
+            silent: &silent,
             statuses: &memory.statuses,
         };
         let Written { recorded } = self.record(&pass).await?;
@@ -453,13 +461,14 @@ impl Engine {
         // What was touched is looked at deep; so is everything when nobody knows what was touched.
         let is_deep = |key: &ResourceKey| depth == Depth::Deep || touched.is_none_or(|touched| touched.contains(key));
         let (deep, shallow): (Vec<&ResourceKey>, Vec<&ResourceKey>) = keys.into_iter().partition(|key| is_deep(key));
-        let mut live = Observations::default();
+        let (mut live, mut silent) = (Observations::default(), BTreeSet::new());
         for (depth, keys) in [(Depth::Deep, deep), (Depth::Shallow, shallow)] {
             if !keys.is_empty() {
                 let look = Look { platform, access, depth, known: &memory.identities };
                 let seen = self.observe(&look, targets(platform, desired, prior, &mut keys.into_iter())).await;
-                live.objects.extend(seen.objects);
-                live.identities.extend(seen.identities);
+                live.objects.extend(seen.observations.objects);
+                live.identities.extend(seen.observations.identities);
+                silent.extend(seen.silent);
             }
         }
         if *scope == PlanScope::Full {
@@ -473,12 +482,17 @@ impl Engine {
             };
             // While something cannot be read, its object is no orphan.
             if desired.unreadable.is_empty() {
-                live.strays = self.strays(&look, &desired.tenant, &providers, &spoken_of).await;
+                let asked = providers.difference(&silent).cloned().collect();
+                let (strays, unasked) = self.strays(&look, &desired.tenant, &asked, &spoken_of).await;
+                live.strays = strays;
+                silent.extend(unasked);
+            } else {
+                silent.extend(providers);
             }
         }
         let terms = Terms { platform, tenant: spec };
         let plan = tokio::task::block_in_place(|| plan::plan(desired, &live, prior, &decisions, terms, scope));
-        Planned { live, decisions, plan }
+        Planned { live, silent, decisions, plan }
     }
 
     async fn read_back(&self, ground: Ground<'_>, desired: &DesiredState, applied: &Applied) -> Observations {
@@ -488,7 +502,7 @@ impl Engine {
         let Ground { in_force, memory, access, .. } = ground;
         let look = Look { platform: &in_force.platform, access, depth: Depth::Deep, known: &memory.identities };
         let mut keys = applied.done.iter().filter(|key| desired.resources.contains_key(*key));
-        self.observe(&look, targets(&in_force.platform, desired, &memory.inventory, &mut keys)).await
+        self.observe(&look, targets(&in_force.platform, desired, &memory.inventory, &mut keys)).await.observations
     }
 
     /// What must be known before anything is applied: approvals, since the commits they stand in are read once, and
@@ -530,9 +544,10 @@ impl Engine {
         decisions: &Decisions,
         desired: &DesiredState,
     ) -> Result<(), EngineError> {
-        // A hold ends when a full plan has nothing left that it holds.
-        let still_holds =
-            plan.scope != PlanScope::Full || plan.blocked.iter().any(|blocked| held_by_source(blocked.reason));
+        // A hold ends when a full plan saw everything and has nothing left that it holds.
+        let still_holds = plan.scope != PlanScope::Full
+            || !plan.unknown.is_empty()
+            || plan.blocked.iter().any(|blocked| held_by_source(blocked.reason));
         let state = TenantState {
             applied: Some(source.head.clone()),
             head: Some(source.head.clone()),
@@ -667,8 +682,16 @@ fn sticky_hold(decisions: &Decisions) -> Option<Reason> {
     decisions.prune_holds.iter().map(|(reason, _)| *reason).find(|reason| *reason != Reason::EmptyTree)
 }
 
+/// Whether a removal waits for what the source has to say, or for a look that is not possible yet.
 fn held_by_source(reason: Reason) -> bool {
-    matches!(reason, Reason::SourceChanged | Reason::HistoryRewritten | Reason::UnreadableManifest)
+    matches!(
+        reason,
+        Reason::SourceChanged
+            | Reason::HistoryRewritten
+            | Reason::EmptyTree
+            | Reason::UnreadableManifest
+            | Reason::EnvironmentRemoved
+    )
 }
 
 /// How much is planned. Removals, and everything nobody can tell apart, ask for all of it.

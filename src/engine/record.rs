@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Action, ApprovalKind, DesiredState, Fields, Inventory, Live, Observation, Observations, Plan, PlanScope, Platform,
-    ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Settle, Step, revision,
+    ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Settle, revision,
 };
 use crate::plan::{Place, object_name, record_after};
 use crate::store::{HeldPlan, Scope, StoreError, Tx};
@@ -25,6 +25,8 @@ pub(super) struct Pass<'a> {
     pub before: &'a Observations,
     /// What was read back of the objects that steps touched.
     pub after: &'a Observations,
+    /// Providers that could not be asked for strays.
+    pub silent: &'a BTreeSet<String>,
     pub statuses: &'a BTreeMap<ResourceKey, ResourceStatus>,
 }
 
@@ -42,7 +44,7 @@ impl Engine {
         self.record_objects(pass, tx.as_mut(), &mut written).await?;
         self.record_statuses(pass, tx.as_mut()).await?;
         if pass.plan.scope == PlanScope::Full {
-            tx.put_strays(&pass.desired.tenant, &pass.before.strays).await?;
+            record_strays(pass, tx.as_mut()).await?;
         }
         record_holds(pass, tx.as_mut()).await?;
         tx.commit().await?;
@@ -231,45 +233,70 @@ fn keys_in_scope<'a>(pass: &'a Pass<'_>) -> impl Iterator<Item = ResourceKey> + 
     .cloned()
 }
 
-/// Remembers the keys of held plans, so that a trailer finds them; forgets all when nothing is held any more.
+/// Strays as they were seen; those of a provider that could not be asked stay as they were seen last (R5).
+async fn record_strays(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError> {
+    let mut strays = pass.before.strays.clone();
+    for (key, stray) in tx.strays().await? {
+        let spoken_of = pass.desired.resources.contains_key(&key) || pass.prior.records.contains_key(&key);
+        if pass.silent.contains(&stray.provider) && !spoken_of {
+            strays.entry(key).or_insert(stray);
+        }
+    }
+    tx.put_strays(&pass.desired.tenant, &strays).await
+}
+
+/// Remembers the keys of held plans, so that a trailer finds them. A key is forgotten, in held plans and in approvals,
+/// once nothing of it waits any more: what was approved once must not cover a later deletion of the same key.
 async fn record_holds(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError> {
     if pass.plan.scope != PlanScope::Full {
         return Ok(());
     }
     let tenant = &pass.desired.tenant;
-    let mut held_any = false;
+    let (held_before, approved_before) = (tx.held_plans(tenant).await?, tx.approvals(tenant).await?);
+    let mut held = held_before.clone();
+    let mut approved = approved_before.clone();
     for kind in [ApprovalKind::Deletes, ApprovalKind::Create] {
-        let keys: BTreeSet<ResourceKey> = pass
-            .plan
-            .blocked
-            .iter()
-            .filter(|blocked| waits_for_approval(blocked.reason, kind))
-            .filter_map(|blocked| blocked.step.as_ref())
-            .map(|step: &Step| step.key.clone())
-            .collect();
-        if !keys.is_empty() {
-            held_any = true;
-            tx.put_held_plan(tenant, &HeldPlan { id: pass.plan.id.clone(), kind, keys }).await?;
+        let waiting = waiting(pass, kind);
+        let id = &pass.plan.id;
+        held.retain(|known| known.kind != kind || known.id != *id);
+        held.push(HeldPlan { id: id.clone(), kind, keys: pass.plan.awaiting(kind) });
+        for known in held.iter_mut().filter(|known| known.kind == kind) {
+            known.keys.retain(|key| waiting.contains(key));
         }
+        held.retain(|known| !known.keys.is_empty());
+        approved.retain_mut(|approval| {
+            if approval.kind != kind {
+                return true;
+            }
+            let of_this_plan = approval.keys.is_empty() && approval.plan == *id;
+            approval.keys.retain(|key| waiting.contains(key));
+            !approval.keys.is_empty() || (of_this_plan && !waiting.is_empty())
+        });
     }
-    let unfinished =
-        !pass.applied.failed.is_empty() || !pass.applied.skipped.is_empty() || !pass.plan.unknown.is_empty();
-    if !held_any && !unfinished {
-        tx.clear_approvals(tenant).await?;
+    // The order that the store gives them in.
+    held.sort_by(|a, b| (&a.id, a.kind.trailer()).cmp(&(&b.id, b.kind.trailer())));
+    if held == held_before && approved == approved_before {
+        return Ok(());
+    }
+    tx.clear_approvals(tenant).await?;
+    for plan in &held {
+        tx.put_held_plan(tenant, plan).await?;
+    }
+    for approval in &approved {
+        tx.put_approval(tenant, approval).await?;
     }
     Ok(())
 }
 
-fn waits_for_approval(reason: Reason, kind: ApprovalKind) -> bool {
-    match kind {
-        ApprovalKind::Deletes => matches!(
-            reason,
-            Reason::DeletionsHeld
-                | Reason::Orphaned
-                | Reason::EmptyTree
-                | Reason::SourceChanged
-                | Reason::HistoryRewritten
-        ),
-        ApprovalKind::Create => matches!(reason, Reason::DataMissing | Reason::PossibleRename),
-    }
+/// The keys of which something waits that an approval of `kind` is about: held, failed, not tried, or not seen.
+fn waiting(pass: &Pass<'_>, kind: ApprovalKind) -> BTreeSet<ResourceKey> {
+    let plan = pass.plan;
+    let blocked = plan.blocked.iter().filter_map(|blocked| blocked.step.as_ref());
+    let undone = plan.steps.iter().filter(|step| !pass.applied.done.contains(&step.key));
+    let concerned = blocked.chain(undone).filter(|step| match kind {
+        ApprovalKind::Deletes => step.loses(),
+        ApprovalKind::Create => step.action == Action::Create,
+    });
+    let unseen = plan.unknown.iter().map(|(key, _)| key);
+    concerned.map(|step| &step.key).chain(unseen).cloned().chain(plan.awaiting(kind)).collect()
 }

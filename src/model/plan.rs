@@ -105,6 +105,16 @@ pub struct Step {
     pub rotate: Option<String>,
 }
 
+impl Step {
+    /// Whether it deletes something, in the sense of R6.
+    pub fn loses(&self) -> bool {
+        match self.action {
+            Action::Delete | Action::Replace => true,
+            Action::Create | Action::Update | Action::Adopt => !self.destructive.is_empty(),
+        }
+    }
+}
+
 /// A step, or a whole resource, that the plan does not do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Blocked {

@@ -264,6 +264,10 @@ pub struct ProviderSpec {
     #[serde(default = "default_provider_concurrency")]
     #[schemars(range(min = 1, max = 256))]
     pub max_concurrency: usize,
+    /// How long one question to it may take. Long enough for `CREATE DATABASE` on a busy server, short enough that a
+    /// stuck one is seen within a poll or two.
+    #[serde(default = "default_provider_timeout")]
+    pub timeout: Span,
     /// Confirms the identity of a server that was replaced on purpose (R11): the new one, as the finding shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
@@ -271,6 +275,10 @@ pub struct ProviderSpec {
 
 fn default_provider_concurrency() -> usize {
     8
+}
+
+fn default_provider_timeout() -> Span {
+    Span(Duration::from_secs(30))
 }
 
 /// A kind, and the environments in which a Provider is its default.

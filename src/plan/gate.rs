@@ -87,18 +87,10 @@ fn is_approved(draft: &Draft<'_>, kind: ApprovalKind, keys: &BTreeSet<&ResourceK
     )
 }
 
-/// Whether a step deletes, in the sense of R6.
-fn loses(step: &Step) -> bool {
-    match step.action {
-        Action::Delete | Action::Replace => true,
-        Action::Create | Action::Update | Action::Adopt => !step.destructive.is_empty(),
-    }
-}
-
 /// The deletion guard (R6) and what holds all deletions (R9).
 fn held_deletions(draft: &Draft<'_>) -> BTreeMap<ResourceKey, (Reason, String)> {
     let deleting: Vec<&Step> =
-        draft.plan.steps.iter().filter(|step| loses(step) && !draft.held_steps.contains_key(&step.key)).collect();
+        draft.plan.steps.iter().filter(|step| step.loses() && !draft.held_steps.contains_key(&step.key)).collect();
     if deleting.is_empty() {
         return BTreeMap::new();
     }

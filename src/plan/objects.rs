@@ -53,7 +53,8 @@ impl Draft<'_> {
         }
         match self.live.identities.get(&resource.provider) {
             Some(identity) if *identity == record.identity => false,
-            Some(_) => {
+            // An embedded root that nobody has used has no identity yet, and so is not the one of the record.
+            identity if identity.is_some() || self.was_looked_at(&resource.key) => {
                 let message = format!(
                     "it lives on {}, and {} is another server; a resource is not moved: set provider back to {}, or \
                      give the new one another name and carry the data over",
@@ -62,7 +63,7 @@ impl Draft<'_> {
                 self.block(&resource.key, Reason::MoveRefused, message, None);
                 true
             }
-            None => {
+            _ => {
                 let message = format!(
                     "{} does not answer, so nobody can tell whether it is the same server as {}",
                     resource.provider, record.provider
@@ -70,6 +71,13 @@ impl Draft<'_> {
                 self.unseen(&resource.key, Unknown::new(Reason::ProviderUnreachable, message));
                 true
             }
+        }
+    }
+
+    fn was_looked_at(&self, key: &ResourceKey) -> bool {
+        match self.live.objects.get(key) {
+            Some(Observation::Present(_) | Observation::Absent { .. }) => true,
+            Some(Observation::Unknown(_)) | None => false,
         }
     }
 

@@ -241,6 +241,8 @@ pub trait Tx: Send {
 
     /// All secrets of a role, newest first.
     async fn secrets(&mut self, key: &ResourceKey, role: &str) -> Result<Vec<StoredSecret>, StoreError>;
+    /// Every role that has a secret.
+    async fn roles_with_secrets(&mut self) -> Result<BTreeSet<(ResourceKey, String)>, StoreError>;
     /// The secret that was stored last, of whatever role: what an encryption key is tried on.
     async fn newest_secret(&mut self) -> Result<Option<StoredSecret>, StoreError>;
     /// Stores a secret; one that is there for the same rotation is kept, never replaced.

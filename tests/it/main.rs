@@ -3,11 +3,13 @@
 mod harness;
 
 mod drift;
+mod faults;
 mod managers_postgres;
 mod managers_redis;
 mod managers_sqlite;
 mod manifest;
 mod rooms;
+mod rules;
 mod serve;
 mod source;
 mod store;

@@ -98,6 +98,7 @@ impl World {
             read_credentials: None,
             serves: Vec::new(),
             max_concurrency: 8,
+            timeout: serde_json::from_value(json!("30s")).unwrap(),
             identity: None,
         };
         let platform = Platform {

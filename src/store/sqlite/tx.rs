@@ -416,6 +416,13 @@ impl Tx for SqliteTx {
         rows.iter().map(read_secret).collect()
     }
 
+    async fn roles_with_secrets(&mut self) -> Result<BTreeSet<(ResourceKey, String)>, StoreError> {
+        const WHAT: &str = "secrets";
+        let statement = narrowed!(&self.scope, "SELECT DISTINCT key, role FROM secrets");
+        let rows = self.rows(WHAT, statement).await?;
+        rows.iter().map(|row| Ok((read_key(WHAT, column(WHAT, row, 0)?)?, column(WHAT, row, 1)?))).collect()
+    }
+
     async fn newest_secret(&mut self) -> Result<Option<StoredSecret>, StoreError> {
         let statement = narrowed!(
             &self.scope,

@@ -1,18 +1,23 @@
 //! A whole Plumb in a temporary folder: a platform repository, a tenant's repository, and the engine over them.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use plumb::engine::vault::{StoredSecrets, Vault, system_rng};
-use plumb::engine::{Ask, Engine, EngineError, PlatformStatus, Preview, PreviewSource, Report, Settings, Width};
-use plumb::model::{Clock, Event, Inventory, Proposal, Reason, ResourceKey, ResourceStatus, SystemClock, Trigger};
+use plumb::engine::{Ask, Engine, EngineError, PlatformStatus, Preview, PreviewSource, Report, Settings, Width, view};
+use plumb::model::{
+    ApprovalKind, Clock, Event, Inventory, Plan, PlanId, Proposal, Reason, ResourceKey, ResourceStatus, SystemClock,
+    Trigger,
+};
 use plumb::store::sqlite::{Mode, SqliteStore};
 use plumb::store::{Scope, Store};
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;
 
 use super::git::GitRepo;
+use super::postgres::PostgresServer;
 
 /// The tenant's name in every world.
 pub const TENANT: &str = "checkout";
@@ -21,10 +26,18 @@ pub const TENANT: &str = "checkout";
 pub struct World {
     pub platform: GitRepo,
     pub tenant: GitRepo,
+    /// The tenant's name.
+    pub name: String,
     data: TempDir,
+    /// Where credential files are.
+    credentials: TempDir,
     running: Option<Running>,
     events: Arc<Mutex<Vec<Event>>>,
+    hook: Arc<Mutex<Option<Hook>>>,
 }
+
+/// Does something at the moment an event happens, before the engine goes on.
+type Hook = Box<dyn FnMut(&Event) + Send>;
 
 struct Running {
     engine: Arc<Engine>,
@@ -51,35 +64,96 @@ impl World {
 
     /// A world with these Provider documents; the tenant may use `allowed`.
     pub async fn new(providers: &str, allowed: &str) -> Self {
-        let world = Self {
-            platform: GitRepo::new(),
-            tenant: GitRepo::new(),
-            data: tempfile::tempdir().unwrap(),
-            running: None,
-            events: Arc::default(),
-        };
-        world.platform.write(
-            "platform.yaml",
-            "apiVersion: plumb.dev/v1\nkind: Platform\nmetadata: {name: test}\nspec: {id: test-platform}\n",
-        );
+        let mut world = Self::unstarted(TENANT);
+        world.write_platform("id: test-platform");
         world.platform.write("providers.yaml", providers);
         world.write_tenant(&format!("providers: {allowed}"));
         world.platform.commit("Start the platform");
-        let mut world = world;
         world.start().await;
         world
+    }
+
+    /// A world whose tenant has databases on `server`, under names that no other world on it has; [`FILES`] are there
+    /// for resources that name `provider: files`.
+    pub async fn with_postgres(server: &PostgresServer) -> Self {
+        Self::with_slow_postgres(server, "30s").await
+    }
+
+    /// The same, with a server that has this long to answer.
+    pub async fn with_slow_postgres(server: &PostgresServer, timeout: &str) -> Self {
+        static WORLDS: AtomicUsize = AtomicUsize::new(0);
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+        let mut world = Self::unstarted(&format!("team{number}"));
+        world.write_platform(&format!("id: test-platform-{number}"));
+        world.write_login(server.login().1);
+        let files = FILES.replace("  serves: [{kind: Database}]\n", "");
+        let postgres = format!(
+            "---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: pg}}\nspec:\n  type: postgres\n  url: {}\n  \
+             credentials: {{file: {}}}\n  timeout: {timeout}\n  serves: [{{kind: Database}}]\n",
+            server.url(),
+            world.login_file().display()
+        );
+        world.platform.write("providers.yaml", files + &postgres);
+        world.write_tenant("providers: [files, pg]");
+        world.platform.commit("Start the platform");
+        world.start().await;
+        world
+    }
+
+    fn unstarted(tenant: &str) -> Self {
+        Self {
+            platform: GitRepo::new(),
+            tenant: GitRepo::new(),
+            name: tenant.to_owned(),
+            data: tempfile::tempdir().unwrap(),
+            credentials: tempfile::tempdir().unwrap(),
+            running: None,
+            events: Arc::default(),
+            hook: Arc::default(),
+        }
+    }
+
+    /// Where the password of the PostgreSQL login is read from.
+    pub fn login_file(&self) -> PathBuf {
+        self.credentials.path().join("pg-password")
+    }
+
+    /// Changes that password, in the file.
+    pub fn write_login(&self, password: &str) {
+        std::fs::write(self.login_file(), password).unwrap();
+    }
+
+    /// Writes the Platform document with these lines in its spec; the caller commits.
+    pub fn write_platform(&self, spec: &str) {
+        let spec = indent(spec, "  ");
+        self.platform.write(
+            "platform.yaml",
+            format!("apiVersion: plumb.dev/v1\nkind: Platform\nmetadata: {{name: test}}\nspec:\n{spec}"),
+        );
+    }
+
+    /// The key of a resource of the tenant, from `staging/Database/orders`.
+    pub fn key(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.name)
+    }
+
+    /// The name that a resource of the tenant has on a server.
+    pub fn object(&self, environment: &str, name: &str) -> String {
+        format!("{}_{environment}_{name}", self.name)
     }
 
     /// Writes the Tenant document, with `more` lines in its spec; the caller commits.
     pub fn write_tenant(&self, more: &str) {
         let url = self.tenant.url();
-        let more = more.lines().map(|line| format!("  {line}\n")).collect::<String>();
+        self.write_tenant_spec(&format!("repository: {{url: \"{url}\"}}\nenvironments: [staging, production]\n{more}"));
+    }
+
+    /// Writes the Tenant document with this spec and no other; the caller commits.
+    pub fn write_tenant_spec(&self, spec: &str) {
+        let (name, spec) = (&self.name, indent(spec, "  "));
         self.platform.write(
             "tenants.yaml",
-            format!(
-                "apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {{name: {TENANT}}}\nspec:\n  repository: {{url: \"{url}\"}}\n  \
-                 environments: [staging, production]\n{more}"
-            ),
+            format!("apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n{spec}"),
         );
     }
 
@@ -90,7 +164,12 @@ impl World {
 
     /// The live file of a database of the tenant.
     pub fn file(&self, environment: &str, name: &str) -> PathBuf {
-        self.data().join(format!("databases/{TENANT}_{environment}_{name}.db"))
+        self.databases().join(format!("{}.db", self.object(environment, name)))
+    }
+
+    /// The folder of live database files.
+    pub fn databases(&self) -> PathBuf {
+        self.data().join("databases")
     }
 
     /// Starts the engine.
@@ -107,8 +186,13 @@ impl World {
             platform_token: None,
             data_dir: self.data(),
         };
-        let events = Arc::clone(&self.events);
-        let listener = Arc::new(move |event: &Event| events.lock().unwrap().push(event.clone()));
+        let (events, hook) = (Arc::clone(&self.events), Arc::clone(&self.hook));
+        let listener = Arc::new(move |event: &Event| {
+            events.lock().unwrap().push(event.clone());
+            if let Some(hook) = hook.lock().unwrap().as_mut() {
+                hook(event);
+            }
+        });
         let passwords: Arc<dyn plumb::managers::Secrets> = secrets.clone();
         let engine = Arc::new(Engine::new(settings, Arc::clone(&store), passwords, clock, listener));
         self.running = Some(Running { engine, store, secrets });
@@ -159,12 +243,57 @@ impl World {
     /// One look of that width.
     pub async fn look(&self, width: Width) -> Result<Report, EngineError> {
         let in_force = self.engine().platform().await?;
-        self.engine().reconcile(&in_force, TENANT, Ask { trigger: Trigger::CommandLine, width }).await
+        self.engine().reconcile(&in_force, &self.name, Ask { trigger: Trigger::CommandLine, width }).await
     }
 
     /// What an apply would do.
     pub async fn plan(&self) -> Preview {
-        self.engine().preview(&self.in_force().await, TENANT, &PreviewSource::Head).await.unwrap()
+        self.engine().preview(&self.in_force().await, &self.name, &PreviewSource::Head).await.unwrap()
+    }
+
+    /// Hears every event from now on, before the engine goes on.
+    pub fn on_event(&self, hook: impl FnMut(&Event) + Send + 'static) {
+        *self.hook.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Commits nothing but a trailer.
+    pub fn approve(&self, kind: ApprovalKind, plan: &PlanId) {
+        self.tenant.commit(&format!("Go on\n\n{}: {plan}", kind.trailer()));
+    }
+
+    /// What `plumb get --orphans` lists.
+    pub async fn orphans(&self) -> Vec<view::OrphanView> {
+        view::orphans(self.store(), Some(&self.name), &SystemClock).await.unwrap()
+    }
+
+    /// The program, set up for this world. The engine must be stopped first, or the program finds the data directory
+    /// in use.
+    pub fn plumb(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plumb"));
+        command.args(arguments).env_clear();
+        for name in ["PATH", "TMPDIR"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+        command.env("HOME", self.credentials.path()).env("GIT_CONFIG_NOSYSTEM", "1");
+        command.env("PLUMB_PLATFORM", self.platform.url()).env("PLUMB_DATA_DIR", self.data()).env("NO_COLOR", "1");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// The files of the data directory that hold `text`.
+    pub fn files_with(&self, text: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.data()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                } else if contains(&std::fs::read(entry.path()).unwrap(), text.as_bytes()) {
+                    found.push(entry.path());
+                }
+            }
+        }
+        found
     }
 
     /// Events since the last call.
@@ -173,16 +302,16 @@ impl World {
     }
 
     pub async fn inventory(&self) -> Inventory {
-        self.store().read(Scope::Tenant(TENANT.to_owned())).await.unwrap().inventory().await.unwrap()
+        self.store().read(Scope::Tenant(self.name.clone())).await.unwrap().inventory().await.unwrap()
     }
 
     pub async fn status(&self, key: &str) -> Option<ResourceStatus> {
-        let mut tx = self.store().read(Scope::Tenant(TENANT.to_owned())).await.unwrap();
+        let mut tx = self.store().read(Scope::Tenant(self.name.clone())).await.unwrap();
         tx.statuses().await.unwrap().remove(&parse(key))
     }
 
     pub async fn proposal(&self, key: &str) -> Option<Proposal> {
-        let mut tx = self.store().read(Scope::Tenant(TENANT.to_owned())).await.unwrap();
+        let mut tx = self.store().read(Scope::Tenant(self.name.clone())).await.unwrap();
         tx.proposals().await.unwrap().remove(&parse(key))
     }
 
@@ -200,7 +329,6 @@ impl World {
 
     /// A manifest `environments/<environment>/<name>.yaml`, with lines in `metadata.annotations` and `spec`.
     pub fn write_resource(&self, environment: &str, kind: &str, name: &str, annotations: &str, spec: &str) {
-        let indent = |text: &str, by: &str| text.lines().map(|line| format!("{by}{line}\n")).collect::<String>();
         let annotations = match annotations {
             "" => String::new(),
             lines => format!("  annotations:\n{}", indent(lines, "    ")),
@@ -217,13 +345,9 @@ impl World {
         );
     }
 
-    /// Runs SQL in a live database file, as somebody behind git's back.
+    /// Runs SQL in a live database file, as somebody behind git's back. Makes the file if it is not there.
     pub async fn by_hand(&self, environment: &str, name: &str, sql: &'static str) {
-        use sqlx::Connection;
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.file(environment, name));
-        let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
-        connection.close().await.unwrap();
+        run_sql(&self.file(environment, name), sql).await;
     }
 
     /// One number that SQL gives in a live database file.
@@ -237,12 +361,42 @@ impl World {
     }
 }
 
+/// Runs SQL in an SQLite file.
+pub async fn run_sql(file: &Path, sql: &'static str) {
+    use sqlx::Connection;
+    std::fs::create_dir_all(file.parent().expect("a folder")).unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).create_if_missing(true);
+    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+fn indent(text: &str, by: &str) -> String {
+    text.lines().map(|line| format!("{by}{line}\n")).collect()
+}
+
+/// Whether `bytes` hold `part`.
+pub fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
 /// A key from its text.
 pub fn parse(key: &str) -> ResourceKey {
     key.parse().unwrap()
 }
 
 /// Why `key` is held in a plan.
-pub fn held(plan: &plumb::model::Plan, key: &str) -> Option<Reason> {
+pub fn held(plan: &Plan, key: &str) -> Option<Reason> {
     plan.blocked.iter().find(|blocked| blocked.key.to_string() == key).map(|blocked| blocked.reason)
+}
+
+/// What a plan says of why `key` is held; nothing when it is not.
+pub fn held_message(plan: &Plan, key: &str) -> String {
+    let blocked = plan.blocked.iter().find(|blocked| blocked.key.to_string() == key);
+    blocked.map(|blocked| blocked.message.clone()).unwrap_or_default()
+}
+
+/// Why `key` could not be seen in a pass.
+pub fn unseen(plan: &Plan, key: &str) -> Option<Reason> {
+    plan.unknown.iter().find(|(unknown, _)| unknown.to_string() == key).map(|(_, unknown)| unknown.reason)
 }

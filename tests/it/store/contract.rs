@@ -190,6 +190,8 @@ async fn r12_secrets_are_kept_per_rotation_and_never_replaced(store: &dyn Store)
     assert_eq!(tx.secrets(&orders, "app").await.unwrap(), [rotated.clone(), first]);
     assert!(tx.secrets(&orders, "ro").await.unwrap().is_empty());
     assert_eq!(tx.newest_secret().await.unwrap(), Some(other.clone()));
+    let roles = [(orders.clone(), "app".to_owned()), (other.key.clone(), "ro".to_owned())];
+    assert_eq!(tx.roles_with_secrets().await.unwrap(), roles.into());
     drop(tx);
 
     let mut tx = begin(store).await;

@@ -1,6 +1,6 @@
 //! A store of plain maps that can only be read: whatever would write through it fails the test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -148,6 +148,9 @@ impl Tx for Snapshot {
         panic!("the page only reads")
     }
     async fn secrets(&mut self, _: &ResourceKey, _: &str) -> Result<Vec<StoredSecret>, StoreError> {
+        panic!("the page reads no secrets")
+    }
+    async fn roles_with_secrets(&mut self) -> Result<BTreeSet<(ResourceKey, String)>, StoreError> {
         panic!("the page reads no secrets")
     }
     async fn put_secret(&mut self, _: &StoredSecret) -> Result<(), StoreError> {

@@ -1,0 +1,93 @@
+//! Says which roles have a password that nobody here knows (R12): their state was lost, or they were adopted.
+
+use std::collections::BTreeMap;
+
+use crate::model::{
+    ConditionType, DesiredState, EventKind, Kind, Live, Observation, Observations, Ownership, Plan, Platform, Reason,
+    Resource, ResourceKey, ResourceStatus,
+};
+use crate::store::Scope;
+
+use super::timeline::Timeline;
+use super::{Engine, EngineError};
+
+/// The role of a Cache, whose one user has the Cache's own name.
+const CACHE_ROLE: &str = "user";
+
+/// What was seen in a pass.
+pub(super) struct Seen<'a> {
+    pub platform: &'a Platform,
+    pub desired: &'a DesiredState,
+    pub before: &'a Observations,
+    pub after: &'a Observations,
+    pub statuses: &'a BTreeMap<ResourceKey, ResourceStatus>,
+}
+
+impl Engine {
+    /// Adds a warning to `plan` for each resource with such roles. It is told in the timeline once, and stays in the
+    /// status until new passwords are asked for.
+    pub(super) async fn warn_of_unknown_passwords(
+        &self,
+        seen: &Seen<'_>,
+        plan: &mut Plan,
+        timeline: &mut Timeline<'_>,
+    ) -> Result<(), EngineError> {
+        let roles: Vec<(&ResourceKey, Vec<String>)> = seen
+            .desired
+            .resources
+            .values()
+            .filter_map(|resource| Some((&resource.key, live_roles(seen, resource)?)))
+            .filter(|(_, roles)| !roles.is_empty())
+            .collect();
+        if roles.is_empty() {
+            return Ok(());
+        }
+        let known = self.store.read(Scope::Tenant(seen.desired.tenant.clone())).await?.roles_with_secrets().await?;
+        for (key, roles) in roles {
+            let unknown: Vec<String> =
+                roles.into_iter().filter(|role| !known.contains(&(key.clone(), role.clone()))).collect();
+            if unknown.is_empty() {
+                continue;
+            }
+            let message = format!(
+                "the password of {} is not in the state store, and stays as it is; a new value of plumb.dev/rotate \
+                 makes new ones",
+                unknown.join(", ")
+            );
+            let ready = seen.statuses.get(key).and_then(|status| status.condition(ConditionType::Ready));
+            if ready.is_none_or(|ready| ready.reason != Reason::PasswordUnknown) {
+                let message = message.clone();
+                timeline.note_of(key, EventKind::Warning { reason: Reason::PasswordUnknown, message });
+            }
+            plan.warnings.push((key.clone(), Reason::PasswordUnknown, message));
+        }
+        Ok(())
+    }
+}
+
+/// The roles of a resource that are there and ours, where it was looked at.
+fn live_roles(seen: &Seen<'_>, resource: &Resource) -> Option<Vec<String>> {
+    let key = &resource.key;
+    let Observation::Present(live) = seen.after.objects.get(key).or_else(|| seen.before.objects.get(key))? else {
+        return None;
+    };
+    if !is_ours(live, seen.platform, key) {
+        return None;
+    }
+    Some(match key.kind {
+        Kind::Cache => vec![CACHE_ROLE.to_owned()],
+        Kind::Database => resource
+            .fields
+            .iter()
+            .filter(|(path, _)| path.is_within("/spec/roles") && live.fields.0.contains_key(*path))
+            .filter_map(|(path, _)| path.segments().into_iter().nth(2))
+            .collect(),
+    })
+}
+
+fn is_ours(live: &Live, platform: &Platform, key: &ResourceKey) -> bool {
+    match &live.ownership {
+        Ownership::Marked(mark) => mark.platform == platform.id && mark.key == *key && !mark.unfinished,
+        Ownership::Unmarked => false,
+    }
+}

@@ -1,0 +1,1 @@
+//! R2 and the deaths.

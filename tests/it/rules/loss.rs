@@ -1,0 +1,238 @@
+//! R4: the state database can go at any time. R8: data that is gone is not made again empty.
+
+use std::os::unix::fs::MetadataExt;
+
+use plumb::engine::view::OrphanKind;
+use plumb::model::{ApprovalKind, ConditionType, EventKind, ExecutionOutcome, ProposalKind, ProposalStatus, Reason};
+use sqlx::Row;
+
+use super::{DELETE, VERSION, in_sync, live, remove, world_with};
+use crate::harness::git::MergeHow;
+use crate::harness::postgres::PostgresServer;
+use crate::harness::world::{World, held, held_message, parse};
+
+const ORDERS: &str = "checkout/staging/Database/orders";
+const MANIFEST: &str = "environments/staging/orders.yaml";
+const BRANCH: &str = "plumb/drift/staging/database-orders";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_a_lost_inventory_is_rebuilt_and_nothing_is_done() {
+    let mut world = world_with(&["orders", "payments", "carts"], "").await;
+    let before = world.inventory().await;
+    let inode = |world: &World| std::fs::metadata(world.file("staging", "orders")).unwrap().ino();
+    let file = inode(&world);
+    world.lose_state().await;
+    world.events();
+    assert_eq!(in_sync(&world).await, 0);
+    let recovered =
+        world.events().iter().filter(|e| matches!(e.kind, EventKind::Recorded { reason: Reason::Recovered })).count();
+    assert_eq!(recovered, 3);
+    assert_eq!(inode(&world), file);
+    let after = world.inventory().await;
+    for (key, record) in &before.records {
+        let rebuilt = &after.records[key];
+        assert_eq!((&rebuilt.applied, &rebuilt.readback), (&record.applied, &record.readback));
+        assert_eq!((&rebuilt.object, &rebuilt.identity), (&record.object, &record.identity));
+    }
+    assert_eq!(in_sync(&world).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_live_that_changed_before_the_loss_is_held_and_proposed_and_never_overwritten() {
+    let mut world = world_with(&["orders"], "").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.lose_state().await;
+    for _ in 0..2 {
+        let report = world.apply().await;
+        assert_eq!((report.outcome, report.done), (ExecutionOutcome::Blocked, 0), "{:#?}", report.plan);
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+        assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    }
+    world.tenant.delete_branch(BRANCH);
+    assert_eq!(in_sync(&world).await, 1, "a person said to put it back");
+    assert_eq!(world.number("staging", "orders", VERSION).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_git_that_changed_before_the_loss_is_applied() {
+    let mut world = world_with(&["orders"], "").await;
+    world.write_database("staging", "orders", "userVersion: 2");
+    world.tenant.commit("Want version 2");
+    world.lose_state().await;
+    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_where_both_changed_before_the_loss_a_person_is_asked_even_with_revert() {
+    let mut world = world_with(&["orders"], "plumb.dev/drift: revert").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    let text =
+        world.tenant.show(&format!("main:{MANIFEST}")).replace("userVersion: 1", "userVersion: 1\n  foreignKeys: true");
+    world.tenant.write(MANIFEST, text);
+    world.tenant.commit("A field that the mark knows nothing of");
+    world.lose_state().await;
+    let report = world.apply().await;
+    // Nobody knows whether false was somebody's wish, and git sets it anew: that is held. What only live changed is
+    // known from the mark, and goes back as the document says.
+    let held: Vec<&str> = report
+        .plan
+        .drift
+        .iter()
+        .filter(|drift| drift.fields.iter().any(|field| field.conflict))
+        .flat_map(|drift| drift.fields.iter().map(|field| field.path.as_str()))
+        .collect();
+    assert_eq!(held, ["/spec/foreignKeys"], "{:#?}", report.plan);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_a_proposal_that_is_out_when_the_state_is_lost_goes_on_on_its_branch() {
+    let mut world = world_with(&["orders"], "").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.apply().await;
+    world.lose_state().await;
+    world.apply().await;
+    let drift: Vec<String> = world.tenant.branches().into_iter().filter(|branch| branch != "main").collect();
+    assert_eq!(drift, [BRANCH]);
+    assert_eq!(world.tenant.log(BRANCH).len(), world.tenant.log("main").len() + 1);
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    world.tenant.merge(BRANCH, MergeHow::Squash);
+    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_a_document_removed_before_the_loss_is_an_orphan_until_its_deletion_is_approved() {
+    let mut world = world_with(&["orders", "payments"], DELETE).await;
+    remove(&world, &["orders"]);
+    world.tenant.commit("Remove orders");
+    world.lose_state().await;
+    for _ in 0..2 {
+        let report = world.apply().await;
+        assert_eq!(held(&report.plan, ORDERS), Some(Reason::Orphaned));
+        assert_eq!(report.done, 0);
+    }
+    let orphans = world.orphans().await;
+    assert_eq!(orphans.len(), 1);
+    assert_eq!((orphans[0].key.to_string().as_str(), orphans[0].kind), (ORDERS, OrphanKind::Orphaned));
+    assert!(world.file("staging", "orders").exists());
+
+    let plan = world.plan().await.plan;
+    assert!(held_message(&plan, ORDERS).contains(&format!("Plumb-Approve-Deletes: {}", plan.id)));
+    world.approve(ApprovalKind::Deletes, &plan.id);
+    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(live(&world, &["orders", "payments"]), ["payments"]);
+    assert!(world.orphans().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_an_orphan_is_managed_again_when_its_document_comes_back() {
+    let mut world = world_with(&["orders", "payments"], "").await;
+    remove(&world, &["orders"]);
+    world.tenant.commit("Remove orders");
+    world.lose_state().await;
+    world.apply().await;
+    world.write_database("staging", "orders", "userVersion: 1");
+    world.tenant.commit("Bring it back");
+    assert_eq!(in_sync(&world).await, 0);
+    assert!(world.orphans().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_a_live_file_that_is_gone_is_proposed_to_be_let_go_of_and_not_made_again() {
+    let world = world_with(&["orders", "payments"], "").await;
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    let report = world.apply().await;
+    assert_eq!((report.outcome, report.done), (ExecutionOutcome::Blocked, 0));
+    assert_eq!(held(&report.plan, ORDERS), Some(Reason::DataMissing));
+    assert!(held_message(&report.plan, ORDERS).contains(&format!("Plumb-Approve-Create: {}", report.plan.id)));
+    let ready = world.status(ORDERS).await.unwrap();
+    assert_eq!(ready.condition(ConditionType::Ready).unwrap().reason, Reason::DataMissing);
+    let proposal = world.proposal(ORDERS).await.unwrap();
+    assert_eq!((proposal.kind, proposal.status), (ProposalKind::Missing, ProposalStatus::Open));
+    let removed = world.tenant.remote_git(&["ls-tree", "-r", "--name-only", BRANCH]);
+    assert!(!removed.contains(MANIFEST), "{removed}");
+
+    // Merging it lets go of the record.
+    world.tenant.merge(BRANCH, MergeHow::MergeCommit);
+    assert_eq!(in_sync(&world).await, 0);
+    assert!(!world.inventory().await.records.contains_key(&parse(ORDERS)));
+    assert!(!world.file("staging", "orders").exists());
+    // The same document later is a new database.
+    world.write_database("staging", "orders", "userVersion: 1");
+    world.tenant.commit("Start over");
+    assert_eq!(in_sync(&world).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_recreation_needs_the_trailer_and_an_old_one_does_not_serve_twice() {
+    let world = world_with(&["orders", "payments"], "").await;
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    let plan = world.apply().await.plan.id;
+    // Closing the proposal does not recreate either, and nothing is proposed again.
+    world.tenant.delete_branch(BRANCH);
+    let report = world.apply().await;
+    assert_eq!(held(&report.plan, ORDERS), Some(Reason::DataMissing));
+    world.apply().await;
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
+    assert!(!world.file("staging", "orders").exists());
+    world.approve(ApprovalKind::Deletes, &plan);
+    assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::DataMissing), "not that kind of approval");
+    world.approve(ApprovalKind::Create, &plan);
+    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 1);
+    assert!(world.proposal(ORDERS).await.is_none());
+
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    let report = world.apply().await;
+    assert_eq!(held(&report.plan, ORDERS), Some(Reason::DataMissing));
+    assert!(!world.file("staging", "orders").exists());
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_a_document_among_others_in_its_file_is_removed_alone() {
+    let world = World::with_files().await;
+    let document = |name: &str| {
+        format!(
+            "apiVersion: plumb.dev/v1\nkind: Database\nmetadata: {{name: {name}, labels: {{owner: team}}}}\nspec: \
+             {{userVersion: 1}}  # {name}\n"
+        )
+    };
+    let file = "environments/staging/all.yaml";
+    world.tenant.write(file, format!("{}---\n{}---\n{}", document("a"), document("orders"), document("z")));
+    world.tenant.commit("Add three");
+    in_sync(&world).await;
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    world.apply().await;
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    assert_eq!(
+        world.tenant.show(&format!("main:{file}")),
+        format!("{}---\n{}", document("a"), document("z")).trim_end()
+    );
+    in_sync(&world).await;
+    assert_eq!(live(&world, &["a", "orders", "z"]), ["a", "z"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_a_dropped_postgres_database_is_not_made_again_even_after_a_loss_of_the_state() {
+    let server = PostgresServer::shared();
+    let mut world = World::with_postgres(server).await;
+    let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
+    world.write_database("staging", "orders", "roles:\n  - {name: app, access: readwrite}");
+    world.tenant.commit("Add orders");
+    in_sync(&world).await;
+    server.psql(&format!("DROP DATABASE {name}")).await;
+    world.lose_state().await;
+    let report = world.apply().await;
+    assert_eq!(held(&report.plan, &key), Some(Reason::DataMissing), "{:#?}", report.plan);
+    assert_eq!(report.done, 0);
+    let exists = format!("SELECT 1 FROM pg_database WHERE datname = '{name}'");
+    assert!(server.query("postgres", &exists).await.is_empty());
+    world.approve(ApprovalKind::Create, &report.plan.id);
+    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(server.query("postgres", &exists).await.len(), 1);
+    let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname LIKE '{name}%'");
+    assert_eq!(server.query("postgres", &roles).await[0].get::<i64, _>(0), 2);
+}

@@ -1,0 +1,159 @@
+//! R12: passwords are made once, kept encrypted, and never reset by a loss.
+
+use plumb::model::{ConditionStatus, ConditionType, Reason};
+use sqlx::{Connection, Row};
+
+use super::in_sync;
+use crate::harness::postgres::PostgresServer;
+use crate::harness::world::{World, contains};
+
+const SPEC: &str = "connectionLimit: 20\nroles:\n  - {name: app, access: readwrite}\n  - {name: ro, access: read}";
+
+async fn world_with_orders() -> (World, String, String) {
+    let world = World::with_postgres(PostgresServer::shared()).await;
+    world.write_database("staging", "orders", SPEC);
+    world.tenant.commit("Add orders");
+    in_sync(&world).await;
+    let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
+    (world, key, name)
+}
+
+async fn logs_in(name: &str, role: &str, password: &str) -> bool {
+    match PostgresServer::shared().connect(name, &format!("{name}_{role}"), password).await {
+        Ok(connection) => {
+            connection.close().await.unwrap();
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// What the server keeps of a role's password.
+async fn verifier(name: &str, role: &str) -> String {
+    let sql = format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{name}_{role}'");
+    PostgresServer::shared().query("postgres", &sql).await[0].get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_a_password_stays_the_same_over_restarts_and_passes() {
+    let (mut world, key, name) = world_with_orders().await;
+    let password = world.password(&key, "app").await.unwrap();
+    assert!(logs_in(&name, "app", &password).await);
+    let before = verifier(&name, "app").await;
+    assert!(before.starts_with("SCRAM-SHA-256$"));
+    world.restart().await;
+    in_sync(&world).await;
+    world.write_database("staging", "orders", &SPEC.replace("20", "30"));
+    world.tenant.commit("Raise it");
+    in_sync(&world).await;
+    assert_eq!(world.password(&key, "app").await.unwrap(), password);
+    assert_eq!(verifier(&name, "app").await, before);
+    assert_ne!(world.password(&key, "ro").await.unwrap(), password);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_after_a_loss_the_password_is_unknown_and_the_role_keeps_it_until_it_is_rotated() {
+    let (mut world, key, name) = world_with_orders().await;
+    let password = world.password(&key, "app").await.unwrap();
+    world.lose_state().await;
+    // Also a change of what the role may do leaves its password alone, and invents none.
+    world.write_database("staging", "orders", &SPEC.replace("app, access: readwrite", "app, access: admin"));
+    world.tenant.commit("Let app change the schema");
+    for _ in 0..2 {
+        in_sync(&world).await;
+        assert_eq!(world.password(&key, "app").await, None);
+        assert!(logs_in(&name, "app", &password).await);
+        let ready = world.status(&key).await.unwrap().condition(ConditionType::Ready).unwrap().clone();
+        assert_eq!((ready.status, ready.reason), (ConditionStatus::True, Reason::PasswordUnknown));
+        assert!(ready.message.contains("app, ro") && ready.message.contains("plumb.dev/rotate"), "{}", ready.message);
+    }
+
+    world.write_resource("staging", "Database", "orders", "plumb.dev/rotate: \"1\"", SPEC);
+    world.tenant.commit("New passwords");
+    // Without a record nobody knows whether that was done before; with one it is.
+    in_sync(&world).await;
+    let rotated = world.password(&key, "app").await.expect("a new password");
+    assert_ne!(rotated, password);
+    assert!(logs_in(&name, "app", &rotated).await);
+    assert!(!logs_in(&name, "app", &password).await);
+    in_sync(&world).await;
+    let ready = world.status(&key).await.unwrap().condition(ConditionType::Ready).unwrap().clone();
+    assert_ne!(ready.reason, Reason::PasswordUnknown);
+    assert_eq!(world.password(&key, "app").await.unwrap(), rotated, "once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_a_loss_never_rotates_again() {
+    let (mut world, key, name) = world_with_orders().await;
+    world.write_resource("staging", "Database", "orders", "plumb.dev/rotate: \"1\"", SPEC);
+    world.tenant.commit("New passwords");
+    in_sync(&world).await;
+    let password = world.password(&key, "app").await.unwrap();
+    world.lose_state().await;
+    in_sync(&world).await;
+    in_sync(&world).await;
+    assert!(logs_in(&name, "app", &password).await);
+    assert_eq!(world.password(&key, "app").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_a_role_that_is_dropped_and_made_again_does_not_get_an_unstored_password() {
+    let (world, key, name) = world_with_orders().await;
+    world.write_database("staging", "orders", "connectionLimit: 20\nroles:\n  - {name: app, access: readwrite}");
+    world.tenant.commit("Drop ro");
+    in_sync(&world).await;
+    world.write_database("staging", "orders", SPEC);
+    world.tenant.commit("Make ro again");
+    in_sync(&world).await;
+    let password = world.password(&key, "ro").await.unwrap();
+    assert!(logs_in(&name, "ro", &password).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_no_password_is_in_the_state_the_events_the_marks_or_any_output() {
+    let (mut world, key, name) = world_with_orders().await;
+    let passwords = [
+        world.password(&key, "app").await.unwrap(),
+        world.password(&key, "ro").await.unwrap(),
+        PostgresServer::shared().login().1.to_owned(),
+    ];
+    // Something goes wrong too: errors are outputs.
+    world.write_database("staging", "orders", &format!("{SPEC}\nextensions: [no_such_extension]"));
+    world.tenant.commit("Ask for what there is not");
+    let report = world.apply().await;
+    assert!(!report.failed.is_empty() || !report.plan.blocked.is_empty());
+    let mut told = format!("{report:?}{:?}{:?}", world.events(), world.inventory().await);
+    told += &format!("{:?}", world.status(&key).await);
+    let marks = format!(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{name}' UNION ALL \
+         SELECT shobj_description(oid, 'pg_authid') FROM pg_authid WHERE rolname LIKE '{name}%'"
+    );
+    for row in PostgresServer::shared().query("postgres", &marks).await {
+        told += &row.get::<Option<String>, _>(0).unwrap_or_default();
+    }
+    world.stop();
+    for arguments in [
+        &["apply", "-vv"][..],
+        &["plan", "-vv", "-o", "json"],
+        &["get", "-o", "json"],
+        &["describe", &key, "-o", "json"],
+        &["events", "-o", "json"],
+        &["doctor", "-vv"],
+    ] {
+        let output = world.plumb(arguments).env("RUST_LOG", "trace").output().unwrap();
+        assert!(!output.stdout.is_empty() || !output.stderr.is_empty(), "{arguments:?}");
+        told += &String::from_utf8_lossy(&output.stdout);
+        told += &String::from_utf8_lossy(&output.stderr);
+    }
+    assert!(told.contains("no_such_extension"));
+    for password in &passwords {
+        assert!(!contains(told.as_bytes(), password.as_bytes()));
+        assert!(world.files_with(password).is_empty(), "{:?}", world.files_with(password));
+    }
+    // The search would have found something that is there.
+    assert!(!world.files_with(&key).is_empty());
+    let shown = world.plumb(&["secret", "get", &key, "app"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&shown.stdout).trim(), passwords[0]);
+    let events = world.plumb(&["events", "-o", "json"]).output().unwrap();
+    assert!(contains(&events.stdout, b"secretShown"), "{}", String::from_utf8_lossy(&events.stdout));
+}

@@ -32,7 +32,14 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     tracing::info!(%address, "serving the status page at http://{address}/");
     let page = tokio::spawn(web::serve(listener, state, until(stopped.clone())));
     let work = tokio::spawn(schedule.run(until(stopped)));
-    signal().await?;
+    let mut work = work;
+    tokio::select! {
+        told = signal() => told?,
+        ended = &mut work => {
+            ended.context("the schedule ended early")?;
+            anyhow::bail!("the schedule ended early");
+        }
+    }
     tracing::info!("stopping: ending what is under way");
     stop.send_replace(true);
     work.await.context("the schedule ended early")?;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Approval, ApprovalKind, Decisions, DesiredState, OnClose, PlanId, Proposal, ProposalKind, ProposalStatus,
-    ResourceKey,
+    Approval, ApprovalKind, Decisions, DesiredState, ObjectHex, OnClose, PlanId, Proposal, ProposalKind, ProposalStatus,
+    ResourceKey, TenantSpec,
 };
 use crate::source::{CommitInfo, Mirror, Refs, SourceError};
 use crate::store::HeldPlan;
@@ -15,8 +15,8 @@ const MOST_RESTORED_AT_ONCE: usize = 3;
 /// What the refs say of one proposal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
-    /// Its branch is where Plumb left it, and not merged.
-    Waiting,
+    /// Its branch is at this commit of Plumb's, and not merged.
+    Waiting(ObjectHex),
     /// A person's commit is on it.
     TakenOver,
     /// Its commits are in the head.
@@ -34,82 +34,100 @@ pub(super) fn read_proposals(
     proposals: &BTreeMap<ResourceKey, Proposal>,
     refs: &Refs,
     url: &str,
-    on_close: OnClose,
+    tenant: &TenantSpec,
     desired: &DesiredState,
     mirror: &Mirror,
 ) -> Result<Vec<Proposal>, SourceError> {
     let mut seen = Vec::new();
     for proposal in proposals.values().filter(|proposal| proposal.status.is_undecided()) {
-        seen.push((proposal, look_at(proposal, refs, url, desired, mirror)?));
+        seen.push((proposal, look_at(proposal, refs, url, tenant, desired, mirror)?));
     }
     let vanished = seen.iter().filter(|(_, seen)| *seen == Seen::Vanished).count();
     Ok(seen
         .into_iter()
         .filter_map(|(proposal, seen)| {
-            let (status, message) = match seen {
-                Seen::Waiting => (ProposalStatus::Open, String::new()),
-                Seen::TakenOver => (
-                    ProposalStatus::HandsOff,
-                    "somebody committed to the branch; Plumb no longer updates it".to_owned(),
-                ),
-                Seen::Merged => (ProposalStatus::Accepted, "merged".to_owned()),
-                Seen::Vanished if vanished > MOST_RESTORED_AT_ONCE => (
-                    ProposalStatus::Pending,
-                    format!(
-                        "{vanished} proposal branches vanished at once, so none is taken as a decision; pushed again"
-                    ),
-                ),
-                Seen::Vanished => match on_close {
-                    OnClose::Restore => {
-                        (ProposalStatus::Restored, "the branch was deleted: git's value is put back".to_owned())
-                    }
-                    OnClose::Ignore => {
-                        (ProposalStatus::Ignored, "the branch was deleted: the difference is left alone".to_owned())
-                    }
-                },
-                Seen::Undecidable => (ProposalStatus::Pending, proposal.message.clone()),
-            };
-            let changed = status != proposal.status || (!message.is_empty() && message != proposal.message);
-            changed.then(|| Proposal { status, message, ..proposal.clone() })
+            let read = after(proposal, seen, vanished, tenant.on_close);
+            (read != *proposal).then_some(read)
         })
         .collect())
+}
+
+/// The proposal as it stands after what was seen; `vanished` is how many branches are gone.
+fn after(proposal: &Proposal, seen: Seen, vanished: usize, on_close: OnClose) -> Proposal {
+    let proposal = proposal.clone();
+    let decided = |status, message: &str| Proposal { status, message: message.to_owned(), ..proposal.clone() };
+    // Not out any more, and nobody's decision: to be pushed again, and not taken for closed before that has arrived.
+    let again = |message: String| Proposal {
+        status: ProposalStatus::Pending,
+        pushing: proposal.pushed.clone().or(proposal.pushing.clone()),
+        pushed: None,
+        message,
+        ..proposal.clone()
+    };
+    match seen {
+        Seen::Waiting(tip) => {
+            Proposal { status: ProposalStatus::Open, pushed: Some(tip), pushing: None, ..proposal.clone() }
+        }
+        Seen::TakenOver => decided(
+            ProposalStatus::HandsOff,
+            "somebody committed to the branch; Plumb no longer updates it",
+        ),
+        Seen::Merged => decided(ProposalStatus::Accepted, "merged"),
+        Seen::Vanished if vanished > MOST_RESTORED_AT_ONCE => again(format!(
+            "{vanished} proposal branches vanished at once, so none is taken as a decision; pushed again"
+        )),
+        Seen::Vanished => match on_close {
+            OnClose::Restore => decided(ProposalStatus::Restored, "the branch was deleted: git's value is put back"),
+            OnClose::Ignore => decided(ProposalStatus::Ignored, "the branch was deleted: the difference is left alone"),
+        },
+        Seen::Undecidable => again(proposal.message.clone()),
+    }
 }
 
 fn look_at(
     proposal: &Proposal,
     refs: &Refs,
     url: &str,
+    tenant: &TenantSpec,
     desired: &DesiredState,
     mirror: &Mirror,
 ) -> Result<Seen, SourceError> {
-    let (Some(head), Some(pushed)) = (&refs.head, &proposal.pushed) else { return Ok(Seen::Undecidable) };
-    if proposal.url != url {
-        return Ok(Seen::Undecidable);
+    let Some(head) = refs.head.as_ref().filter(|_| proposal.url == url) else { return Ok(Seen::Undecidable) };
+    for commit in [&proposal.pushed, &proposal.pushing].into_iter().flatten() {
+        if mirror.contains(commit, head)? {
+            return Ok(Seen::Merged);
+        }
     }
-    if mirror.contains(pushed, head)? {
-        return Ok(Seen::Merged);
-    }
-    match refs.drift.get(&proposal.branch) {
-        Some(tip) if tip == pushed => Ok(Seen::Waiting),
-        Some(tip) if mirror.contains(tip, head)? => Ok(Seen::Merged),
-        Some(_) => Ok(Seen::TakenOver),
-        // Recorded before its push was known to have arrived: never out, so nobody closed it.
-        None if proposal.status == ProposalStatus::Pending => Ok(Seen::Undecidable),
-        None if git_followed(proposal, desired) => Ok(Seen::Merged),
-        None if mirror.contains(&proposal.base, head)? => Ok(Seen::Vanished),
-        None => Ok(Seen::Undecidable),
+    match (refs.drift.get(&proposal.branch), &proposal.pushed) {
+        (Some(tip), _) if proposal.made(tip) => Ok(Seen::Waiting(tip.clone())),
+        (Some(tip), _) if mirror.contains(tip, head)? => Ok(Seen::Merged),
+        (Some(_), Some(_)) => Ok(Seen::TakenOver),
+        // Not known to have been out, so nobody took it over or closed it.
+        (Some(_) | None, None) => Ok(Seen::Undecidable),
+        (None, Some(_)) if git_followed(proposal, tenant, desired) => Ok(Seen::Merged),
+        (None, Some(_)) if mirror.contains(&proposal.base, head)? => Ok(Seen::Vanished),
+        (None, Some(_)) => Ok(Seen::Undecidable),
     }
 }
 
 /// Whether git has set what the proposal is about since it was opened: squashed, edited, or by other hands.
-fn git_followed(proposal: &Proposal, desired: &DesiredState) -> bool {
+fn git_followed(proposal: &Proposal, tenant: &TenantSpec, desired: &DesiredState) -> bool {
     match (desired.resources.get(&proposal.key), proposal.kind) {
-        (None, ProposalKind::Missing) => !desired.rejected.contains_key(&proposal.key),
+        (None, ProposalKind::Missing) => is_removed(&proposal.key, tenant, desired),
         (None, ProposalKind::Drift) | (Some(_), ProposalKind::Missing) => false,
         (Some(resource), ProposalKind::Drift) => {
             proposal.fields.iter().all(|field| resource.fields.0.get(&field.path) != field.git.as_ref())
         }
     }
+}
+
+/// Whether git surely does not want `key` any more: what cannot be read, or stands in an environment that was taken
+/// away, may still be wanted.
+pub(super) fn is_removed(key: &ResourceKey, tenant: &TenantSpec, desired: &DesiredState) -> bool {
+    desired.unreadable.is_empty()
+        && tenant.environments.contains(&key.environment)
+        && !desired.resources.contains_key(key)
+        && !desired.rejected.contains_key(key)
 }
 
 /// The planner's view of the proposals.

@@ -2,30 +2,36 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::forge::git::{Branches, PlainGit};
 use crate::forge::{Draft, Forge, ForgeError};
 use crate::model::{ForgeType, Platform, TenantSpec};
 use crate::source::{self, Author, Mirror, Remote, SourceError};
 
-use super::{EngineError, credentials};
+use super::{EngineError, blocking, credentials};
 
 /// Who Plumb's commits are by. The address is of the reserved kind that reaches nobody.
 const AUTHOR_NAME: &str = "Plumb";
 const AUTHOR_EMAIL: &str = "plumb@plumb.invalid";
 
-/// A mirror, and what it was opened with.
-struct Kept {
+/// How a commit of Plumb's names its author and committer.
+pub(super) fn author() -> String {
+    format!("{AUTHOR_NAME} <{AUTHOR_EMAIL}>")
+}
+
+/// What tells one handle of a mirror from another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    url: String,
     credential: [u8; 32],
     allow_plain_http: bool,
-    mirror: Arc<Mirror>,
 }
 
 /// Opens mirrors and keeps them.
 pub(super) struct Mirrors {
     root: PathBuf,
-    open: Mutex<HashMap<String, Kept>>,
+    open: Mutex<HashMap<Place, Arc<Mirror>>>,
 }
 
 impl Mirrors {
@@ -33,24 +39,28 @@ impl Mirrors {
         Self { root, open: Mutex::default() }
     }
 
-    /// The mirror of `remote`. Blocks while a new one is made.
-    pub(super) fn of(&self, remote: Remote) -> Result<Arc<Mirror>, SourceError> {
-        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (url, allow_plain_http) = (remote.url.clone(), remote.allow_plain_http);
-        let credential = credentials::fingerprint(remote.credential.as_ref());
-        if let Some(kept) = open.get(&url)
-            && kept.credential == credential
-            && kept.allow_plain_http == allow_plain_http
-        {
-            return Ok(Arc::clone(&kept.mirror));
+    /// The mirror of `remote`; made, beside the async threads, when there is none yet.
+    pub(super) async fn of(&self, remote: Remote) -> Result<Result<Arc<Mirror>, SourceError>, EngineError> {
+        let place = Place {
+            url: remote.url.clone(),
+            credential: credentials::fingerprint(remote.credential.as_ref()),
+            allow_plain_http: remote.allow_plain_http,
+        };
+        if let Some(mirror) = self.lock().get(&place) {
+            return Ok(Ok(Arc::clone(mirror)));
         }
-        let mirror = Arc::new(Mirror::open(&self.root, remote)?);
-        open.insert(url, Kept { credential, allow_plain_http, mirror: Arc::clone(&mirror) });
-        Ok(mirror)
+        let root = self.root.clone();
+        // Two that open the same at once get two handles of one mirror on disk; the later is kept.
+        let opened = blocking(move || Mirror::open(&root, remote)).await?;
+        Ok(opened.map(|mirror| {
+            let mirror = Arc::new(mirror);
+            self.lock().insert(place, Arc::clone(&mirror));
+            mirror
+        }))
     }
 
     /// The mirror of a tenant's repository.
-    pub(super) fn of_tenant(
+    pub(super) async fn of_tenant(
         &self,
         platform: &Platform,
         name: &str,
@@ -58,10 +68,18 @@ impl Mirrors {
     ) -> Result<Arc<Mirror>, EngineError> {
         let credential = credentials::resolve(tenant.repository.credentials.as_ref())
             .map_err(|source| EngineError::Credential { what: format!("the repository of tenant {name}"), source })?;
-        let remote =
-            Remote { url: tenant.repository.url.clone(), credential, allow_plain_http: platform.spec.allow_plain_http };
+        let remote = Remote {
+            url: tenant.repository.url.clone(),
+            credential,
+            allow_plain_http: platform.spec.allow_plain_http,
+        };
         self.of(remote)
+            .await?
             .map_err(|source| EngineError::Source { what: format!("the repository of tenant {name}"), source })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Arc<Mirror>>> {
+        self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

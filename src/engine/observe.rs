@@ -100,7 +100,7 @@ impl Engine {
         look: &Look<'_>,
         tenant: &str,
         providers: &BTreeSet<String>,
-        spoken_of: &(dyn Fn(&ResourceKey) -> bool + Sync),
+        is_expected: &(dyn Fn(&ResourceKey, &str) -> bool + Sync),
     ) -> (BTreeMap<ResourceKey, Stray>, BTreeSet<String>) {
         let asked = providers.iter().map(|provider| async move { (provider, self.discover(look, provider).await) });
         let (mut strays, mut silent) = (BTreeMap::new(), BTreeSet::new());
@@ -110,7 +110,7 @@ impl Engine {
                 continue;
             };
             for Found { mark, object_name, object } in found {
-                if mark.key.tenant == tenant && !spoken_of(&mark.key) {
+                if mark.key.tenant == tenant && !is_expected(&mark.key, provider) {
                     strays.insert(mark.key, Stray { provider: provider.clone(), object_name, object });
                 }
             }

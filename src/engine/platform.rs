@@ -57,7 +57,7 @@ impl Engine {
     async fn platform_at(&self, remember: bool) -> Result<PlatformStatus, EngineError> {
         let failed = |source| EngineError::Source { what: "the platform repository".to_owned(), source };
         let remote = Remote::new(self.settings.platform.clone()).credential(self.settings.platform_token.clone());
-        let mirror = self.mirrors.of(remote).map_err(failed)?;
+        let mirror = self.mirrors.of(remote).await?.map_err(failed)?;
         let branch = match &self.settings.platform_branch {
             Some(branch) => branch.clone(),
             // A folder stands for what is checked out there.

@@ -16,7 +16,7 @@ use crate::store::Scope;
 use super::apply::Applied;
 use super::desired::{Owner, Workspace};
 use super::timeline::Timeline;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, decide, mirrors};
 
 /// More proposals than these are not open in one repository at once, so that nobody drowns in them.
 const MOST_OPEN: usize = 10;
@@ -56,8 +56,8 @@ impl Engine {
         for proposal in proposals.values() {
             self.conclude(topic, proposal, timeline).await?;
         }
-        let mut open = topic.refs.drift.len();
-        for drift in topic.plan.drift.iter().filter(|drift| asks_a_person(drift)) {
+        let (mut open, mut failed) = (topic.refs.drift.len(), 0);
+        for drift in topic.plan.drift.iter().filter(|drift| asks_a_person(drift) && is_still_there(topic, drift)) {
             let Some(resource) = topic.desired.resources.get(&drift.key) else { continue };
             let known = proposals.get(&drift.key).filter(|proposal| proposal.status.is_undecided());
             let is_out = known.is_some_and(|known| topic.refs.drift.contains_key(&known.branch));
@@ -67,8 +67,17 @@ impl Engine {
                 timeline.note_of(&drift.key, EventKind::Warning { reason: Reason::ProposalLimit, message });
                 continue;
             }
-            if self.offer(topic, drift, resource, known, workspace, timeline).await? && !is_out {
-                open += 1;
+            match self.offer(topic, drift, resource, known, workspace, timeline).await? {
+                Offered::Out if !is_out => open += 1,
+                Offered::Out => {}
+                Offered::NotOut => {
+                    failed += 1;
+                    if failed >= MOST_OPEN {
+                        break;
+                    }
+                }
+                // It would refuse the others too.
+                Offered::RemoteRefuses => break,
             }
         }
         Ok(())
@@ -91,10 +100,10 @@ impl Engine {
             (proposal.status, proposal.message.clone())
         };
         // The branch goes if it still is what Plumb left; a person's commits stay theirs.
-        if let (Some(pushed), Some(tip)) = (&proposal.pushed, topic.refs.drift.get(&proposal.branch))
-            && pushed == tip
+        if let Some(tip) = topic.refs.drift.get(&proposal.branch)
+            && proposal.made(tip)
         {
-            let reference = ProposalRef { branch: proposal.branch.clone(), commit: pushed.clone() };
+            let reference = ProposalRef { branch: proposal.branch.clone(), commit: tip.clone() };
             match topic.forge.withdraw(&reference).await {
                 Ok(()) | Err(ForgeError::Stale { .. }) => {}
                 Err(error) => {
@@ -114,7 +123,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the proposal for `drift`, or brings the one that is out up to date. Gives whether one is out.
+    /// Makes the proposal for `drift`, or brings the one that is out up to date.
     async fn offer(
         &self,
         topic: &Topic<'_>,
@@ -123,7 +132,7 @@ impl Engine {
         known: Option<&Proposal>,
         workspace: &mut Workspace,
         timeline: &mut Timeline<'_>,
-    ) -> Result<bool, EngineError> {
+    ) -> Result<Offered, EngineError> {
         let key = &drift.key;
         let kind = if drift.missing { ProposalKind::Missing } else { ProposalKind::Drift };
         let fields: Vec<ProposedField> = drift.fields.iter().map(proposed).collect();
@@ -131,29 +140,30 @@ impl Engine {
         let tip = topic.refs.drift.get(&branch);
         if let Some(known) = known {
             if known.status == ProposalStatus::HandsOff {
-                return Ok(true);
+                return Ok(Offered::Out);
             }
             let same = known.kind == kind && known.fields == fields && known.blob == resource.origin.blob;
             if same && known.url == topic.url && tip.is_some() && tip == known.pushed.as_ref() {
-                return Ok(true);
+                return Ok(Offered::Out);
             }
         }
-        let (path, content, diff) = match self.edit(topic, drift, resource, workspace) {
+        let edit = tokio::task::block_in_place(|| self.edit(topic, drift, resource, workspace));
+        let (path, content, diff) = match edit {
             Offer::Edit { path, content, diff } => (path, content, diff),
             Offer::NotExpressible(message) => {
                 timeline.note_of(key, EventKind::Warning { reason: Reason::NotExpressible, message });
-                return Ok(false);
+                return Ok(Offered::NotOut);
             }
         };
         // A tip that is not known from the state must say of itself that it is Plumb's.
         if let Some(tip) = tip
-            && known.and_then(|known| known.pushed.as_ref()) != Some(tip)
+            && !known.is_some_and(|known| known.made(tip))
             && !is_ours(topic.mirror, tip, key)
         {
             let message =
                 format!("the branch {branch} is there and holds somebody's commits; delete it to get a proposal");
             timeline.note_of(key, EventKind::ProposalFailed { branch, message });
-            return Ok(false);
+            return Ok(Offered::NotOut);
         }
         let opened_at = known.map_or_else(|| self.clock.now(), |known| known.opened_at);
         let draft = Draft {
@@ -170,10 +180,12 @@ impl Engine {
             branch: branch.clone(),
             url: topic.url.to_owned(),
             base: topic.head.clone(),
-            pushed: None,
+            pushed: known.filter(|known| known.url == topic.url).and_then(|known| known.pushed.clone()),
+            pushing: None,
             blob: resource.origin.blob.clone(),
             fields,
-            status: ProposalStatus::Pending,
+            // An update that does not arrive leaves the one before it out.
+            status: known.map_or(ProposalStatus::Pending, |known| known.status),
             message: String::new(),
             diff: diff.clone(),
             opened_at,
@@ -182,19 +194,25 @@ impl Engine {
         let published = async {
             let reference = topic.forge.prepare(&draft).await?;
             // Remembered before it is shown: a death in between finds its own commit on the branch.
-            proposal.pushed = Some(reference.commit.clone());
+            proposal.pushing = Some(reference.commit.clone());
             self.remember_proposal(&proposal)
                 .await
                 .map_err(|error| ForgeError::Unreachable { message: error.to_string() })?;
             if draft.expected.as_ref() != Some(&reference.commit) {
                 topic.forge.publish(&reference, draft.expected.as_ref()).await?;
             }
-            Ok::<(), ForgeError>(())
+            Ok::<_, ForgeError>(reference.commit)
         }
         .await;
+        let offered = match &published {
+            Ok(_) => Offered::Out,
+            Err(ForgeError::Stale { .. }) => Offered::NotOut,
+            Err(ForgeError::Refused { .. } | ForgeError::Unreachable { .. }) => Offered::RemoteRefuses,
+        };
         match published {
-            Ok(()) => {
+            Ok(commit) => {
                 proposal.status = ProposalStatus::Open;
+                (proposal.pushed, proposal.pushing) = (Some(commit), None);
                 let event = match tip {
                     None => EventKind::ProposalOpened { branch, diff },
                     Some(_) => EventKind::ProposalUpdated { branch, diff },
@@ -210,7 +228,7 @@ impl Engine {
             }
         }
         self.remember_proposal(&proposal).await?;
-        Ok(proposal.status == ProposalStatus::Open)
+        Ok(offered)
     }
 
     /// The edit of the document that a proposal offers, proven to say what is live and nothing else.
@@ -252,6 +270,21 @@ impl Engine {
     }
 }
 
+/// What became of an offer.
+enum Offered {
+    /// It is out, as it should be.
+    Out,
+    /// It could not be made, or somebody moved the branch.
+    NotOut,
+    /// The remote takes no pushes, or does not answer.
+    RemoteRefuses,
+}
+
+/// Whether what drifted was not made again in this very pass.
+fn is_still_there(topic: &Topic<'_>, drift: &Drift) -> bool {
+    !(drift.missing && topic.applied.done.contains(&drift.key))
+}
+
 fn asks_a_person(drift: &Drift) -> bool {
     drift.mode == DriftMode::Propose && !drift.silenced
 }
@@ -259,16 +292,17 @@ fn asks_a_person(drift: &Drift) -> bool {
 /// Whether nothing of what a proposal asked is open any more. What was not looked at, or could not be seen, is (R5).
 fn is_settled(topic: &Topic<'_>, proposal: &Proposal) -> bool {
     let key = &proposal.key;
-    let drifts = topic.plan.drift.iter().any(|drift| drift.key == *key);
+    let drifts = topic.plan.drift.iter().any(|drift| drift.key == *key && is_still_there(topic, drift));
     let waits = topic.plan.steps.iter().any(|step| step.key == *key && !topic.applied.done.contains(key))
         || topic.plan.blocked.iter().any(|blocked| blocked.key == *key && blocked.step.is_some());
     let unseen_field =
         topic.plan.held.get(key).is_some_and(|held| proposal.fields.iter().any(|field| held.contains(&field.path)));
     let wanted = topic.desired.resources.contains_key(key);
-    let rejected = topic.desired.rejected.contains_key(key);
     match topic.seen.get(key) {
         Some(Observation::Present(_)) if wanted => !drifts && !waits && !unseen_field,
-        Some(Observation::Present(_) | Observation::Absent { .. }) => !wanted && !rejected,
+        Some(Observation::Present(_) | Observation::Absent { .. }) => {
+            decide::is_removed(key, topic.owner.tenant, topic.desired)
+        }
         Some(Observation::Unknown(_)) | None => false,
     }
 }
@@ -277,7 +311,9 @@ fn is_ours(mirror: &Mirror, tip: &ObjectHex, key: &ResourceKey) -> bool {
     mirror.commits_between(None, tip).is_ok_and(|commits| {
         let key = key.to_string();
         commits.first().is_some_and(|commit| {
-            commit.trailers.iter().any(|(name, value)| name.eq_ignore_ascii_case(KEY_TRAILER) && *value == key)
+            // Whoever amends the commit keeps its trailers and becomes its committer.
+            commit.committer == mirrors::author()
+                && commit.trailers.iter().any(|(name, value)| name.eq_ignore_ascii_case(KEY_TRAILER) && *value == key)
         })
     })
 }

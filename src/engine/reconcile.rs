@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{
-    Decisions, Depth, DesiredState, EventKind, ExecutionOutcome, Inventory, ObjectHex, Observations, Plan, PlanScope,
-    Proposal, Reason, ResourceKey, ResourceStatus, Summary, TenantSpec, Trigger,
+    ConditionStatus, ConditionType, Decisions, Depth, DesiredState, EventKind, ExecutionOutcome, Inventory, ObjectHex, Observation, Observations, Plan, PlanScope,
+    Proposal, ProposalStatus, Reason, ResourceKey, ResourceStatus, Summary, TenantSpec, Trigger,
 };
 use crate::plan::{self, Terms};
 use crate::source::{Mirror, Refs, Wanted, WorkingTree};
@@ -103,6 +103,14 @@ struct Memory {
     approvals: Vec<crate::model::Approval>,
     identities: BTreeMap<String, crate::model::ProviderIdentity>,
     documents: BTreeMap<ResourceKey, serde_json::Value>,
+}
+
+impl Memory {
+    /// Whether there is a conversation about `key`, or it was not ready when it was looked at last.
+    fn is_unsettled(&self, key: &ResourceKey) -> bool {
+        let ready = self.statuses.get(key).and_then(|status| status.condition(ConditionType::Ready));
+        self.proposals.contains_key(key) || ready.is_none_or(|ready| ready.status != ConditionStatus::True)
+    }
 }
 
 /// A plan, and what it stands on.
@@ -233,7 +241,7 @@ impl Engine {
         if branch.is_none() {
             let url = &spec.repository.url;
             let read =
-                decide::read_proposals(&proposals, &source.refs, url, spec.on_close, &reading.desired, &source.mirror)
+                decide::read_proposals(&proposals, &source.refs, url, spec, &reading.desired, &source.mirror)
                     .map_err(|source| unreadable(tenant, source))?;
             proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
         }
@@ -282,7 +290,12 @@ impl Engine {
             Width::Deep | Width::Changed => Depth::Deep,
         };
         let ground = Ground { in_force, spec, memory: &memory, access: Access::Write, depth };
-        let planned = self.plan(ground, &desired, &scope, reading.touched.as_ref(), decisions).await;
+        let mut planned = self.plan(ground, &desired, &scope, reading.touched.as_ref(), decisions).await;
+        if planned.plan.holds_losses() && scope != PlanScope::Full {
+            // Only a full plan may lose something, and only its id can be approved.
+            let decisions = planned.decisions;
+            planned = self.plan(ground, &desired, &PlanScope::Full, reading.touched.as_ref(), decisions).await;
+        }
         let Planned { live, silent, decisions, mut plan } = planned;
         note_plan(timeline, &plan);
         timeline.flush().await?;
@@ -313,7 +326,7 @@ impl Engine {
         for (key, reason) in recorded {
             timeline.note_of(&key, EventKind::Recorded { reason });
         }
-        self.remember_pass(tenant, spec, &memory, &source, &plan, &decisions, &desired).await?;
+        self.remember_pass(tenant, spec, &memory, &source, &plan, &applied, &decisions, &desired).await?;
 
         // propose
         let mut seen = live.objects;
@@ -344,7 +357,7 @@ impl Engine {
         spec: &TenantSpec,
         branch: &str,
     ) -> Result<Source, EngineError> {
-        let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec)?;
+        let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec).await?;
         let (reader, wanted) = (Arc::clone(&mirror), branch.to_owned());
         let refs = blocking(move || reader.fetch(&wanted)).await?.map_err(|source| unreadable(tenant, source))?;
         let Some(head) = refs.head.clone() else {
@@ -406,8 +419,10 @@ impl Engine {
         timeline: &mut Timeline<'_>,
     ) -> Result<(), EngineError> {
         let url = &spec.repository.url;
-        let read = decide::read_proposals(&memory.proposals, &source.refs, url, spec.on_close, desired, &source.mirror)
-            .map_err(|source| unreadable(tenant, source))?;
+        let read = tokio::task::block_in_place(|| {
+            decide::read_proposals(&memory.proposals, &source.refs, url, spec, desired, &source.mirror)
+        })
+        .map_err(|source| unreadable(tenant, source))?;
         if read.is_empty() {
             return Ok(());
         }
@@ -416,7 +431,10 @@ impl Engine {
             let proposal = Proposal { updated_at: self.clock.now(), ..proposal };
             let (branch, status) = (proposal.branch.clone(), proposal.status);
             let message = proposal.message.clone();
-            timeline.note_of(&proposal.key, EventKind::ProposalDecided { branch, status, message });
+            let before = memory.proposals.get(&proposal.key).map(|known| known.status);
+            if before != Some(status) && !matches!(status, ProposalStatus::Pending | ProposalStatus::Open) {
+                timeline.note_of(&proposal.key, EventKind::ProposalDecided { branch, status, message });
+            }
             tx.put_proposal(&proposal).await?;
             memory.proposals.insert(proposal.key.clone(), proposal);
         }
@@ -459,7 +477,10 @@ impl Engine {
             PlanScope::Keys(keys) => keys.iter().collect(),
         };
         // What was touched is looked at deep; so is everything when nobody knows what was touched.
-        let is_deep = |key: &ResourceKey| depth == Depth::Deep || touched.is_none_or(|touched| touched.contains(key));
+        // A conversation is about all that was seen when it began, so what is talked about is looked at deep too.
+        let is_deep = |key: &ResourceKey| {
+            depth == Depth::Deep || memory.is_unsettled(key) || touched.is_none_or(|touched| touched.contains(key))
+        };
         let (deep, shallow): (Vec<&ResourceKey>, Vec<&ResourceKey>) = keys.into_iter().partition(|key| is_deep(key));
         let (mut live, mut silent) = (Observations::default(), BTreeSet::new());
         for (depth, keys) in [(Depth::Deep, deep), (Depth::Shallow, shallow)] {
@@ -471,24 +492,25 @@ impl Engine {
                 silent.extend(seen.silent);
             }
         }
-        if *scope == PlanScope::Full {
+        // A new key may be an old object that stands elsewhere: marks are looked for before anything is made anew.
+        let made_anew = |key: &ResourceKey| {
+            let absent = matches!(live.objects.get(key), Some(Observation::Absent { .. }));
+            absent && key.kind.info().data_bearing && prior.get(key).is_none()
+        };
+        if *scope == PlanScope::Full || live.objects.keys().any(made_anew) {
             let look = Look { platform, access, depth, known: &memory.identities };
             let providers: BTreeSet<String> =
                 spec.providers.iter().cloned().chain(prior.live().map(|record| record.provider.clone())).collect();
-            let spoken_of = |key: &ResourceKey| {
-                desired.resources.contains_key(key)
-                    || desired.rejected.contains_key(key)
-                    || prior.records.contains_key(key)
+            let is_expected = |key: &ResourceKey, provider: &str| {
+                let (resource, record) = (desired.resources.get(key), prior.records.get(key));
+                desired.rejected.contains_key(key)
+                    || resource.is_some_and(|resource| resource.provider == provider)
+                    || record.is_some_and(|record| record.provider == provider)
             };
-            // While something cannot be read, its object is no orphan.
-            if desired.unreadable.is_empty() {
-                let asked = providers.difference(&silent).cloned().collect();
-                let (strays, unasked) = self.strays(&look, &desired.tenant, &asked, &spoken_of).await;
-                live.strays = strays;
-                silent.extend(unasked);
-            } else {
-                silent.extend(providers);
-            }
+            let asked = providers.difference(&silent).cloned().collect();
+            let (strays, unasked) = self.strays(&look, &desired.tenant, &asked, &is_expected).await;
+            live.strays = strays;
+            silent.extend(unasked);
         }
         let terms = Terms { platform, tenant: spec };
         let plan = tokio::task::block_in_place(|| plan::plan(desired, &live, prior, &decisions, terms, scope));
@@ -541,13 +563,20 @@ impl Engine {
         memory: &Memory,
         source: &Source,
         plan: &Plan,
+        applied: &Applied,
         decisions: &Decisions,
         desired: &DesiredState,
     ) -> Result<(), EngineError> {
-        // A hold ends when a full plan saw everything and has nothing left that it holds.
+        // A hold ends when a full pass left nothing in the inventory that git does not want.
+        let is_settled = |key: &ResourceKey| {
+            applied.done.contains(key) || plan.settles.iter().any(|settle| settle.key() == key)
+        };
         let still_holds = plan.scope != PlanScope::Full
-            || !plan.unknown.is_empty()
-            || plan.blocked.iter().any(|blocked| held_by_source(blocked.reason));
+            || !desired.unreadable.is_empty()
+            || memory.inventory.live().any(|record| {
+                let key = &record.key;
+                !desired.resources.contains_key(key) && !desired.rejected.contains_key(key) && !is_settled(key)
+            });
         let state = TenantState {
             applied: Some(source.head.clone()),
             head: Some(source.head.clone()),
@@ -682,18 +711,6 @@ fn sticky_hold(decisions: &Decisions) -> Option<Reason> {
     decisions.prune_holds.iter().map(|(reason, _)| *reason).find(|reason| *reason != Reason::EmptyTree)
 }
 
-/// Whether a removal waits for what the source has to say, or for a look that is not possible yet.
-fn held_by_source(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::SourceChanged
-            | Reason::HistoryRewritten
-            | Reason::EmptyTree
-            | Reason::UnreadableManifest
-            | Reason::EnvironmentRemoved
-    )
-}
-
 /// How much is planned. Removals, and everything nobody can tell apart, ask for all of it.
 fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory) -> PlanScope {
     let (Width::Changed, Some(touched)) = (ask.width, &reading.touched) else { return PlanScope::Full };
@@ -710,17 +727,8 @@ fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory
             .map(|resource| resource.key.clone()),
     );
     // Conversations, and what did not work last time.
-    keys.extend(memory.proposals.keys().cloned());
-    keys.extend(
-        memory
-            .statuses
-            .values()
-            .filter(|status| {
-                let ready = status.condition(crate::model::ConditionType::Ready);
-                ready.is_none_or(|ready| ready.status != crate::model::ConditionStatus::True)
-            })
-            .map(|status| status.key.clone()),
-    );
+    let known = memory.statuses.keys().chain(memory.proposals.keys());
+    keys.extend(known.filter(|key| memory.is_unsettled(key)).cloned());
     // A removal that is held needs the full plan's id.
     if keys.iter().any(|key| !desired.resources.contains_key(key) && !desired.rejected.contains_key(key)) {
         return PlanScope::Full;
@@ -729,7 +737,10 @@ fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory
 }
 
 fn outcome_of(plan: &Plan, desired: &DesiredState, applied: &Applied) -> ExecutionOutcome {
-    let asks = plan.drift.iter().any(|drift| !drift.silenced && drift.mode == crate::model::DriftMode::Propose);
+    let asks = plan.drift.iter().any(|drift| {
+        let made_again = drift.missing && applied.done.contains(&drift.key);
+        !drift.silenced && !made_again && drift.mode == crate::model::DriftMode::Propose
+    });
     if !applied.failed.is_empty() {
         ExecutionOutcome::Failed
     } else if asks

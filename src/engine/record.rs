@@ -235,10 +235,15 @@ fn keys_in_scope<'a>(pass: &'a Pass<'_>) -> impl Iterator<Item = ResourceKey> + 
 
 /// Strays as they were seen; those of a provider that could not be asked stay as they were seen last (R5).
 async fn record_strays(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError> {
+    let spoken_of =
+        |key: &ResourceKey| pass.desired.resources.contains_key(key) || pass.prior.records.contains_key(key);
+    let known = tx.strays().await?;
     let mut strays = pass.before.strays.clone();
-    for (key, stray) in tx.strays().await? {
-        let spoken_of = pass.desired.resources.contains_key(&key) || pass.prior.records.contains_key(&key);
-        if pass.silent.contains(&stray.provider) && !spoken_of {
+    // While something cannot be read, an object may be its; only what was an orphan before still is.
+    let read_whole = pass.desired.unreadable.is_empty();
+    strays.retain(|key, _| !spoken_of(key) && (read_whole || known.contains_key(key)));
+    for (key, stray) in known {
+        if pass.silent.contains(&stray.provider) && !spoken_of(&key) {
             strays.entry(key).or_insert(stray);
         }
     }

@@ -4,10 +4,12 @@
 //! a new commit ends the waiting for a retry.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -29,6 +31,9 @@ const DEEP_EVERY: u32 = 6;
 /// The first wait before a retry, and the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_LONGEST: Duration = Duration::from_secs(300);
+
+/// The longest sleep between two looks at what is due: often enough for schedules that follow the clock on the wall.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
 /// How often old executions are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
@@ -59,6 +64,7 @@ pub struct Schedule {
     places: BTreeMap<String, Place>,
     slots: Arc<Semaphore>,
     in_force: Option<PlatformStatus>,
+    reads_platform: bool,
     /// What kept the platform from being read last time, so that it is logged once.
     platform_error: Option<String>,
 }
@@ -79,6 +85,9 @@ struct Place {
 
 /// What a task of the schedule brings back.
 enum Done {
+    /// The schedule ended before it began.
+    Ended,
+    Platform(Box<Result<PlatformStatus, EngineError>>),
     Polled(String, Result<Refs, EngineError>),
     Looked { tenant: String, wants_retry: bool },
 }
@@ -97,6 +106,7 @@ impl Schedule {
             places: BTreeMap::new(),
             slots: Arc::new(Semaphore::new(TENANTS_AT_ONCE)),
             in_force: None,
+            reads_platform: false,
             platform_error: None,
         };
         (schedule, Looks { requests: requests_in, tenants: tenants_out }, ready_out)
@@ -110,8 +120,10 @@ impl Schedule {
         tokio::pin!(shutdown);
         loop {
             let now = Instant::now();
-            if now >= platform_at {
-                self.read_platform().await;
+            if now >= platform_at && !self.reads_platform {
+                self.reads_platform = true;
+                let engine = Arc::clone(&self.engine);
+                tasks.spawn(async move { Done::Platform(Box::new(engine.platform().await)) });
                 platform_at = now + self.poll_interval();
             }
             if now >= prune_at {
@@ -119,7 +131,8 @@ impl Schedule {
                 prune_at = now + PRUNE_EVERY;
             }
             self.start_due(&mut tasks);
-            let wake = self.next_wake().min(platform_at).min(prune_at);
+            let platform_due = if self.reads_platform { now + LONGEST_SLEEP } else { platform_at };
+            let wake = self.next_wake().min(platform_due).min(prune_at);
             tokio::select! {
                 () = &mut shutdown => break,
                 () = tokio::time::sleep_until(wake) => {}
@@ -133,6 +146,8 @@ impl Schedule {
                 },
             }
         }
+        // Looks that wait for a slot are not begun any more; those under way end in peace.
+        self.slots.close();
         while tasks.join_next().await.is_some() {}
     }
 
@@ -140,8 +155,9 @@ impl Schedule {
         self.in_force.as_ref().map_or(RETRY_FIRST, |status| status.platform.spec.poll_interval.0)
     }
 
-    async fn read_platform(&mut self) {
-        match self.engine.platform().await {
+    fn take_platform(&mut self, read: Result<PlatformStatus, EngineError>) {
+        self.reads_platform = false;
+        match read {
             Ok(status) => {
                 let changed =
                     self.in_force.as_ref().is_none_or(|before| before.platform.commit != status.platform.commit);
@@ -230,15 +246,16 @@ impl Schedule {
             if let Some(ask) = place.marked.take() {
                 place.busy = true;
                 tasks.spawn(async move {
-                    let _slot = slots.acquire().await;
-                    let wants_retry = look(&engine, &in_force, &tenant, ask).await;
-                    Done::Looked { tenant, wants_retry }
+                    let Ok(_slot) = slots.acquire().await else { return Done::Ended };
+                    // Whatever happens in a look, its tenant is looked at again.
+                    let looked = AssertUnwindSafe(look(&engine, &in_force, &tenant, ask)).catch_unwind().await;
+                    Done::Looked { tenant, wants_retry: looked.unwrap_or(true) }
                 });
             } else if now >= place.poll_at {
                 place.busy = true;
                 place.poll_at = now + jittered(&tenant, in_force.platform.spec.poll_interval.0);
                 tasks.spawn(async move {
-                    let _slot = slots.acquire().await;
+                    let Ok(_slot) = slots.acquire().await else { return Done::Ended };
                     let refs = engine.advertised(&in_force, &tenant).await;
                     Done::Polled(tenant, refs)
                 });
@@ -248,6 +265,8 @@ impl Schedule {
 
     fn finish(&mut self, done: Done) {
         match done {
+            Done::Ended => {}
+            Done::Platform(read) => self.take_platform(*read),
             Done::Polled(tenant, refs) => {
                 let Some(place) = self.places.get_mut(&tenant) else { return };
                 place.busy = false;
@@ -285,8 +304,6 @@ impl Schedule {
 
     /// When something is due next.
     fn next_wake(&self) -> Instant {
-        /// Often enough for schedules that follow the clock on the wall.
-        const LONGEST_SLEEP: Duration = Duration::from_secs(10);
         let (now, clock_now) = (Instant::now(), self.engine.clock.now());
         self.places
             .values()
@@ -363,7 +380,7 @@ impl Engine {
     /// The refs of a tenant's repository now; fetches nothing.
     pub(super) async fn advertised(&self, in_force: &PlatformStatus, tenant: &str) -> Result<Refs, EngineError> {
         let spec = in_force.platform.tenants.get(tenant).ok_or_else(|| EngineError::NoTenant(tenant.to_owned()))?;
-        let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec)?;
+        let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec).await?;
         let branch = spec.repository.branch.clone();
         blocking(move || mirror.advertise(&branch))
             .await?

@@ -55,7 +55,7 @@ pub(super) fn verdicts(
             *verdict = Verdict::good(*reason, message.clone());
         }
     }
-    for drift in &plan.drift {
+    for drift in plan.drift.iter().filter(|drift| !(drift.missing && applied.done.contains(&drift.key))) {
         let Some(verdict) = verdicts.get_mut(&drift.key) else { continue };
         let (reason, message) = (drift_reason(drift), super::propose::sentence(drift));
         let asks = drift.mode == DriftMode::Propose && !drift.silenced;

@@ -123,8 +123,11 @@ pub struct Proposal {
     pub url: String,
     /// The head it was made on.
     pub base: ObjectHex,
-    /// The commit Plumb pushed last; `None` before the first push.
+    /// The commit of Plumb's that was seen, or put, on the branch last; `None` while it is not known to be out.
     pub pushed: Option<ObjectHex>,
+    /// A commit whose push is not known to have arrived.
+    #[serde(default)]
+    pub pushing: Option<ObjectHex>,
     /// The blob that its edit was made on; a newer one asks for a newer edit.
     #[serde(default)]
     pub blob: ObjectHex,
@@ -136,6 +139,13 @@ pub struct Proposal {
     pub diff: String,
     pub opened_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+}
+
+impl Proposal {
+    /// Whether `commit` is one that Plumb put on the branch.
+    pub fn made(&self, commit: &ObjectHex) -> bool {
+        self.pushed.as_ref() == Some(commit) || self.pushing.as_ref() == Some(commit)
+    }
 }
 
 /// What people have decided, and what is still open: the planner's view of the proposals and approvals.

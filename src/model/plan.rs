@@ -252,6 +252,11 @@ impl Plan {
         self.blocked.iter().filter(waits).map(|blocked| blocked.key.clone()).collect()
     }
 
+    /// Whether a deletion, or a loss inside an object, is held.
+    pub fn holds_losses(&self) -> bool {
+        self.blocked.iter().any(|blocked| blocked.step.as_ref().is_some_and(Step::loses))
+    }
+
     /// Whether there is nothing to do, nothing held, nothing drifted and nothing unseen.
     pub fn is_in_sync(&self) -> bool {
         self.steps.is_empty() && self.blocked.is_empty() && self.drift.is_empty() && self.unknown.is_empty()

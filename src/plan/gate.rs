@@ -67,6 +67,25 @@ fn outside_window(draft: &Draft<'_>, step: &Step) -> Option<(Reason, String)> {
     Some((Reason::WindowClosed, closed.clone()))
 }
 
+/// One trailer approves all that waits for its kind of approval, so each message names what else it lets pass.
+pub(super) fn name_what_else_passes(draft: &mut Draft<'_>) {
+    /// More names than these are counted.
+    const NAMED: usize = 5;
+    for kind in [ApprovalKind::Deletes, ApprovalKind::Create] {
+        let covered = draft.plan.awaiting(kind);
+        for blocked in draft.plan.blocked.iter_mut().filter(|blocked| covered.contains(&blocked.key)) {
+            let others: Vec<String> =
+                covered.iter().filter(|key| **key != blocked.key).map(ToString::to_string).collect();
+            let names = others[..others.len().min(NAMED)].join(", ");
+            match others.len() {
+                0 => {}
+                1..=NAMED => blocked.message.push_str(&format!("; that also covers {names}")),
+                all => blocked.message.push_str(&format!("; that also covers {names} and {} more", all - NAMED)),
+            }
+        }
+    }
+}
+
 /// How to approve; only a full plan can be.
 fn way_out(kind: ApprovalKind, draft: &Draft<'_>) -> String {
     match draft.scope {

@@ -126,6 +126,7 @@ impl<'a> Draft<'a> {
         self.plan.steps = order::ordered(std::mem::take(&mut self.plan.steps), self.desired, self.prior);
         self.plan.id = id::of(&self.plan.tenant, &self.plan.steps);
         gate::close(&mut self);
+        gate::name_what_else_passes(&mut self);
         let passed: BTreeSet<ResourceKey> = self.plan.steps.iter().map(|step| step.key.clone()).collect();
         for Step { depends_on, .. } in &mut self.plan.steps {
             depends_on.retain(|key| passed.contains(key));

@@ -141,6 +141,9 @@ impl Draft<'_> {
             );
         } else if was_there && mode == DriftMode::Observe {
             return self.missing(key, mode, false);
+        } else if was_there {
+            // It holds no data, so it is made again at once; that it was gone is told.
+            self.missing(key, DriftMode::Revert, false);
         }
         self.plan.steps.push(step);
     }

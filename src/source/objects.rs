@@ -42,6 +42,8 @@ pub struct CommitInfo {
     pub id: ObjectHex,
     /// `Name <address>`.
     pub author: String,
+    /// Who made the commit as it is now, in the same form.
+    pub committer: String,
     /// When it was committed.
     pub time: DateTime<Utc>,
     pub message: String,
@@ -201,7 +203,7 @@ impl Mirror {
 }
 
 fn info(commit: &gix::Commit<'_>) -> Result<CommitInfo, gix::Error> {
-    let author = commit.author()?;
+    let (author, committer) = (commit.author()?, commit.committer()?);
     let message = commit.message_raw()?.to_str_lossy().into_owned();
     let body = commit.message()?;
     let trailers = body.body().map(|body| {
@@ -211,6 +213,7 @@ fn info(commit: &gix::Commit<'_>) -> Result<CommitInfo, gix::Error> {
     Ok(CommitInfo {
         id: commit.id.to_string(),
         author: format!("{} <{}>", author.name.to_str_lossy(), author.email.to_str_lossy()),
+        committer: format!("{} <{}>", committer.name.to_str_lossy(), committer.email.to_str_lossy()),
         // A time that no calendar knows is told as the earliest.
         time: DateTime::from_timestamp(commit.time()?.seconds, 0).unwrap_or(DateTime::UNIX_EPOCH),
         message,

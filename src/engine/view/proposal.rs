@@ -74,7 +74,7 @@ pub(super) fn view(facts: &Facts, proposal: &Proposal, now: DateTime<Utc>) -> Pr
         url,
         base,
         pushed,
-        blob: _,
+        pushing: _, blob: _,
         fields,
         status,
         message,

@@ -139,7 +139,7 @@ fn r5_a_provider_that_does_not_answer_moves_nothing() {
     let mut world = World::in_plumb([document(&db("orders"))]);
     world.document_mut(&db("orders")).provider = "pg-other".to_owned();
     world.live.identities.remove("pg-other");
-    world.vanishes(&db("orders"));
+    world.cannot_be_seen(&db("orders"));
     let plan = world.plan();
     assert!(plan.steps.is_empty() && plan.blocked.is_empty() && plan.drift.is_empty());
     assert_eq!(plan.unknown[0].1.reason, Reason::ProviderUnreachable);

@@ -91,6 +91,7 @@ pub fn proposal(key: &ResourceKey) -> Proposal {
         url: "https://example.invalid/acme.git".into(),
         base: "c0ffee".into(),
         pushed: None,
+        pushing: None,
         blob: "b10b".into(),
         fields: vec![ProposedField {
             path: "/spec/connectionLimit".into(),

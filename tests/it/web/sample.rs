@@ -265,6 +265,7 @@ fn checkout(sample: &mut Sample) {
         url: "https://bot:hunter2@git.example.net/acme/checkout.git".into(),
         base: HEAD.into(),
         pushed: Some(DRIFT.into()),
+        pushing: None,
         blob: String::new(),
         fields: vec![
             field("/spec/connectionLimit", json!(20), json!(50)),
@@ -288,6 +289,7 @@ fn checkout(sample: &mut Sample) {
             url: "https://bot:hunter2@git.example.net/acme/checkout.git".into(),
             base: OLDER.into(),
             pushed: Some(DRIFT.into()),
+            pushing: None,
             blob: String::new(),
             fields: vec![field("/spec/keyPrefix", json!("sess:"), json!("s:"))],
             status: ProposalStatus::Accepted,

@@ -2,7 +2,9 @@
 
 mod harness;
 
+mod cli;
 mod drift;
+mod examples;
 mod managers_postgres;
 mod managers_redis;
 mod managers_sqlite;

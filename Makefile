@@ -7,7 +7,7 @@ CARGO ?= cargo
 # The whole story on embedded parts, in a temporary folder: make demo, or make demo ARGS=--exit
 demo:
 	@tests/setup.sh demo
-	$(CARGO) run --quiet --bin plumb -- demo $(ARGS)
+	$(CARGO) run --bin plumb -- demo $(ARGS)
 
 # The program as it is deployed: target/release/plumb
 build:

@@ -90,14 +90,16 @@ impl Scan {
         for (key, unknown) in &plan.unknown {
             unknown_text(&mut text, key, unknown, paint);
         }
-        let mut said = match drifts.len() {
-            0 => format!("no drift in {}", count(self.seen, "resource")),
-            drifted => format!("{drifted} of {} drifted", count(self.seen, "resource")),
-        };
-        if !plan.unknown.is_empty() {
-            let _ = write!(said, ", {} could not be seen", plan.unknown.len());
+        let mut said = Vec::new();
+        match (drifts.len(), self.seen, plan.unknown.len()) {
+            (0, 0, 1..) => {}
+            (0, seen, _) => said.push(format!("no drift in {}", count(seen, "resource"))),
+            (drifted, seen, _) => said.push(format!("{drifted} of {} drifted", count(seen, "resource"))),
         }
-        let _ = writeln!(text, "  {}", paint.bold(&said));
+        if !plan.unknown.is_empty() {
+            said.push(format!("{} could not be seen", plan.unknown.len()));
+        }
+        let _ = writeln!(text, "  {}", paint.bold(&said.join(", ")));
         text
     }
 }

@@ -53,7 +53,13 @@ Start here:
   plumb init my-platform                       a platform repository and a first tenant
   plumb plan  --platform my-platform/platform  what would change
   plumb apply --platform my-platform/platform  make it so, once (for CI and cron)
-  plumb serve --platform my-platform/platform  keep it so, with a status page";
+  plumb serve --platform my-platform/platform  keep it so, with a status page
+
+Secrets are no flags:
+  PLUMB_PLATFORM_TOKEN  the token for the platform repository over https
+  PLUMB_SECRET_KEY      the key of generated passwords, 32 bytes as base64 or hex; else <data-dir>/secret.key
+
+What is logged: PLUMB_LOG, as in plumb=debug. Wrong usage exits with 2.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -62,22 +68,32 @@ enum Command {
     /// Make a platform repository and a first tenant's repository to start from.
     Init(init::Args),
     /// Check manifests offline.
+    ///
+    /// Exits with 0 when there is no error (warnings are none), else with 1.
     Validate(validate::Args),
     /// Show what an apply would change.
+    ///
+    /// Changes nothing. The plan's id in the first line is what a commit trailer approves, where something is held.
     Plan(plan::Args),
     /// Make live what git says, once: for CI and cron.
+    ///
+    /// Opens and closes proposals too. Exits with 0 when everything is in sync afterwards, else with 1.
     Apply(apply::Args),
     /// Validate and plan on every save.
     Watch(watch::Args),
     /// Keep live what git says: poll, scan for drift, serve the status page.
     Serve(serve::Args),
     /// Scan for drift now, without changing anything.
+    ///
+    /// Exits with 0 for no drift, 1 for drift, 2 when something failed or could not be seen.
     Drift(drift::Args),
     /// List resources, or orphans.
     Get(read::GetArgs),
     /// Show one resource: conditions, desired and live values, events.
     Describe(read::DescribeArgs),
     /// Show how live differs from git, as of the last look.
+    ///
+    /// `plumb drift` looks now. Exits with 0 for no difference, 1 for a difference, 2 for an error.
     Diff(read::DiffArgs),
     /// Show what happened.
     Events(read::EventsArgs),

@@ -2,8 +2,10 @@
 
 mod harness;
 
+mod cli;
 mod drift;
 mod faults;
+mod examples;
 mod managers_postgres;
 mod managers_redis;
 mod managers_sqlite;

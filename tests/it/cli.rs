@@ -1,0 +1,361 @@
+//! The program as people see it: what it prints, and what it exits with.
+
+use sqlx::{Connection, SqliteConnection};
+
+use crate::harness::desk::{Desk, Said};
+
+const ORDERS: &str = "checkout/staging/Database/orders";
+const MANIFEST: &str = "environments/staging/orders.yaml";
+
+/// Every command, as `--help` names it.
+const COMMANDS: &[&str] = &[
+    "demo",
+    "init",
+    "validate",
+    "plan",
+    "apply",
+    "watch",
+    "serve",
+    "drift",
+    "get",
+    "describe",
+    "diff",
+    "events",
+    "secret",
+    "secret get",
+    "reconcile",
+    "schema",
+    "policy",
+    "policy test",
+    "doctor",
+    "completions",
+];
+
+#[test]
+fn help_says_what_there_is() {
+    let desk = Desk::empty();
+    let help = desk.plumb_with(&["--help"], &[]);
+    assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+    snapshot("help", &help.stdout);
+
+    let mut all = String::new();
+    for command in COMMANDS {
+        let args: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let help = desk.plumb_with(&args, &[]);
+        assert_eq!((help.code, help.stderr.as_str()), (0, ""), "{command}");
+        // What all commands share stands in the first snapshot.
+        let own = help.stdout.split("\nCommon:").next().unwrap();
+        all.push_str(&format!("$ plumb {command} --help\n{}\n\n", own.trim_end()));
+    }
+    snapshot("help_of_commands", &all);
+}
+
+#[test]
+fn help_names_every_command_of_this_list_and_no_other() {
+    let help = Desk::empty().plumb_with(&["-h"], &[]).stdout;
+    let listed: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    let known: Vec<&str> = COMMANDS.iter().copied().filter(|command| !command.contains(' ')).collect();
+    assert_eq!(listed, known);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_a_first_plan_to_an_accepted_drift() {
+    let desk = Desk::with_starter();
+    let seen = |name: &str, args: &[&str]| {
+        let said = desk.plumb(args);
+        snapshot(name, &shown(&desk, args, &said));
+        said.code
+    };
+    assert_eq!(seen("plan", &["plan"]), 0);
+    assert_eq!(seen("plan_json", &["plan", "-o", "json", "-e", "staging"]), 0);
+    assert_eq!(desk.plumb(&["plan", "--detailed-exitcode"]).code, 2);
+    assert!(!desk.data("plumb.db").exists(), "a plan makes no state");
+
+    // Steps run side by side, so that their progress comes in any order.
+    assert_eq!(seen("apply", &["apply", "--quiet"]), 0);
+    assert_eq!(seen("apply_again", &["apply"]), 0);
+    assert_eq!(desk.plumb(&["plan", "--detailed-exitcode"]).code, 0);
+    assert_eq!(seen("get", &["get"]), 0);
+    assert_eq!(seen("get_wide", &["get", ORDERS, "-o", "wide"]), 0);
+    assert_eq!(seen("describe", &["describe", ORDERS]), 0);
+    assert_eq!(desk.plumb(&["diff"]).code, 0);
+    assert_eq!(seen("drift_none", &["drift"]), 0);
+
+    change_by_hand(&desk).await;
+    assert_eq!(seen("drift", &["drift", "-e", "staging"]), 1);
+    assert_eq!(seen("drift_json", &["drift", ORDERS, "-o", "json"]), 1);
+    assert_eq!(seen("apply_drift", &["apply"]), 1);
+    assert_eq!(seen("diff", &["diff"]), 1);
+    assert_eq!(seen("get_drifted", &["get", ORDERS]), 0);
+    assert_eq!(seen("describe_drifted", &["describe", ORDERS]), 0);
+
+    desk.tenant.merge("plumb/drift/staging/database-orders", crate::harness::git::MergeHow::FastForward);
+    assert_eq!(seen("apply_accepted", &["apply"]), 0);
+    assert_eq!(desk.plumb(&["drift"]).code, 0);
+}
+
+#[test]
+fn findings_come_with_the_lines_they_speak_of() {
+    let desk = Desk::with_starter();
+    let text = desk.tenant.show(&format!("main:{MANIFEST}"));
+    desk.tenant.write(MANIFEST, text.replace("journalMode: wal", "journalMode: fast").replace("userV", "userv"));
+    let work = desk.tenant.work().display().to_string();
+    for (name, args) in [
+        ("validate", vec!["validate", &work]),
+        ("validate_json", vec!["validate", "-o", "json", &work]),
+        ("plan_of_a_folder_with_findings", vec!["plan", "-t", "checkout", "--dir", &work]),
+    ] {
+        let said = desk.plumb(&args);
+        assert_eq!(said.code, i32::from(args[0] == "validate"), "{name}");
+        snapshot(name, &shown(&desk, &args, &said));
+    }
+}
+
+#[test]
+fn errors_say_what_to_do_next() {
+    let desk = Desk::with_starter();
+    let mut all = String::new();
+    let mut said = |args: &[&str], code: i32| {
+        let said = desk.plumb(args);
+        assert_eq!(said.code, code, "plumb {}: {said:?}", args.join(" "));
+        assert_eq!(said.stdout, "", "errors are no results");
+        all.push_str(&shown(&desk, args, &said));
+    };
+    said(&["plan", "--platform", "nowhere"], 1);
+    said(&["plan", "--tenant", "nobody"], 1);
+    said(&["plan", "--environment", "nowhere"], 1);
+    said(&["plan", "--ref", "nothing"], 1);
+    said(&["apply", "--environment", "staging"], 1);
+    said(&["get"], 1);
+    said(&["get", "orders"], 2);
+    said(&["diff", ORDERS], 2);
+    said(&["drift", "checkout/staging/Database/nothing"], 2);
+    said(&["secret", "get", ORDERS, "app"], 1);
+    said(&["reconcile"], 1);
+    said(&["get", "--server", "nonsense"], 1);
+    said(&["schema", "Nothing"], 1);
+    said(&["validate", "nowhere"], 1);
+    said(&["watch", "nowhere"], 1);
+    said(&["init", "made"], 0);
+    said(&["init", "made"], 1);
+    let none = desk.plumb_with(&["plan"], &[("PLUMB_PLATFORM", "")]);
+    assert_eq!(none.code, 1);
+    all.push_str(&shown(&desk, &["plan"], &none));
+    snapshot("errors", &all);
+}
+
+#[test]
+fn a_platform_that_does_not_validate_is_explained() {
+    let desk = Desk::with_starter();
+    desk.platform.write("more.yaml", "apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {name: payments}\nspec: {}\n");
+    desk.platform.commit("Add payments, in a hurry");
+    let said = desk.plumb(&["plan"]);
+    assert_eq!(said.code, 1);
+    snapshot("platform_invalid", &shown(&desk, &["plan"], &said));
+}
+
+#[test]
+fn the_last_good_platform_stays_in_force_and_says_so() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    desk.platform.write("more.yaml", "apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {name: payments}\nspec: {}\n");
+    desk.platform.commit("Add payments, in a hurry");
+    let said = desk.plumb(&["plan"]);
+    assert_eq!(said.code, 0);
+    assert!(said.stdout.contains("nothing to do: 2 resources in plumb"), "{said:?}");
+    assert!(said.stderr.contains("the last good revision is in force"), "{said:?}");
+}
+
+#[test]
+fn exit_codes_are_those_of_the_table() {
+    let desk = Desk::with_starter();
+    let cases: &[(&[&str], i32)] = &[
+        (&["--version"], 0),
+        (&["--help"], 0),
+        (&[], 2),
+        (&["nonsense"], 2),
+        (&["plan", "--nonsense"], 2),
+        (&["plan", "--dir", "."], 2),
+        (&["plan"], 0),
+        (&["plan", "--detailed-exitcode"], 2),
+        (&["drift"], 0),
+        (&["describe", ORDERS], 1),
+        (&["diff"], 2),
+        (&["apply"], 0),
+        (&["plan", "--detailed-exitcode"], 0),
+        (&["describe", ORDERS], 0),
+        (&["diff"], 0),
+        (&["diff", "checkout/staging/Database/nothing"], 2),
+        (&["get", "checkout/staging/Database/nothing"], 1),
+        (&["get", "--orphans"], 0),
+        (&["events"], 0),
+        (&["schema"], 0),
+        (&["schema", "Database"], 0),
+        (&["policy", "test"], 0),
+        (&["doctor"], 0),
+        (&["doctor", "--platform", "nowhere"], 1),
+        (&["completions", "zsh"], 0),
+        (&["reconcile", "--server", "http://127.0.0.1:1"], 1),
+    ];
+    for (args, code) in cases {
+        let said = desk.plumb(args);
+        assert_eq!(said.code, *code, "plumb {}: {said:?}", args.join(" "));
+    }
+    // An unreachable repository: nothing can be said, and that is neither "same" nor "different".
+    desk.tenant.vanish();
+    assert_eq!(desk.plumb(&["plan", "--detailed-exitcode"]).code, 1);
+    assert_eq!(desk.plumb(&["apply"]).code, 1);
+    assert_eq!(desk.plumb(&["drift"]).code, 2);
+    assert_eq!(desk.plumb(&["doctor"]).code, 1);
+}
+
+#[test]
+fn switches_are_understood_as_people_set_them() {
+    let desk = Desk::with_starter();
+    let platform = desk.platform.url();
+    let said =
+        |quiet: &str| desk.plumb_with(&["apply"], &[("PLUMB_PLATFORM", platform.as_str()), ("PLUMB_QUIET", quiet)]);
+    for (quiet, is_quiet) in [("", false), ("0", false), ("1", true), ("true", true)] {
+        let said = said(quiet);
+        assert_eq!(said.code, 0, "{said:?}");
+        assert_eq!(said.stderr.is_empty(), is_quiet, "PLUMB_QUIET={quiet}: {said:?}");
+    }
+}
+
+#[test]
+fn a_server_answers_readers_keeps_others_out_and_ends_in_peace() {
+    let desk = Desk::with_starter();
+    let server = desk.serve();
+    let second = desk.plumb(&["apply"]);
+    assert_eq!(second.code, 1);
+    snapshot("second_reconciler", &shown(&desk, &["apply"], &second));
+    let asked = desk.plumb(&["reconcile", "checkout", "--server", &server.address]);
+    assert_eq!(asked.code, 0, "{asked:?}");
+    let unknown = desk.plumb(&["reconcile", "nobody", "--server", &server.address]);
+    assert_eq!(unknown.code, 1, "{unknown:?}");
+
+    let read = |server: Option<&str>| {
+        let mut args = vec!["get", "-o", "json"];
+        args.extend(server.into_iter().flat_map(|server| ["--server", server]));
+        let said = desk.plumb(&args);
+        assert_eq!(said.code, 0, "{said:?}");
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&said.stdout).unwrap();
+        rows.into_iter().map(|row| row["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let from_server = read(Some(&server.address));
+    assert_eq!(server.terminate(), Some(0));
+    let from_state = read(None);
+    assert_eq!(from_state, ["checkout/production/Database/orders", ORDERS]);
+    assert_eq!(from_server, from_state);
+}
+
+#[test]
+fn showing_a_password_never_makes_a_key() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    std::fs::remove_file(desk.data("secret.key")).unwrap();
+    let said = desk.plumb(&["secret", "get", ORDERS, "app"]);
+    assert_eq!(said.code, 1);
+    assert!(said.stderr.contains("there is no key at"), "{said:?}");
+    assert!(!desk.data("secret.key").exists());
+}
+
+#[test]
+fn the_demo_tells_the_whole_story_and_leaves_nothing() {
+    let desk = Desk::empty();
+    let folder = desk.folder().display().to_string();
+    let said = desk.plumb_with(&["demo", "--exit"], &[("TMPDIR", folder.as_str())]);
+    assert_eq!(said.code, 0, "{said:?}");
+    for part in
+        ["2 to create", "user_version 8", "+  userVersion: 42", "Everything is in plumb again", "journalMode: fast"]
+    {
+        assert!(said.stdout.contains(part), "{part} in {}", said.stdout);
+    }
+    let left: Vec<_> = std::fs::read_dir(desk.folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Somebody sets the application's version in the live database.
+async fn change_by_hand(desk: &Desk) {
+    let file = desk.data("databases/checkout_staging_orders.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::raw_sql("PRAGMA user_version = 42").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// Compares with `tests/it/cli/<name>.snap`.
+fn snapshot(name: &str, text: &str) {
+    insta::with_settings!({
+        snapshot_path => "cli",
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, {
+        insta::assert_snapshot!(name, text);
+    });
+}
+
+/// A command and what it said, less what differs from run to run.
+fn shown(desk: &Desk, args: &[&str], said: &Said) -> String {
+    let mut text = format!("$ plumb {}\n{}", args.join(" "), said.stdout);
+    if !said.stderr.is_empty() {
+        text.push_str(&format!("[stderr]\n{}", said.stderr));
+    }
+    text.push_str(&format!("[exit {}]\n", said.code));
+    for (place, name) in [
+        (desk.platform.url(), "[PLATFORM]"),
+        (desk.tenant.work().display().to_string(), "[CHECKOUT]"),
+        (desk.tenant.url(), "[REMOTE]"),
+        (desk.folder().display().to_string(), "[HERE]"),
+    ] {
+        text = text.replace(&place, name);
+    }
+    let words: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
+    let next = |at: usize| words.get(at + 1).map_or("", |word| word.trim_end());
+    words.iter().enumerate().map(|(at, word)| steady(word, next(at))).collect()
+}
+
+/// A word and the space after it: hashes, times and ages as long as they were, but always the same.
+fn steady(word: &str, next: &str) -> String {
+    let (body, space) = word.split_at(word.trim_end().len());
+    let shape: String = body.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    let steady = match shape.as_str() {
+        // Ages; tables leave room for three characters.
+        "0s" | "0000-00-00" | "00:00:00Z" => shape,
+        "00s" => "0s ".to_owned(),
+        _ if next == "ms" => "0".to_owned(),
+        _ => hidden_hashes(body),
+    };
+    steady + space
+}
+
+/// Ten and more hexadecimal digits in a row become as many `#`.
+fn hidden_hashes(word: &str) -> String {
+    const SHORTEST: usize = 10;
+    let mut text = String::new();
+    let mut run = String::new();
+    let flush = |run: &mut String, text: &mut String| {
+        if run.len() >= SHORTEST {
+            text.push_str(&"#".repeat(run.len()));
+        } else {
+            text.push_str(run);
+        }
+        run.clear();
+    };
+    for c in word.chars() {
+        if matches!(c, '0'..='9' | 'a'..='f') {
+            run.push(c);
+        } else {
+            flush(&mut run, &mut text);
+            text.push(c);
+        }
+    }
+    flush(&mut run, &mut text);
+    text
+}

@@ -1,0 +1,135 @@
+//! A person at a terminal: the real program, two repositories, and an environment that holds no surprises.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::git::GitRepo;
+
+/// The program that is tested.
+pub const PLUMB: &str = env!("CARGO_BIN_EXE_plumb");
+
+/// The repositories of `examples/starter`, and a folder to work in.
+pub struct Desk {
+    pub platform: GitRepo,
+    pub tenant: GitRepo,
+    folder: TempDir,
+}
+
+/// What the program said.
+#[derive(Debug)]
+pub struct Said {
+    pub stdout: String,
+    pub stderr: String,
+    pub code: i32,
+}
+
+impl Desk {
+    /// A folder with nothing in it, and two repositories without a commit.
+    pub fn empty() -> Self {
+        Self { platform: GitRepo::new(), tenant: GitRepo::new(), folder: TempDir::new().expect("a temporary folder") }
+    }
+
+    /// The starter's platform and its tenant `checkout`, committed.
+    pub fn with_starter() -> Self {
+        let desk = Self::empty();
+        let starter = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/starter");
+        let read = |path: &str| std::fs::read_to_string(starter.join(path)).expect("a file of the starter");
+        for file in ["platform.yaml", "providers.yaml", "tenants.yaml"] {
+            let text = read(&format!("platform/{file}"));
+            desk.platform.write(file, text.replace("file:///srv/git/checkout.git", &desk.tenant.url()));
+        }
+        desk.platform.commit("Start the platform");
+        for environment in ["staging", "production"] {
+            let file = format!("environments/{environment}/orders.yaml");
+            desk.tenant.write(&file, read(&format!("checkout/{file}")));
+        }
+        desk.tenant.commit("Start with Plumb");
+        desk
+    }
+
+    /// Where commands are run.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A file in the data directory.
+    pub fn data(&self, path: &str) -> PathBuf {
+        self.folder().join("plumb-data").join(path)
+    }
+
+    /// Runs the program with the platform set.
+    pub fn plumb(&self, args: &[&str]) -> Said {
+        self.plumb_with(args, &[("PLUMB_PLATFORM", &self.platform.url())])
+    }
+
+    /// Runs the program with these variables and no others of Plumb's.
+    pub fn plumb_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Said {
+        let output = self.command(args, variables).output().expect("the program starts");
+        Said {
+            stdout: String::from_utf8(output.stdout).expect("text"),
+            stderr: String::from_utf8(output.stderr).expect("text"),
+            code: output.status.code().expect("it ends by itself"),
+        }
+    }
+
+    /// Starts `plumb serve` on a free port, and waits until its first look is over.
+    pub fn serve(&self) -> Server {
+        let args = ["serve", "--listen", "127.0.0.1:0"];
+        let mut child = self
+            .command(&args, &[("PLUMB_PLATFORM", &self.platform.url())])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
+        let mut until = |told: &str| loop {
+            let line = lines.next().expect("it tells that before it ends").expect("text");
+            if let Some((_, rest)) = line.split_once(told) {
+                return rest.to_owned();
+            }
+        };
+        let served = until("serving the status page at ");
+        let address = served.split_whitespace().next().expect("an address").trim_end_matches('/').to_owned();
+        until("looked tenant=");
+        // Reads on, so that the server never waits for a reader of its log.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Server { child, address }
+    }
+
+    fn command(&self, args: &[&str], variables: &[(&str, &str)]) -> Command {
+        let mut command = Command::new(PLUMB);
+        command.args(args).current_dir(self.folder()).env_clear().stdin(Stdio::null());
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.folder()).env("TMPDIR", std::env::temp_dir());
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("LC_ALL", "C.UTF-8");
+        command.envs(variables.iter().copied());
+        command
+    }
+}
+
+/// A running `plumb serve`.
+pub struct Server {
+    child: Child,
+    /// `http://127.0.0.1:port`
+    pub address: String,
+}
+
+impl Server {
+    /// Ends it as a service manager does; gives its exit code.
+    pub fn terminate(mut self) -> Option<i32> {
+        let sent = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().expect("kill runs");
+        assert!(sent.success());
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

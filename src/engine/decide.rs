@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Approval, ApprovalKind, Decisions, DesiredState, OnClose, PlanId, Proposal, ProposalKind, ProposalStatus,
-    ResourceKey,
+    Action, Approval, ApprovalKind, Decisions, DesiredState, OnClose, Plan, PlanId, Proposal, ProposalKind,
+    ProposalStatus, ResourceKey,
 };
 use crate::source::{CommitInfo, Mirror, Refs, SourceError};
 use crate::store::HeldPlan;
@@ -141,6 +141,20 @@ pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decision
 pub(super) fn held_deletes(held: &[HeldPlan]) -> BTreeSet<ResourceKey> {
     let deletes = held.iter().filter(|held| held.kind == ApprovalKind::Deletes);
     deletes.flat_map(|held| held.keys.iter().cloned()).collect()
+}
+
+/// Approvals of `plan` by its id alone, with the keys that they cover in it.
+pub(super) fn with_coverage(approvals: &[Approval], plan: &Plan) -> Vec<Approval> {
+    let steps = || plan.steps.iter().chain(plan.blocked.iter().filter_map(|blocked| blocked.step.as_ref()));
+    let by_id = approvals.iter().filter(|approval| approval.keys.is_empty() && approval.plan == plan.id);
+    let covering = by_id.map(|approval| {
+        let covered = steps().filter(|step| match approval.kind {
+            ApprovalKind::Deletes => step.loses(),
+            ApprovalKind::Create => step.action == Action::Create,
+        });
+        Approval { keys: covered.map(|step| step.key.clone()).collect(), ..approval.clone() }
+    });
+    covering.filter(|approval| !approval.keys.is_empty()).collect()
 }
 
 /// Approvals in the trailers of `commits`, matched with the plans that were held.

@@ -93,14 +93,13 @@ impl Engine {
         }
     }
 
-    /// Marked objects of `tenant` that neither git nor the inventory speaks of, and the providers that could not be
-    /// asked for theirs.
+    /// Marked objects of `tenant` that nobody speaks of there, and the providers that could not be asked for theirs.
     pub(super) async fn strays(
         &self,
         look: &Look<'_>,
         tenant: &str,
         providers: &BTreeSet<String>,
-        spoken_of: &(dyn Fn(&ResourceKey) -> bool + Sync),
+        spoken_of: &(dyn Fn(&ResourceKey, &str) -> bool + Sync),
     ) -> (BTreeMap<ResourceKey, Stray>, BTreeSet<String>) {
         let asked = providers.iter().map(|provider| async move { (provider, self.discover(look, provider).await) });
         let (mut strays, mut silent) = (BTreeMap::new(), BTreeSet::new());
@@ -110,7 +109,7 @@ impl Engine {
                 continue;
             };
             for Found { mark, object_name, object } in found {
-                if mark.key.tenant == tenant && !spoken_of(&mark.key) {
+                if mark.key.tenant == tenant && !spoken_of(&mark.key, provider) {
                     strays.insert(mark.key, Stray { provider: provider.clone(), object_name, object });
                 }
             }

@@ -63,6 +63,8 @@ pub struct Report {
     pub done: usize,
     /// Something did not work that may work later without a new commit.
     pub wants_retry: bool,
+    /// The refs that it was done on.
+    pub refs: Refs,
     /// Texts of files with findings.
     pub sources: Sources,
 }
@@ -119,6 +121,7 @@ struct Passed {
     plan: Plan,
     desired: Arc<DesiredState>,
     applied: Applied,
+    refs: Refs,
     commit: ObjectHex,
     sources: Sources,
 }
@@ -159,7 +162,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        let Passed { plan, desired, applied, commit, sources } = passed;
+        let Passed { plan, desired, applied, refs, commit, sources } = passed;
         let outcome = outcome_of(&plan, &desired, &applied);
         let summary = plan.summary();
         timeline.finish(outcome, Some(&commit), Some(&plan.id), summary).await?;
@@ -172,6 +175,7 @@ impl Engine {
             failed: applied.failed.into_iter().map(|(key, e)| (key, (e.reason(), e.to_string()))).collect(),
             plan,
             desired,
+            refs,
             sources,
         })
     }
@@ -282,12 +286,16 @@ impl Engine {
         let planned = self.plan(ground, &desired, &scope, reading.touched.as_ref(), decisions).await;
         let Planned { live, silent, decisions, mut plan } = planned;
         note_plan(timeline, &plan);
+        self.remember_coverage(tenant, &plan, &decisions).await?;
         timeline.flush().await?;
 
         // apply, observe
         let platform = &in_force.platform;
         let applied = self.apply(platform, &plan, spec.max_concurrency, timeline).await;
         self.remark(platform, &plan.settles, spec.max_concurrency).await;
+        if plan.scope == PlanScope::Full {
+            self.tidy(platform, &spec.providers).await;
+        }
         timeline.flush().await?;
         let after = self.read_back(ground, &desired, &applied).await;
         let seen = Seen { platform, desired: &desired, before: &live, after: &after, statuses: &memory.statuses };
@@ -330,7 +338,7 @@ impl Engine {
         };
         self.propose(&topic, &memory.proposals, workspace, timeline).await?;
         let sources = sources_of(workspace, &desired);
-        Ok(Passed { plan, desired, applied, commit: source.head, sources })
+        Ok(Passed { plan, desired, applied, refs: source.refs, commit: source.head, sources })
     }
 
     /// One advertisement, and the objects it names (R14).
@@ -472,8 +480,9 @@ impl Engine {
             let look = Look { platform, access, depth, known: &memory.identities };
             let providers: BTreeSet<String> =
                 spec.providers.iter().cloned().chain(prior.live().map(|record| record.provider.clone())).collect();
-            let spoken_of = |key: &ResourceKey| {
-                desired.resources.contains_key(key)
+            // What git wants on one server and nobody recorded may be on another, and is not made a second time (R4).
+            let spoken_of = |key: &ResourceKey, provider: &str| {
+                desired.resources.get(key).is_some_and(|resource| resource.provider == provider)
                     || desired.rejected.contains_key(key)
                     || prior.records.contains_key(key)
             };
@@ -526,6 +535,21 @@ impl Engine {
         let blank = self.blank_state(tenant, spec);
         let before = memory.state.clone().unwrap_or(blank);
         tx.put_tenant(&TenantState { hold, findings: desired.diagnostics.clone(), ..before }).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The keys that an approval of this very plan covers: after a death in the middle the rest is another plan, and
+    /// the approval is still about its keys.
+    async fn remember_coverage(&self, tenant: &str, plan: &Plan, decisions: &Decisions) -> Result<(), EngineError> {
+        let covered = decide::with_coverage(&decisions.approvals, plan);
+        if covered.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
+        for approval in &covered {
+            tx.put_approval(tenant, approval).await?;
+        }
         tx.commit().await?;
         Ok(())
     }

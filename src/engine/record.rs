@@ -237,11 +237,11 @@ fn keys_in_scope<'a>(pass: &'a Pass<'_>) -> impl Iterator<Item = ResourceKey> + 
 async fn record_strays(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError> {
     let mut strays = pass.before.strays.clone();
     for (key, stray) in tx.strays().await? {
-        let spoken_of = pass.desired.resources.contains_key(&key) || pass.prior.records.contains_key(&key);
-        if pass.silent.contains(&stray.provider) && !spoken_of {
+        if pass.silent.contains(&stray.provider) && !pass.prior.records.contains_key(&key) {
             strays.entry(key).or_insert(stray);
         }
     }
+    strays.retain(|key, _| !pass.desired.resources.contains_key(key) && !pass.applied.done.contains(key));
     tx.put_strays(&pass.desired.tenant, &strays).await
 }
 

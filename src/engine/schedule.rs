@@ -80,7 +80,7 @@ struct Place {
 /// What a task of the schedule brings back.
 enum Done {
     Polled(String, Result<Refs, EngineError>),
-    Looked { tenant: String, wants_retry: bool },
+    Looked { tenant: String, wants_retry: bool, refs: Option<Refs> },
 }
 
 impl Schedule {
@@ -231,8 +231,8 @@ impl Schedule {
                 place.busy = true;
                 tasks.spawn(async move {
                     let _slot = slots.acquire().await;
-                    let wants_retry = look(&engine, &in_force, &tenant, ask).await;
-                    Done::Looked { tenant, wants_retry }
+                    let (wants_retry, refs) = look(&engine, &in_force, &tenant, ask).await;
+                    Done::Looked { tenant, wants_retry, refs }
                 });
             } else if now >= place.poll_at {
                 place.busy = true;
@@ -267,10 +267,11 @@ impl Schedule {
                     }
                 }
             }
-            Done::Looked { tenant, wants_retry } => {
+            Done::Looked { tenant, wants_retry, refs } => {
                 if let Some(place) = self.places.get_mut(&tenant) {
                     place.busy = false;
                     place.looked = true;
+                    place.seen = refs.or(place.seen.take());
                     if wants_retry {
                         place.retry_at = Some(Instant::now() + patience(place.failures));
                         place.failures = place.failures.saturating_add(1);
@@ -322,18 +323,19 @@ impl Place {
     }
 }
 
-/// One look; its errors are in the timeline, here they are only logged. Gives whether it wants a retry.
-async fn look(engine: &Engine, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> bool {
+/// One look; its errors are in the timeline, here they are only logged. Gives whether it wants a retry, and the refs
+/// that it saw.
+async fn look(engine: &Engine, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> (bool, Option<Refs>) {
     match engine.reconcile(in_force, tenant, ask).await {
         Ok(report) => {
             let summary = report.plan.summary();
             tracing::info!(tenant, outcome = ?report.outcome, done = report.done, blocked = report.plan.blocked.len(),
                 drifted = report.plan.drift.len(), unchanged = summary.unchanged, "looked");
-            report.wants_retry
+            (report.wants_retry, Some(report.refs))
         }
         Err(error) => {
             tracing::warn!(tenant, error = %super::reconcile::chain(&error), "the tenant could not be reconciled");
-            true
+            (true, None)
         }
     }
 }

@@ -127,6 +127,8 @@ impl<'a> Draft<'a> {
         self.plan.id = id::of(&self.plan.tenant, &self.plan.steps);
         gate::close(&mut self);
         let passed: BTreeSet<ResourceKey> = self.plan.steps.iter().map(|step| step.key.clone()).collect();
+        // What is made again with a person's word is not asked about any more.
+        self.plan.drift.retain(|drift| !(drift.missing && passed.contains(&drift.key)));
         for Step { depends_on, .. } in &mut self.plan.steps {
             depends_on.retain(|key| passed.contains(key));
         }

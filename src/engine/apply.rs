@@ -92,6 +92,19 @@ impl Engine {
             .await;
     }
 
+    /// Lets each provider clear away what a killed process left on it. What cannot be cleared now is tried again.
+    pub(super) async fn tidy(&self, platform: &Platform, providers: &[String]) {
+        for provider in providers {
+            let tidied = match self.fleet.member(platform, provider, Access::Write) {
+                Ok(Member { manager, .. }) => manager.tidy().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = tidied {
+                tracing::debug!(provider, %error, "leftovers could not be cleared away");
+            }
+        }
+    }
+
     async fn timed<'s>(&self, platform: &Platform, step: &'s Step) -> (&'s Step, Result<Outcome, ManagerError>, u64) {
         let started = tokio::time::Instant::now();
         let result = self.run(platform, step).await;

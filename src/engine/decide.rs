@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Approval, ApprovalKind, Decisions, DesiredState, ObjectHex, OnClose, PlanId, Proposal, ProposalKind, ProposalStatus,
-    ResourceKey, TenantSpec,
+    Action, Approval, ApprovalKind, Decisions, DesiredState, ObjectHex, OnClose, Plan, PlanId, Proposal, ProposalKind,
+    ProposalStatus, ResourceKey, TenantSpec,
 };
 use crate::source::{CommitInfo, Mirror, Refs, SourceError};
 use crate::store::HeldPlan;
@@ -68,10 +68,9 @@ fn after(proposal: &Proposal, seen: Seen, vanished: usize, on_close: OnClose) ->
         Seen::Waiting(tip) => {
             Proposal { status: ProposalStatus::Open, pushed: Some(tip), pushing: None, ..proposal.clone() }
         }
-        Seen::TakenOver => decided(
-            ProposalStatus::HandsOff,
-            "somebody committed to the branch; Plumb no longer updates it",
-        ),
+        Seen::TakenOver => {
+            decided(ProposalStatus::HandsOff, "somebody committed to the branch; Plumb no longer updates it")
+        }
         Seen::Merged => decided(ProposalStatus::Accepted, "merged"),
         Seen::Vanished if vanished > MOST_RESTORED_AT_ONCE => again(format!(
             "{vanished} proposal branches vanished at once, so none is taken as a decision; pushed again"
@@ -159,6 +158,20 @@ pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decision
 pub(super) fn held_deletes(held: &[HeldPlan]) -> BTreeSet<ResourceKey> {
     let deletes = held.iter().filter(|held| held.kind == ApprovalKind::Deletes);
     deletes.flat_map(|held| held.keys.iter().cloned()).collect()
+}
+
+/// Approvals of `plan` by its id alone, with the keys that they cover in it.
+pub(super) fn with_coverage(approvals: &[Approval], plan: &Plan) -> Vec<Approval> {
+    let steps = || plan.steps.iter().chain(plan.blocked.iter().filter_map(|blocked| blocked.step.as_ref()));
+    let by_id = approvals.iter().filter(|approval| approval.keys.is_empty() && approval.plan == plan.id);
+    let covering = by_id.map(|approval| {
+        let covered = steps().filter(|step| match approval.kind {
+            ApprovalKind::Deletes => step.loses(),
+            ApprovalKind::Create => step.action == Action::Create,
+        });
+        Approval { keys: covered.map(|step| step.key.clone()).collect(), ..approval.clone() }
+    });
+    covering.filter(|approval| !approval.keys.is_empty()).collect()
 }
 
 /// Approvals in the trailers of `commits`, matched with the plans that were held.

@@ -68,11 +68,8 @@ impl Mirrors {
     ) -> Result<Arc<Mirror>, EngineError> {
         let credential = credentials::resolve(tenant.repository.credentials.as_ref())
             .map_err(|source| EngineError::Credential { what: format!("the repository of tenant {name}"), source })?;
-        let remote = Remote {
-            url: tenant.repository.url.clone(),
-            credential,
-            allow_plain_http: platform.spec.allow_plain_http,
-        };
+        let remote =
+            Remote { url: tenant.repository.url.clone(), credential, allow_plain_http: platform.spec.allow_plain_http };
         self.of(remote)
             .await?
             .map_err(|source| EngineError::Source { what: format!("the repository of tenant {name}"), source })

@@ -93,8 +93,7 @@ impl Engine {
         }
     }
 
-    /// Marked objects of `tenant` that neither git nor the inventory speaks of, and the providers that could not be
-    /// asked for theirs.
+    /// Marked objects of `tenant` that nobody speaks of there, and the providers that could not be asked for theirs.
     pub(super) async fn strays(
         &self,
         look: &Look<'_>,

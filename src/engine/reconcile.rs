@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{
-    ConditionStatus, ConditionType, Decisions, Depth, DesiredState, EventKind, ExecutionOutcome, Inventory, ObjectHex, Observation, Observations, Plan, PlanScope,
-    Proposal, ProposalStatus, Reason, ResourceKey, ResourceStatus, Summary, TenantSpec, Trigger,
+    ConditionStatus, ConditionType, Decisions, Depth, DesiredState, EventKind, ExecutionOutcome, Inventory, ObjectHex,
+    Observation, Observations, Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey, ResourceStatus, Summary,
+    TenantSpec, Trigger,
 };
 use crate::plan::{self, Terms};
 use crate::source::{Mirror, Refs, Wanted, WorkingTree};
@@ -63,6 +64,8 @@ pub struct Report {
     pub done: usize,
     /// Something did not work that may work later without a new commit.
     pub wants_retry: bool,
+    /// The refs that it was done on.
+    pub refs: Refs,
     /// Texts of files with findings.
     pub sources: Sources,
 }
@@ -127,6 +130,7 @@ struct Passed {
     plan: Plan,
     desired: Arc<DesiredState>,
     applied: Applied,
+    refs: Refs,
     commit: ObjectHex,
     sources: Sources,
 }
@@ -167,7 +171,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        let Passed { plan, desired, applied, commit, sources } = passed;
+        let Passed { plan, desired, applied, refs, commit, sources } = passed;
         let outcome = outcome_of(&plan, &desired, &applied);
         let summary = plan.summary();
         timeline.finish(outcome, Some(&commit), Some(&plan.id), summary).await?;
@@ -180,6 +184,7 @@ impl Engine {
             failed: applied.failed.into_iter().map(|(key, e)| (key, (e.reason(), e.to_string()))).collect(),
             plan,
             desired,
+            refs,
             sources,
         })
     }
@@ -240,9 +245,8 @@ impl Engine {
         let mut proposals = memory.proposals.clone();
         if branch.is_none() {
             let url = &spec.repository.url;
-            let read =
-                decide::read_proposals(&proposals, &source.refs, url, spec, &reading.desired, &source.mirror)
-                    .map_err(|source| unreadable(tenant, source))?;
+            let read = decide::read_proposals(&proposals, &source.refs, url, spec, &reading.desired, &source.mirror)
+                .map_err(|source| unreadable(tenant, source))?;
             proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
         }
         let mut decisions = decide::decisions(&proposals);
@@ -298,12 +302,16 @@ impl Engine {
         }
         let Planned { live, silent, decisions, mut plan } = planned;
         note_plan(timeline, &plan);
+        self.remember_coverage(tenant, &plan, &decisions).await?;
         timeline.flush().await?;
 
         // apply, observe
         let platform = &in_force.platform;
         let applied = self.apply(platform, &plan, spec.max_concurrency, timeline).await;
         self.remark(platform, &plan.settles, spec.max_concurrency).await;
+        if plan.scope == PlanScope::Full {
+            self.tidy(platform, &spec.providers).await;
+        }
         timeline.flush().await?;
         let after = self.read_back(ground, &desired, &applied).await;
         let seen = Seen { platform, desired: &desired, before: &live, after: &after, statuses: &memory.statuses };
@@ -346,7 +354,7 @@ impl Engine {
         };
         self.propose(&topic, &memory.proposals, workspace, timeline).await?;
         let sources = sources_of(workspace, &desired);
-        Ok(Passed { plan, desired, applied, commit: source.head, sources })
+        Ok(Passed { plan, desired, applied, refs: source.refs, commit: source.head, sources })
     }
 
     /// One advertisement, and the objects it names (R14).
@@ -502,10 +510,9 @@ impl Engine {
             let providers: BTreeSet<String> =
                 spec.providers.iter().cloned().chain(prior.live().map(|record| record.provider.clone())).collect();
             let is_expected = |key: &ResourceKey, provider: &str| {
-                let (resource, record) = (desired.resources.get(key), prior.records.get(key));
                 desired.rejected.contains_key(key)
-                    || resource.is_some_and(|resource| resource.provider == provider)
-                    || record.is_some_and(|record| record.provider == provider)
+                    || desired.resources.get(key).is_some_and(|resource| resource.provider == provider)
+                    || prior.records.contains_key(key)
             };
             let asked = providers.difference(&silent).cloned().collect();
             let (strays, unasked) = self.strays(&look, &desired.tenant, &asked, &is_expected).await;
@@ -555,6 +562,21 @@ impl Engine {
         Ok(())
     }
 
+    /// The keys that an approval of this very plan covers: after a death in the middle the rest is another plan, and
+    /// the approval is still about its keys.
+    async fn remember_coverage(&self, tenant: &str, plan: &Plan, decisions: &Decisions) -> Result<(), EngineError> {
+        let covered = decide::with_coverage(&decisions.approvals, plan);
+        if covered.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
+        for approval in &covered {
+            tx.put_approval(tenant, approval).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the parts of one pass, used once")]
     async fn remember_pass(
         &self,
@@ -568,9 +590,8 @@ impl Engine {
         desired: &DesiredState,
     ) -> Result<(), EngineError> {
         // A hold ends when a full pass left nothing in the inventory that git does not want.
-        let is_settled = |key: &ResourceKey| {
-            applied.done.contains(key) || plan.settles.iter().any(|settle| settle.key() == key)
-        };
+        let is_settled =
+            |key: &ResourceKey| applied.done.contains(key) || plan.settles.iter().any(|settle| settle.key() == key);
         let still_holds = plan.scope != PlanScope::Full
             || !desired.unreadable.is_empty()
             || memory.inventory.live().any(|record| {

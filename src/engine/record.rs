@@ -247,6 +247,7 @@ async fn record_strays(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreErro
             strays.entry(key).or_insert(stray);
         }
     }
+    strays.retain(|key, _| !pass.desired.resources.contains_key(key) && !pass.applied.done.contains(key));
     tx.put_strays(&pass.desired.tenant, &strays).await
 }
 

@@ -89,7 +89,11 @@ enum Done {
     Ended,
     Platform(Box<Result<PlatformStatus, EngineError>>),
     Polled(String, Result<Refs, EngineError>),
-    Looked { tenant: String, wants_retry: bool },
+    Looked {
+        tenant: String,
+        wants_retry: bool,
+        refs: Option<Refs>,
+    },
 }
 
 impl Schedule {
@@ -249,7 +253,8 @@ impl Schedule {
                     let Ok(_slot) = slots.acquire().await else { return Done::Ended };
                     // Whatever happens in a look, its tenant is looked at again.
                     let looked = AssertUnwindSafe(look(&engine, &in_force, &tenant, ask)).catch_unwind().await;
-                    Done::Looked { tenant, wants_retry: looked.unwrap_or(true) }
+                    let (wants_retry, refs) = looked.unwrap_or((true, None));
+                    Done::Looked { tenant, wants_retry, refs }
                 });
             } else if now >= place.poll_at {
                 place.busy = true;
@@ -286,10 +291,11 @@ impl Schedule {
                     }
                 }
             }
-            Done::Looked { tenant, wants_retry } => {
+            Done::Looked { tenant, wants_retry, refs } => {
                 if let Some(place) = self.places.get_mut(&tenant) {
                     place.busy = false;
                     place.looked = true;
+                    place.seen = refs.or(place.seen.take());
                     if wants_retry {
                         place.retry_at = Some(Instant::now() + patience(place.failures));
                         place.failures = place.failures.saturating_add(1);
@@ -339,18 +345,19 @@ impl Place {
     }
 }
 
-/// One look; its errors are in the timeline, here they are only logged. Gives whether it wants a retry.
-async fn look(engine: &Engine, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> bool {
+/// One look; its errors are in the timeline, here they are only logged. Gives whether it wants a retry, and the refs
+/// that it saw.
+async fn look(engine: &Engine, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> (bool, Option<Refs>) {
     match engine.reconcile(in_force, tenant, ask).await {
         Ok(report) => {
             let summary = report.plan.summary();
             tracing::info!(tenant, outcome = ?report.outcome, done = report.done, blocked = report.plan.blocked.len(),
                 drifted = report.plan.drift.len(), unchanged = summary.unchanged, "looked");
-            report.wants_retry
+            (report.wants_retry, Some(report.refs))
         }
         Err(error) => {
             tracing::warn!(tenant, error = %super::reconcile::chain(&error), "the tenant could not be reconciled");
-            true
+            (true, None)
         }
     }
 }

@@ -150,6 +150,15 @@ pub trait ResourceManager: Send + Sync {
     /// [`ManagerError::Conflict`] when the target is not what `step.expect` and the changes' `from` say.
     async fn apply(&self, step: &Step, cx: &Cx<'_>) -> Result<Outcome, ManagerError>;
 
+    /// Clears away what a killed process left half done and nobody will go on with: called after each full pass by
+    /// those who may write. Touches no object.
+    ///
+    /// # Errors
+    /// When it could not; nothing depends on it.
+    async fn tidy(&self) -> Result<(), ManagerError> {
+        Ok(())
+    }
+
     /// Where an application finds the object; no secret.
     fn outputs(&self, target: &Target) -> BTreeMap<String, String>;
 }

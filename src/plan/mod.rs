@@ -128,6 +128,8 @@ impl<'a> Draft<'a> {
         gate::close(&mut self);
         gate::name_what_else_passes(&mut self);
         let passed: BTreeSet<ResourceKey> = self.plan.steps.iter().map(|step| step.key.clone()).collect();
+        // What is made again with a person's word is not asked about any more.
+        self.plan.drift.retain(|drift| !(drift.missing && passed.contains(&drift.key)));
         for Step { depends_on, .. } in &mut self.plan.steps {
             depends_on.retain(|key| passed.contains(key));
         }

@@ -4,8 +4,8 @@ mod harness;
 
 mod cli;
 mod drift;
-mod faults;
 mod examples;
+mod faults;
 mod managers_postgres;
 mod managers_redis;
 mod managers_sqlite;

@@ -70,6 +70,7 @@ impl Job<'_> {
         let (folder, name) = (self.manager.folder.clone(), self.step.object_name.clone());
         blocking(move || {
             folder.establish()?;
+            folder.sweep()?;
             let lock = folder.lock(&name)?;
             folder::remove_if_there(&folder.coming(&name))?;
             folder::remove_if_there(&folder.going(&name))?;

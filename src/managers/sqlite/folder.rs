@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,8 @@ pub(super) struct Folder {
     timeout: Duration,
     /// The identity this process saw last. A folder that loses it or changes it is another folder.
     known: Arc<Mutex<Option<String>>>,
+    /// Whether this process has cleared away what others left.
+    swept: Arc<AtomicBool>,
 }
 
 /// The lock on a name; let go when dropped.
@@ -50,7 +53,7 @@ pub(super) struct NameLock {
 
 impl Folder {
     pub(super) fn new(path: PathBuf, timeout: Duration) -> Self {
-        Self { path, timeout, known: Arc::default() }
+        Self { path, timeout, known: Arc::default(), swept: Arc::default() }
     }
 
     /// The path of the file of that name, as text.
@@ -140,15 +143,14 @@ impl Folder {
         Ok(Some(id.to_owned()))
     }
 
-    /// Makes the folder and its marker where they are not there yet, and clears away what a killed process left.
-    /// Refuses a folder that is not the one this process knows: its disk may have gone.
+    /// Makes the folder and its marker where they are not there yet. Refuses a folder that is not the one this process knows: its disk may have gone.
     pub(super) fn establish(&self) -> Result<(), ManagerError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match (self.marker()?, known.as_ref()) {
             (Some(id), Some(before)) if id == *before => Ok(()),
             (Some(id), None) => {
                 *known = Some(id);
-                self.sweep()
+                Ok(())
             }
             (found, Some(before)) => Err(ManagerError::terminal(
                 Reason::ProviderIdentityChanged,
@@ -169,13 +171,21 @@ impl Folder {
                 let _ = fs::remove_file(&draft);
                 made.map_err(|error| error::io("write", &root, &error))?;
                 *known = self.marker()?;
-                self.sweep()
+                Ok(())
             }
         }
     }
 
-    /// Removes hidden files whose makers are gone.
-    fn sweep(&self) -> Result<(), ManagerError> {
+    /// Removes hidden files whose makers are gone, once a process, from the folder that it knows and from no other.
+    pub(super) fn sweep(&self) -> Result<(), ManagerError> {
+        let is_known = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.is_some() && self.marker()? == *known
+        };
+        if !is_known || self.swept.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut all_swept = true;
         let failed = |error: io::Error| error::io("look into", &self.path, &error);
         for entry in fs::read_dir(&self.path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -186,10 +196,12 @@ impl Folder {
             });
             let Some(name) = leftover else { continue };
             // Somebody who holds the lock is at work on it.
-            if let Some(_lock) = self.try_lock(name)? {
-                remove_if_there(&entry.path())?;
+            match self.try_lock(name)? {
+                Some(_lock) => remove_if_there(&entry.path())?,
+                None => all_swept = false,
             }
         }
+        self.swept.store(all_swept, Ordering::Relaxed);
         Ok(())
     }
 
@@ -344,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_apply_sweeps_what_nobody_is_at_work_on() {
+    fn what_nobody_is_at_work_on_is_swept_from_a_folder_that_is_known() {
         let directory = tempfile::tempdir().unwrap();
         let busy = folder(directory.path());
         let _held = busy.lock("busy").unwrap();
@@ -353,7 +365,11 @@ mod tests {
             fs::write(busy.going(name), "half").unwrap();
         }
         fs::write(directory.path().join(".somebody-elses"), "").unwrap();
-        folder(directory.path()).establish().unwrap();
+        let fresh = folder(directory.path());
+        fresh.sweep().unwrap();
+        assert!(busy.coming("dead").exists(), "nobody knows yet whose folder it is");
+        fresh.establish().unwrap();
+        fresh.sweep().unwrap();
         assert!(!busy.coming("dead").exists() && !busy.going("dead").exists());
         assert!(busy.coming("busy").exists() && busy.going("busy").exists());
         assert!(directory.path().join(".somebody-elses").exists());

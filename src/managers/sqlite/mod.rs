@@ -11,7 +11,7 @@
 //! What always holds:
 //! - A file comes into being whole (R2): it is built under a hidden name, marked, synced, and linked to its own name
 //!   only when that is free. It goes by being renamed to a hidden name first. Hidden leftovers of a process that was
-//!   killed are removed by the next apply.
+//!   killed are removed by the next process that may write.
 //! - Nothing is changed but under an OS lock on the name and SQLite's own lock on the file, with the mark, the object
 //!   id and the values read again under both (R13).
 //! - Looking writes nothing: no file is created beside a database to look at it, save where a transaction that was cut
@@ -193,6 +193,11 @@ impl ResourceManager for Sqlite {
         tokio::spawn(async move { change::apply(&manager, &step, &platform).await })
             .await
             .map_err(|error| error::task(&error))?
+    }
+
+    async fn tidy(&self) -> Result<(), ManagerError> {
+        let folder = self.folder.clone();
+        tokio::task::spawn_blocking(move || folder.sweep()).await.map_err(|error| error::task(&error))?
     }
 
     fn outputs(&self, target: &Target) -> BTreeMap<String, String> {

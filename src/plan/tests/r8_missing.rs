@@ -109,7 +109,7 @@ fn r8_a_cache_that_is_gone_is_made_again() {
     world.vanishes(&cache("sessions"));
     let plan = world.reconciles();
     assert_eq!(plan.action(&cache("sessions")), Some(Action::Create));
-    assert!(plan.drift.is_empty());
+    assert_eq!(plan.drift[0].mode, DriftMode::Revert, "it is told");
     assert!(world.plan().is_quiet());
 }
 

@@ -70,9 +70,21 @@ enum Writer {
     /// The one writing connection, and the lock that it stands under.
     Open {
         pool: SqlitePool,
-        lock: Option<Arc<File>>,
+        lock: Option<Arc<DirectoryLock>>,
     },
     None,
+}
+
+/// The lock on a data directory, let go when dropped.
+#[derive(Debug)]
+struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing alone would leave it locked while a child process that is just being started has the file, too. That
+        // it fails is no loss: the lock goes with the process at the latest.
+        let _ = self.0.unlock();
+    }
 }
 
 impl SqliteStore {
@@ -171,12 +183,12 @@ fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Takes the lock of the data directory. It is held while the file is open.
-fn lock(data_dir: &Path) -> Result<File, StoreError> {
+/// Takes the lock of the data directory.
+fn lock(data_dir: &Path) -> Result<DirectoryLock, StoreError> {
     let path = data_dir.join(LOCK_FILE);
     let file = private_file(&path).map_err(|source| directory(&path, source))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirectoryLock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: data_dir.display().to_string() }),
         Err(TryLockError::Error(source)) => Err(directory(&path, source)),
     }

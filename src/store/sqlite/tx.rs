@@ -2,7 +2,6 @@
 //! the pragmas and the migrations.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,8 +12,8 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{QueryBuilder, Sqlite, Transaction, query};
 
-use super::failed;
 use super::rows::{column, read_event, read_execution, read_secret};
+use super::{DirectoryLock, failed};
 use crate::model::{
     Approval, Event, EventKind, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record,
     ResourceKey, ResourceStatus, Stray, Summary, Trigger,
@@ -43,7 +42,7 @@ pub(super) enum Access {
     Read,
     /// Keeps the data directory locked for as long as it could still write.
     Write {
-        _lock: Option<Arc<File>>,
+        _lock: Option<Arc<DirectoryLock>>,
     },
 }
 

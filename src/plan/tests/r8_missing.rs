@@ -107,9 +107,9 @@ fn r8_nothing_is_forgotten_while_deletions_are_held() {
 fn r8_a_cache_that_is_gone_is_made_again() {
     let mut world = World::in_plumb([document(&cache("sessions"))]);
     world.vanishes(&cache("sessions"));
+    assert_eq!(world.plan().drift[0].mode, DriftMode::Revert, "it is told");
     let plan = world.reconciles();
     assert_eq!(plan.action(&cache("sessions")), Some(Action::Create));
-    assert_eq!(plan.drift[0].mode, DriftMode::Revert, "it is told");
     assert!(world.plan().is_quiet());
 }
 

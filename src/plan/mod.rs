@@ -19,7 +19,8 @@ mod waiting;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Decisions, DesiredState, Inventory, Observations, Plan, PlanScope, Platform, Reason, ResourceKey, Step, TenantSpec,
+    Decisions, DesiredState, DriftMode, Inventory, Observations, Plan, PlanScope, Platform, Reason, ResourceKey, Step,
+    TenantSpec,
 };
 
 pub use objects::object_name;
@@ -129,7 +130,10 @@ impl<'a> Draft<'a> {
         gate::name_what_else_passes(&mut self);
         let passed: BTreeSet<ResourceKey> = self.plan.steps.iter().map(|step| step.key.clone()).collect();
         // What is made again with a person's word is not asked about any more.
-        self.plan.drift.retain(|drift| !(drift.missing && passed.contains(&drift.key)));
+        self.plan.drift.retain(|drift| {
+            let told_at_once = drift.mode == DriftMode::Revert;
+            told_at_once || !(drift.missing && passed.contains(&drift.key))
+        });
         for Step { depends_on, .. } in &mut self.plan.steps {
             depends_on.retain(|key| passed.contains(key));
         }

@@ -104,7 +104,7 @@ fn as_script(log: &str) -> String {
     for (session, database, statement) in statements(log) {
         // A transaction stays together, though sessions ran side by side.
         let waiting = sessions.entry(session.clone()).or_default();
-        let _ = writeln!(waiting, "{statement};");
+        let _ = writeln!(waiting, "{};", statement.trim_end().trim_end_matches(';'));
         let open =
             waiting.matches("BEGIN").count() > waiting.matches("COMMIT").count() + waiting.matches("ROLLBACK").count();
         if open {
@@ -143,7 +143,7 @@ fn statements(log: &str) -> Vec<(String, String, String)> {
             &["CREATE", "ALTER", "GRANT", "REVOKE", "COMMENT", "BEGIN", "COMMIT", "SET", "RESET", "DO"];
         let first = text.split_whitespace().next().unwrap_or("").trim_end_matches(';').to_uppercase();
         if CHANGES.contains(&first.as_str()) {
-            found.push((session.to_owned(), database.to_owned(), text.trim_end_matches(';').to_owned()));
+            found.push((session.to_owned(), database.to_owned(), text.to_owned()));
             taking = true;
         }
     }

@@ -90,8 +90,8 @@ fn plumb(world: &World, args: &[&str]) -> Command {
     command
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_follows_commits_and_drift_and_stops_when_told() {
+/// A world with one database, and a server that polls often and has made it.
+async fn served_world() -> (World, Server) {
     let mut world = World::with_files().await;
     world.stop();
     world.platform.write(
@@ -103,6 +103,12 @@ async fn a_server_follows_commits_and_drift_and_stops_when_told() {
     world.tenant.commit("Add orders");
     let server = Server::start(&world);
     server.wait_for(&["looked", "done=1"]);
+    (world, server)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_follows_commits_and_drift_and_stops_when_told() {
+    let (world, server) = served_world().await;
 
     // A commit is seen by polling alone.
     world.write_database("staging", "orders", "userVersion: 8");
@@ -145,17 +151,7 @@ async fn a_server_follows_commits_and_drift_and_stops_when_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_that_vanishes_is_waited_for() {
-    let mut world = World::with_files().await;
-    world.stop();
-    world.platform.write(
-        "platform.yaml",
-        "apiVersion: plumb.dev/v1\nkind: Platform\nmetadata: {name: test}\nspec: {id: test-platform, pollInterval: 200ms}\n",
-    );
-    world.platform.commit("Poll often");
-    world.write_database("staging", "orders", "userVersion: 7");
-    world.tenant.commit("Add orders");
-    let server = Server::start(&world);
-    server.wait_for(&["looked", "done=1"]);
+    let (world, server) = served_world().await;
     world.tenant.vanish();
     server.wait_for(&["could not be reconciled", "no git repository"]);
     assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 7, "nothing is pruned");

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crate::diag;
 use crate::engine::{EngineError, Sources};
-use crate::manifest;
 use crate::model::{Diagnostic, Platform, PlatformId, Severity};
 use crate::source::{Wanted, WorkingTree};
 use crate::validate::{
@@ -117,16 +116,15 @@ fn read(path: &Path, validator: &Validator) -> anyhow::Result<Checked> {
         findings: read.findings,
         sources: Sources::new(),
     };
-    for (file, bytes) in read.files {
-        if file.ends_with(".rego") {
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            checked.sources.insert(file.clone(), text.as_str().into());
-            checked.rego.insert(file, text);
-        } else {
-            let parsed = manifest::parse(&file, &bytes);
-            checked.sources.insert(file, Arc::clone(&parsed.text));
-            checked.files.push(Arc::new(validator.check_file(&parsed)));
-        }
+    let (policies, manifests): (Vec<_>, Vec<_>) = read.files.into_iter().partition(|(file, _)| file.ends_with(".rego"));
+    for (file, bytes) in policies {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        checked.sources.insert(file.clone(), text.as_str().into());
+        checked.rego.insert(file, text);
+    }
+    for file in validator.check_files(&manifests) {
+        checked.sources.insert(file.file.clone(), file.text());
+        checked.files.push(Arc::new(file));
     }
     Ok(checked)
 }

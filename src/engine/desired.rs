@@ -43,7 +43,7 @@ pub(super) struct Owner<'a> {
     pub name: &'a str,
     pub tenant: &'a TenantSpec,
     /// What git said at the last recorded commit, for policies.
-    pub previous: &'a BTreeMap<ResourceKey, serde_json::Value>,
+    pub previous: &'a BTreeMap<ResourceKey, Arc<serde_json::Value>>,
 }
 
 impl Workspace {
@@ -66,8 +66,8 @@ impl Workspace {
         let mut changed: BTreeSet<String> =
             self.files.keys().filter(|path| !tree.files.contains_key(*path)).cloned().collect();
         self.files.retain(|path, _| tree.files.contains_key(path));
-        for ((path, blob), bytes) in fresh.into_iter().zip(blobs) {
-            let mut checked = validator.check_file(&manifest::parse(path, &bytes));
+        let files: Vec<(&String, Vec<u8>)> = fresh.keys().copied().zip(blobs).collect();
+        for ((path, blob), mut checked) in fresh.into_iter().zip(validator.check_files(&files)) {
             checked.blob = blob.clone();
             self.files.insert(path.clone(), Arc::new(checked));
             changed.insert(path.clone());
@@ -78,9 +78,9 @@ impl Workspace {
     /// Reads a working tree, in place of what was read before.
     pub(super) fn read_working(&mut self, validator: &Validator, owner: Owner<'_>, working: WorkingFiles) -> Reading {
         self.files.clear();
-        for (path, bytes) in &working.files {
-            let checked = validator.check_file(&manifest::parse(path, bytes));
-            self.files.insert(path.clone(), Arc::new(checked));
+        let files: Vec<(String, Vec<u8>)> = working.files.into_iter().collect();
+        for checked in validator.check_files(&files) {
+            self.files.insert(checked.file.clone(), Arc::new(checked));
         }
         self.assemble(owner, None, working.findings, &working.refused, &BTreeSet::new())
     }

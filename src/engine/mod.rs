@@ -9,6 +9,8 @@ mod credentials;
 mod decide;
 mod desired;
 mod fleet;
+mod holds;
+mod memory;
 mod mirrors;
 mod observe;
 mod passwords;

@@ -6,8 +6,8 @@ use futures::future::join_all;
 
 use crate::managers::{Cx, Found, ManagerError};
 use crate::model::{
-    Depth, DesiredState, Inventory, Observation, Observations, Platform, ProviderIdentity, Reason, ResourceKey, Stray,
-    Target, Unknown,
+    Depth, DesiredState, Inventory, Observation, Observations, Ownership, Platform, ProviderIdentity, Reason,
+    ResourceKey, Stray, Target, Unknown,
 };
 use crate::plan::object_name;
 
@@ -28,6 +28,7 @@ struct Answer {
     provider: String,
     identity: Option<ProviderIdentity>,
     seen: Vec<(ResourceKey, Observation)>,
+    in_place: BTreeSet<String>,
     heard: Heard,
 }
 
@@ -44,21 +45,24 @@ pub(super) struct Sight {
     pub observations: Observations,
     /// Providers that did not answer, so that nobody waits for them a second time in the same pass.
     pub silent: BTreeSet<String>,
+    /// By provider, the names of objects that bear the mark of the key that was looked for: no strays.
+    pub in_place: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Engine {
     /// Looks at `targets`, all providers at once. Never fails: what could not be seen is unknown.
     pub(super) async fn observe(&self, look: &Look<'_>, targets: BTreeMap<String, Vec<Target>>) -> Sight {
-        let Sight { mut observations, mut silent } = Sight::default();
+        let Sight { mut observations, mut silent, mut in_place } = Sight::default();
         let answers = targets.into_iter().map(|(provider, targets)| self.ask(look, provider, targets));
-        for Answer { provider, identity, seen, heard } in join_all(answers).await {
+        for Answer { provider, identity, seen, in_place: names, heard } in join_all(answers).await {
             observations.objects.extend(seen);
             if heard == Heard::No {
                 silent.insert(provider.clone());
             }
-            observations.identities.extend(identity.map(|identity| (provider, identity)));
+            observations.identities.extend(identity.map(|identity| (provider.clone(), identity)));
+            in_place.insert(provider, names);
         }
-        Sight { observations, silent }
+        Sight { observations, silent, in_place }
     }
 
     async fn ask(&self, look: &Look<'_>, provider: String, targets: Vec<Target>) -> Answer {
@@ -67,6 +71,7 @@ impl Engine {
             provider: provider.clone(),
             identity,
             seen: targets.into_iter().map(|target| (target.key, Observation::Unknown(unknown.clone()))).collect(),
+            in_place: BTreeSet::new(),
             heard: Heard::No,
         };
         let manager = match self.fleet.member(look.platform, &provider, look.access) {
@@ -82,8 +87,10 @@ impl Engine {
         }
         match manager.observe(&targets, look.depth, &cx).await {
             Ok(seen) if seen.len() == targets.len() => {
+                let of_key = targets.iter().zip(&seen).filter(|(target, seen)| bears_mark_of(&target.key, seen));
+                let in_place = of_key.map(|(target, _)| target.object_name.clone()).collect();
                 let seen = targets.into_iter().map(|target| target.key).zip(seen).collect();
-                Answer { provider, identity, seen, heard: Heard::Yes }
+                Answer { provider, identity, seen, in_place, heard: Heard::Yes }
             }
             Ok(_) => {
                 let short = Unknown::new(Reason::Internal, "the manager did not answer for every object");
@@ -94,14 +101,19 @@ impl Engine {
     }
 
     /// Marked objects of `tenant` that nobody speaks of there, and the providers that could not be asked for theirs.
+    /// `in_place` are objects that need not be found again.
     pub(super) async fn strays(
         &self,
         look: &Look<'_>,
         tenant: &str,
-        providers: &BTreeSet<String>,
+        providers: impl Iterator<Item = &String>,
+        in_place: &BTreeMap<String, BTreeSet<String>>,
         is_expected: &(dyn Fn(&ResourceKey, &str) -> bool + Sync),
     ) -> (BTreeMap<ResourceKey, Stray>, BTreeSet<String>) {
-        let asked = providers.iter().map(|provider| async move { (provider, self.discover(look, provider).await) });
+        let asked = providers.map(|provider| async move {
+            let none = BTreeSet::new();
+            (provider, self.discover(look, provider, in_place.get(provider).unwrap_or(&none)).await)
+        });
         let (mut strays, mut silent) = (BTreeMap::new(), BTreeSet::new());
         for (provider, found) in join_all(asked).await {
             let Ok(found) = found else {
@@ -117,13 +129,25 @@ impl Engine {
         (strays, silent)
     }
 
-    async fn discover(&self, look: &Look<'_>, provider: &str) -> Result<Vec<Found>, ManagerError> {
+    async fn discover(
+        &self,
+        look: &Look<'_>,
+        provider: &str,
+        in_place: &BTreeSet<String>,
+    ) -> Result<Vec<Found>, ManagerError> {
         let Member { manager, .. } = self.fleet.member(look.platform, provider, look.access)?;
         let identity = manager.identity().await?;
         if let Some(Unknown { reason, message }) = identity_changed(look, provider, identity.as_ref()) {
             return Err(ManagerError::terminal(reason, message));
         }
-        manager.discover(&Cx { platform: &look.platform.id, secrets: self.secrets.as_ref() }).await
+        manager.discover(in_place, &Cx { platform: &look.platform.id, secrets: self.secrets.as_ref() }).await
+    }
+}
+
+fn bears_mark_of(key: &ResourceKey, seen: &Observation) -> bool {
+    match seen {
+        Observation::Present(live) => matches!(&live.ownership, Ownership::Marked(mark) if mark.key == *key),
+        Observation::Absent { .. } | Observation::Unknown(_) => false,
     }
 }
 

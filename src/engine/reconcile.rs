@@ -9,24 +9,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{
-    ConditionStatus, ConditionType, Decisions, Depth, DesiredState, EventKind, ExecutionOutcome, Inventory, ObjectHex,
-    Observation, Observations, Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey, ResourceStatus, Summary,
-    TenantSpec, Trigger,
+    Decisions, Depth, DesiredState, EventKind, ExecutionOutcome, ObjectHex, Observation, Observations, Plan, PlanScope,
+    Proposal, ProposalStatus, Reason, ResourceKey, Summary, TenantSpec, Trigger,
 };
 use crate::plan::{self, Terms};
 use crate::source::{Mirror, Refs, Wanted, WorkingTree};
-use crate::store::{HeldPlan, Scope, TenantState};
+use crate::store::Scope;
 
 use super::apply::Applied;
 use super::desired::{Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
+use super::memory::Memory;
 use super::observe::{Look, targets};
 use super::passwords::Seen;
 use super::platform::PlatformStatus;
 use super::propose::Topic;
 use super::record::{Pass, Written};
 use super::timeline::Timeline;
-use super::{Engine, EngineError, blocking, decide, mirrors, windows};
+use super::{Engine, EngineError, blocking, decide, holds, mirrors, windows};
 
 /// How often a pass is planned anew at once because a target was not what a step expected.
 const MOST_REPLANS: usize = 3;
@@ -94,26 +94,6 @@ struct Source {
     mirror: Arc<Mirror>,
     refs: Refs,
     head: ObjectHex,
-}
-
-/// What the store knows of a tenant.
-struct Memory {
-    state: Option<TenantState>,
-    inventory: Inventory,
-    proposals: BTreeMap<ResourceKey, Proposal>,
-    statuses: BTreeMap<ResourceKey, ResourceStatus>,
-    held: Vec<HeldPlan>,
-    approvals: Vec<crate::model::Approval>,
-    identities: BTreeMap<String, crate::model::ProviderIdentity>,
-    documents: BTreeMap<ResourceKey, serde_json::Value>,
-}
-
-impl Memory {
-    /// Whether there is a conversation about `key`, or it was not ready when it was looked at last.
-    fn is_unsettled(&self, key: &ResourceKey) -> bool {
-        let ready = self.statuses.get(key).and_then(|status| status.condition(ConditionType::Ready));
-        self.proposals.contains_key(key) || ready.is_none_or(|ready| ready.status != ConditionStatus::True)
-    }
 }
 
 /// A plan, and what it stands on.
@@ -201,7 +181,7 @@ impl Engine {
     ) -> Result<Preview, EngineError> {
         let spec = tenant_of(in_force, tenant)?;
         let mut workspace = Workspace::default();
-        let memory = self.recall(tenant).await?;
+        let memory = self.recall_for_preview(tenant).await?;
         let owner = owner_of(in_force, tenant, spec, &memory.documents);
         let (reading, mut decisions) = match source {
             PreviewSource::Folder(folder) => {
@@ -211,7 +191,7 @@ impl Engine {
                     blocking(move || WorkingTree::new(folder).read(&path, Wanted::Manifests)).await?.map_err(failed)?;
                 let reading = workspace.read_working(&self.validator, owner, working);
                 let mut decisions = decide::decisions(&memory.proposals);
-                decisions.prune_holds.extend(empty_tree(&memory, &reading));
+                decisions.prune_holds.extend(holds::empty_tree(&memory, reading.files));
                 (reading, decisions)
             }
             PreviewSource::Head => self.preview_branch(in_force, tenant, spec, None, &memory, &mut workspace).await?,
@@ -251,7 +231,7 @@ impl Engine {
         }
         let mut decisions = decide::decisions(&proposals);
         decisions.approvals = self.approvals(tenant, &source, memory).await?;
-        decisions.prune_holds = prune_holds(spec, memory, &source, &reading)?;
+        decisions.prune_holds = self.prune_holds(spec, memory, &source, &reading)?;
         Ok((reading, decisions))
     }
 
@@ -282,7 +262,7 @@ impl Engine {
         decisions.drift = spec.drift;
         decisions.held_deletes = decide::held_deletes(&memory.held);
         decisions.approvals = self.approvals(tenant, &source, &memory).await?;
-        decisions.prune_holds = prune_holds(spec, &memory, &source, &reading)?;
+        decisions.prune_holds = self.prune_holds(spec, &memory, &source, &reading)?;
         decisions.closed_windows =
             windows::closed(&in_force.platform.spec.windows, &spec.environments, self.clock.now());
         self.remember_source(tenant, spec, &memory, &decisions, &desired).await?;
@@ -334,7 +314,8 @@ impl Engine {
         for (key, reason) in recorded {
             timeline.note_of(&key, EventKind::Recorded { reason });
         }
-        self.remember_pass(tenant, spec, &memory, &source, &plan, &applied, &decisions, &desired).await?;
+        let hold = holds::left_over(&decisions, &plan, &applied, &desired, &memory.inventory);
+        self.remember_pass(tenant, spec, &memory, &source.head, hold, &desired.diagnostics).await?;
 
         // propose
         let mut seen = live.objects;
@@ -394,28 +375,6 @@ impl Engine {
         .map_err(|error| unreadable(owner.name, error))
     }
 
-    async fn recall(&self, tenant: &str) -> Result<Memory, EngineError> {
-        let mut platform = self.store.read(Scope::Platform).await?;
-        let identities = platform.identities().await?;
-        drop(platform);
-        let mut tx = self.store.read(Scope::Tenant(tenant.to_owned())).await?;
-        let inventory = tx.inventory().await?;
-        Ok(Memory {
-            state: tx.tenants().await?.remove(tenant),
-            proposals: tx.proposals().await?,
-            statuses: tx.statuses().await?,
-            held: tx.held_plans(tenant).await?,
-            approvals: tx.approvals(tenant).await?,
-            identities,
-            documents: inventory
-                .live()
-                .filter(|record| !record.document.is_null())
-                .map(|record| (record.key.clone(), record.document.clone()))
-                .collect(),
-            inventory,
-        })
-    }
-
     /// Brings the proposals to where the refs say they are, and remembers that before anything is done about it.
     async fn read_decisions(
         &self,
@@ -469,6 +428,21 @@ impl Engine {
         Ok(approvals)
     }
 
+    /// Why all deletions are held (R9).
+    fn prune_holds(
+        &self,
+        spec: &TenantSpec,
+        memory: &Memory,
+        source: &Source,
+        reading: &Reading,
+    ) -> Result<Vec<(Reason, String)>, EngineError> {
+        let Source { mirror, head, .. } = source;
+        tokio::task::block_in_place(|| {
+            holds::prune_holds(spec, memory, reading.files, |before| mirror.contains(before, head))
+        })
+        .map_err(|error| unreadable(&reading.desired.tenant, error))
+    }
+
     async fn plan(
         &self,
         ground: Ground<'_>,
@@ -490,7 +464,7 @@ impl Engine {
             depth == Depth::Deep || memory.is_unsettled(key) || touched.is_none_or(|touched| touched.contains(key))
         };
         let (deep, shallow): (Vec<&ResourceKey>, Vec<&ResourceKey>) = keys.into_iter().partition(|key| is_deep(key));
-        let (mut live, mut silent) = (Observations::default(), BTreeSet::new());
+        let (mut live, mut silent, mut in_place) = (Observations::default(), BTreeSet::new(), BTreeMap::new());
         for (depth, keys) in [(Depth::Deep, deep), (Depth::Shallow, shallow)] {
             if !keys.is_empty() {
                 let look = Look { platform, access, depth, known: &memory.identities };
@@ -498,6 +472,7 @@ impl Engine {
                 live.objects.extend(seen.observations.objects);
                 live.identities.extend(seen.observations.identities);
                 silent.extend(seen.silent);
+                in_place.extend(seen.in_place);
             }
         }
         // A new key may be an old object that stands elsewhere: marks are looked for before anything is made anew.
@@ -514,8 +489,8 @@ impl Engine {
                     || desired.resources.get(key).is_some_and(|resource| resource.provider == provider)
                     || prior.records.contains_key(key)
             };
-            let asked = providers.difference(&silent).cloned().collect();
-            let (strays, unasked) = self.strays(&look, &desired.tenant, &asked, &is_expected).await;
+            let asked = providers.difference(&silent);
+            let (strays, unasked) = self.strays(&look, &desired.tenant, asked, &in_place, &is_expected).await;
             live.strays = strays;
             silent.extend(unasked);
         }
@@ -532,113 +507,6 @@ impl Engine {
         let look = Look { platform: &in_force.platform, access, depth: Depth::Deep, known: &memory.identities };
         let mut keys = applied.done.iter().filter(|key| desired.resources.contains_key(*key));
         self.observe(&look, targets(&in_force.platform, desired, &memory.inventory, &mut keys)).await.observations
-    }
-
-    /// What must be known before anything is applied: approvals, since the commits they stand in are read once, and
-    /// why deletions are held, since the source that says so is looked at once.
-    async fn remember_source(
-        &self,
-        tenant: &str,
-        spec: &TenantSpec,
-        memory: &Memory,
-        decisions: &Decisions,
-        desired: &DesiredState,
-    ) -> Result<(), EngineError> {
-        let fresh: Vec<_> =
-            decisions.approvals.iter().filter(|approval| !memory.approvals.contains(approval)).collect();
-        let hold = sticky_hold(decisions);
-        let known_hold = memory.state.as_ref().and_then(|state| state.hold);
-        if fresh.is_empty() && hold == known_hold {
-            return Ok(());
-        }
-        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
-        for approval in fresh {
-            tx.put_approval(tenant, approval).await?;
-        }
-        let blank = self.blank_state(tenant, spec);
-        let before = memory.state.clone().unwrap_or(blank);
-        tx.put_tenant(&TenantState { hold, findings: desired.diagnostics.clone(), ..before }).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
-    /// The keys that an approval of this very plan covers: after a death in the middle the rest is another plan, and
-    /// the approval is still about its keys.
-    async fn remember_coverage(&self, tenant: &str, plan: &Plan, decisions: &Decisions) -> Result<(), EngineError> {
-        let covered = decide::with_coverage(&decisions.approvals, plan);
-        if covered.is_empty() {
-            return Ok(());
-        }
-        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
-        for approval in &covered {
-            tx.put_approval(tenant, approval).await?;
-        }
-        tx.commit().await?;
-        Ok(())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of one pass, used once")]
-    async fn remember_pass(
-        &self,
-        tenant: &str,
-        spec: &TenantSpec,
-        memory: &Memory,
-        source: &Source,
-        plan: &Plan,
-        applied: &Applied,
-        decisions: &Decisions,
-        desired: &DesiredState,
-    ) -> Result<(), EngineError> {
-        // A hold ends when a full pass left nothing in the inventory that git does not want.
-        let is_settled =
-            |key: &ResourceKey| applied.done.contains(key) || plan.settles.iter().any(|settle| settle.key() == key);
-        let still_holds = plan.scope != PlanScope::Full
-            || !desired.unreadable.is_empty()
-            || memory.inventory.live().any(|record| {
-                let key = &record.key;
-                !desired.resources.contains_key(key) && !desired.rejected.contains_key(key) && !is_settled(key)
-            });
-        let state = TenantState {
-            applied: Some(source.head.clone()),
-            head: Some(source.head.clone()),
-            hold: sticky_hold(decisions).filter(|_| still_holds),
-            findings: desired.diagnostics.clone(),
-            ..self.blank_state(tenant, spec)
-        };
-        let same = memory
-            .state
-            .as_ref()
-            .is_some_and(|before| TenantState { updated_at: state.updated_at, ..before.clone() } == state);
-        if !same {
-            let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
-            tx.put_tenant(&state).await?;
-            tx.commit().await?;
-        }
-        Ok(())
-    }
-
-    async fn remember_failure(&self, tenant: &str, spec: &TenantSpec, error: &EngineError) -> Result<(), EngineError> {
-        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
-        let before = tx.tenants().await?.remove(tenant).unwrap_or(self.blank_state(tenant, spec));
-        tx.put_tenant(&TenantState { error: chain(error), updated_at: self.clock.now(), ..before }).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
-    fn blank_state(&self, tenant: &str, spec: &TenantSpec) -> TenantState {
-        TenantState {
-            tenant: tenant.to_owned(),
-            url: spec.repository.url.clone(),
-            branch: spec.repository.branch.clone(),
-            path: spec.repository.path.clone(),
-            applied: None,
-            head: None,
-            hold: None,
-            removed: false,
-            error: String::new(),
-            findings: Vec::new(),
-            updated_at: self.clock.now(),
-        }
     }
 }
 
@@ -660,7 +528,7 @@ fn owner_of<'a>(
     in_force: &'a PlatformStatus,
     name: &'a str,
     tenant: &'a TenantSpec,
-    previous: &'a BTreeMap<ResourceKey, serde_json::Value>,
+    previous: &'a BTreeMap<ResourceKey, Arc<serde_json::Value>>,
 ) -> Owner<'a> {
     Owner { platform: &in_force.platform, policies: &in_force.policies, name, tenant, previous }
 }
@@ -682,54 +550,6 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Why all deletions are held (R9).
-fn prune_holds(
-    spec: &TenantSpec,
-    memory: &Memory,
-    source: &Source,
-    reading: &Reading,
-) -> Result<Vec<(Reason, String)>, EngineError> {
-    let mut holds: Vec<(Reason, String)> = empty_tree(memory, reading).into_iter().collect();
-    let Some(state) = &memory.state else { return Ok(holds) };
-    let repository = &spec.repository;
-    let moved = state.url != repository.url || state.branch != repository.branch || state.path != repository.path;
-    let rewritten = match &state.head {
-        Some(before) if !moved => {
-            !source.mirror.contains(before, &source.head).map_err(|error| unreadable(&state.tenant, error))?
-        }
-        Some(_) | None => false,
-    };
-    let reason = if moved {
-        Some(Reason::SourceChanged)
-    } else if rewritten {
-        Some(Reason::HistoryRewritten)
-    } else {
-        state.hold
-    };
-    holds.extend(reason.map(|reason| (reason, hold_message(reason))));
-    Ok(holds)
-}
-
-fn empty_tree(memory: &Memory, reading: &Reading) -> Option<(Reason, String)> {
-    let emptied = reading.files == 0 && memory.inventory.live().next().is_some();
-    emptied.then(|| (Reason::EmptyTree, "the tree holds no manifest at all".to_owned()))
-}
-
-fn hold_message(reason: Reason) -> String {
-    match reason {
-        Reason::SourceChanged => "the tenant's repository, branch or path changed".to_owned(),
-        Reason::HistoryRewritten => {
-            "the branch was rewritten: its head does not descend from the one before".to_owned()
-        }
-        other => other.explain().trim().trim_end_matches('.').to_lowercase(),
-    }
-}
-
-/// The hold that outlives the pass that saw it; an empty tree is seen again each time.
-fn sticky_hold(decisions: &Decisions) -> Option<Reason> {
-    decisions.prune_holds.iter().map(|(reason, _)| *reason).find(|reason| *reason != Reason::EmptyTree)
 }
 
 /// How much is planned. Removals, and everything nobody can tell apart, ask for all of it.

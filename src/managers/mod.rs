@@ -8,7 +8,7 @@ pub mod postgres;
 pub mod redis;
 pub mod sqlite;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,11 +138,12 @@ pub trait ResourceManager: Send + Sync {
     /// When nothing at all could be seen; then every target is unknown.
     async fn observe(&self, targets: &[Target], depth: Depth, cx: &Cx<'_>) -> Result<Vec<Observation>, ManagerError>;
 
-    /// Every object with a mark of this platform: what orphans are found by.
+    /// Every object with a mark of this platform: what orphans are found by. Those of the names in `in_place` were just
+    /// seen to bear the mark of the key that the name is made for, and may be left out.
     ///
     /// # Errors
     /// When the server cannot be asked.
-    async fn discover(&self, cx: &Cx<'_>) -> Result<Vec<Found>, ManagerError>;
+    async fn discover(&self, in_place: &BTreeSet<String>, cx: &Cx<'_>) -> Result<Vec<Found>, ManagerError>;
 
     /// Does one step. Idempotent: after a death at any point, the same step, planned anew, finishes the work.
     ///

@@ -62,7 +62,7 @@ pub struct Document {
     /// Where it stands in the text, its markers included.
     pub range: Range<usize>,
     /// Its content: a mapping.
-    pub value: Value,
+    pub value: Arc<Value>,
 }
 
 /// Reads the documents of a file. Never fails: what is wrong is in the diagnostics.
@@ -101,7 +101,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> ParsedFile {
         match read(&text[part.range.clone()]) {
             Ok(value) => {
                 parsed.trees.insert(index, OnceLock::new());
-                parsed.documents.push(Document { index, range: part.range, value });
+                parsed.documents.push(Document { index, range: part.range, value: Arc::new(value) });
             }
             Err(problems) => problems.into_iter().for_each(|problem| parsed.refuse(part.range.start, problem)),
         }

@@ -5,6 +5,7 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -66,10 +67,11 @@ impl From<&str> for FieldPath {
     }
 }
 
-/// Field values by path. Scalars only; a member of a set is `true`.
+/// Field values by path. Scalars only; a member of a set is `true`. A sorted list: they are few, and there are many of
+/// these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Fields(pub BTreeMap<FieldPath, Value>);
+pub struct Fields(pub LiteMap<FieldPath, Value>);
 
 impl Fields {
     /// No fields.

@@ -1,6 +1,7 @@
 //! What was applied: the memory that drives pruning, ownership and drift, and the open conversations about drift.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,7 @@ pub struct Record {
     pub annotations: Annotations,
     /// The document as it was applied: what policies call `previous`.
     #[serde(default)]
-    pub document: Value,
+    pub document: Arc<Value>,
     pub depends_on: Vec<ResourceKey>,
     /// The file it came from.
     pub file: String,

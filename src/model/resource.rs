@@ -89,7 +89,7 @@ pub struct Resource {
     pub depends_on: Vec<ResourceKey>,
     pub origin: Origin,
     /// The document as it was written, as JSON: the input of policies and the status page.
-    pub document: serde_json::Value,
+    pub document: Arc<serde_json::Value>,
 }
 
 /// All that a tenant wants at one commit, and how far that can be trusted.

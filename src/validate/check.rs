@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::annotations;
 use super::codes;
+use super::parallel::in_shares;
 use super::schema::{API_VERSION, DocumentKind, document_schema};
 use super::sentence::{Place, Violation, clipped, escape, readable, shown, violations};
 use super::suggest::{did_you_mean, list};
@@ -62,7 +63,7 @@ pub(super) struct CheckedDocument {
     pub name: Option<String>,
     pub environment: Option<String>,
     pub verdict: Verdict,
-    pub value: Value,
+    pub value: Arc<Value>,
     pub annotations: Annotations,
     pub labels: BTreeMap<String, String>,
     pub fields: Fields,
@@ -102,6 +103,14 @@ impl Validator {
         Self { schemas: DocumentKind::ALL.iter().map(compile).collect() }
     }
 
+    /// Reads and checks files alone, on all cores; each is its path and its bytes. In order.
+    pub fn check_files<P: AsRef<str> + Sync, B: AsRef<[u8]> + Sync>(&self, files: &[(P, B)]) -> Vec<CheckedFile> {
+        in_shares(files, |some| {
+            let check = |(path, bytes): &(P, B)| self.check_file(&manifest::parse(path.as_ref(), bytes.as_ref()));
+            some.iter().map(check).collect()
+        })
+    }
+
     /// Checks each document of `parsed` alone.
     pub fn check_file(&self, parsed: &ParsedFile) -> CheckedFile {
         let mut diagnostics = parsed.diagnostics.clone();
@@ -132,7 +141,7 @@ impl Validator {
     }
 
     fn check_document(&self, document: &Document, findings: &mut Findings<'_>) -> CheckedDocument {
-        let value = &document.value;
+        let value = &*document.value;
         let mut checked = CheckedDocument::unknown(document);
         let Some(fields) = value.as_object() else {
             findings.error(

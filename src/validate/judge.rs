@@ -1,12 +1,12 @@
 //! Asks the policies about each resource, on all cores, and only about what has changed.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::check::CheckedFile;
 use super::codes;
+use super::parallel::in_shares;
 use super::policy::{Basis, Effect, PolicyFinding, PolicyInput, PolicySet, tenant_input};
 use super::references::type_of;
 use super::tenant::{Assembly, Entry, TenantCache, TenantContext};
@@ -16,7 +16,7 @@ use crate::model::{Diagnostic, ListShape, Platform, ProviderType, Resource};
 #[derive(Debug)]
 pub(super) struct Judged {
     resource: Arc<Resource>,
-    previous: Option<Value>,
+    previous: Option<Arc<Value>>,
     frame: Arc<Frame>,
     provider_type: Option<ProviderType>,
     findings: Vec<PolicyFinding>,
@@ -31,9 +31,6 @@ struct Frame {
     policies: String,
     tenant: Value,
 }
-
-/// Fewer resources than this are not worth a thread.
-const WORTH_A_THREAD: usize = 64;
 
 /// Asks the policies and records what they say.
 pub(super) fn ask_policies(assembly: &mut Assembly<'_>, cache: &mut TenantCache) {
@@ -91,7 +88,7 @@ fn is_known(
     entry: &Entry<'_>,
     cache: &TenantCache,
     frame: &Arc<Frame>,
-    previous: Option<&Value>,
+    previous: Option<&Arc<Value>>,
     platform: Option<&Platform>,
 ) -> bool {
     let Some(judged) = cache.kept.get(&entry.key).and_then(|kept| kept.judged.as_ref()) else { return false };
@@ -117,24 +114,14 @@ fn ask_all(cx: &TenantContext<'_>, entries: &[Entry<'_>], open: &[usize], frame:
                 evaluator.evaluate(&PolicyInput {
                     key: &entry.key,
                     resource: &resource.document,
-                    previous: cx.previous.get(&entry.key),
+                    previous: cx.previous.get(&entry.key).map(|previous| &**previous),
                     tenant: &frame.tenant,
                     provider,
                 })
             })
             .collect()
     };
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = cores.min(open.len() / WORTH_A_THREAD).max(1);
-    if threads == 1 {
-        return ask_some(open);
-    }
-    let share = open.len().div_ceil(threads);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = open.chunks(share).map(|some| (some, scope.spawn(move || ask_some(some)))).collect();
-        // A worker that died leaves its share to be asked here.
-        workers.into_iter().flat_map(|(some, worker)| worker.join().unwrap_or_else(|_| ask_some(some))).collect()
-    })
+    in_shares(open, ask_some)
 }
 
 fn keep(cache: &mut TenantCache, entry: &Entry<'_>, judged: Judged) {
@@ -163,7 +150,7 @@ fn diagnostic(entry: &Entry<'_>, finding: &PolicyFinding) -> Diagnostic {
 fn pointer_of(entry: &Entry<'_>, path: &str) -> String {
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{}", path.replace('.', "/")) };
     let mut pointer = String::new();
-    let mut value = &entry.document.value;
+    let mut value = &*entry.document.value;
     for segment in path.split('/').skip(1) {
         let below = format!("{pointer}/{segment}");
         let name = segment.replace("~1", "/").replace("~0", "~");

@@ -3,7 +3,7 @@
 //! What always holds: nothing here reads a file, a clock or a network; every finding says what is wrong, where, and
 //! what to do; one bad document never hides the findings in another, and no input makes it panic.
 //!
-//! Two phases. [`Validator::check_file`] says all that can be said of a file alone, and its result may be kept while
+//! Two phases. [`Validator::check_files`] says all that can be said of a file alone, and its result may be kept while
 //! the file's path and bytes stay the same. [`assemble_tenant`] and [`assemble_platform`] put checked files together.
 
 mod address;
@@ -12,6 +12,7 @@ mod check;
 pub mod codes;
 mod judge;
 mod names;
+mod parallel;
 mod platform;
 pub mod policy;
 mod quota;

@@ -31,7 +31,7 @@ pub struct TenantContext<'a> {
     pub path: &'a str,
     pub commit: Option<&'a ObjectHex>,
     /// The documents that were in force before.
-    pub previous: &'a BTreeMap<ResourceKey, Value>,
+    pub previous: &'a BTreeMap<ResourceKey, Arc<Value>>,
     pub policies: &'a PolicySet,
 }
 

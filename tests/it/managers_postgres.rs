@@ -802,7 +802,7 @@ async fn r2_a_creation_that_was_cut_short_is_finished_by_the_same_step() {
     );
     run(&mut plumb, &sql).await.unwrap();
     assert_eq!(world.observe().await, Observation::Absent { lost: false });
-    let found = world.manager.discover(&world.cx()).await.unwrap();
+    let found = world.manager.discover(&BTreeSet::new(), &world.cx()).await.unwrap();
     assert!(found.iter().any(|found| found.mark == unfinished && found.object_name == database));
 
     run(&mut plumb, &format!("CREATE DATABASE {database} OWNER {owner}")).await.unwrap();
@@ -844,14 +844,22 @@ async fn a_deletion_that_was_cut_short_is_found_and_finished() {
     world.server.psql(&format!("COMMENT ON ROLE {} IS '{}'", world.owner(), unfinished.to_text())).await;
     world.server.psql(&format!("DROP DATABASE {}", world.database())).await;
     assert_eq!(world.observe().await, Observation::Absent { lost: false });
-    let found = world.manager.discover(&world.cx()).await.unwrap();
+    let found = world.manager.discover(&BTreeSet::new(), &world.cx()).await.unwrap();
     let found = found.iter().find(|found| found.mark.key == world.key).unwrap();
     assert_eq!(found.object_name, world.database());
     let by_discovery = world.step(Action::Delete, Expect::Marked(found.object.clone()), vec![], &Fields::new());
     world.done(&by_discovery).await;
     assert!(!world.role_exists(&world.owner()).await && !world.role_exists(&world.role("app")).await);
     world.done(&step).await;
-    assert!(!world.manager.discover(&world.cx()).await.unwrap().iter().any(|found| found.mark.key == world.key));
+    assert!(
+        !world
+            .manager
+            .discover(&BTreeSet::new(), &world.cx())
+            .await
+            .unwrap()
+            .iter()
+            .any(|found| found.mark.key == world.key)
+    );
 }
 
 #[tokio::test]
@@ -889,7 +897,15 @@ async fn an_admin_cannot_make_a_database_somebody_elses_by_its_comment() {
     assert_eq!(world.live(&desired).await.ownership, Ownership::Marked(world.mark(&desired)));
     run(&mut world.login("adm").await, &format!("COMMENT ON DATABASE {} IS 'ours'", world.database())).await.unwrap();
     assert_eq!(world.live(&desired).await.ownership, Ownership::Marked(world.mark(&desired)));
-    assert!(!world.manager.discover(&world.cx()).await.unwrap().iter().any(|found| found.mark.key == forged.key));
+    assert!(
+        !world
+            .manager
+            .discover(&BTreeSet::new(), &world.cx())
+            .await
+            .unwrap()
+            .iter()
+            .any(|found| found.mark.key == forged.key)
+    );
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The Redis manager against a real server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -502,8 +502,8 @@ async fn r1_a_user_with_anothers_mark_is_never_touched() {
     let adopt = step("shop", Action::Adopt, Expect::Unmarked(live.object.clone()), &json!({}), None);
     assert_conflict(bench.apply(&adopt).await);
     assert_eq!(bench.root(&["ACL", "GETUSER", "t_e_shop"]), before);
-    assert_eq!(bench.manager.discover(&cx).await.unwrap(), vec![]);
-    let found = bench.manager.discover(&bench.cx()).await.unwrap();
+    assert_eq!(bench.manager.discover(&BTreeSet::new(), &cx).await.unwrap(), vec![]);
+    let found = bench.manager.discover(&BTreeSet::new(), &bench.cx()).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].object_name.as_str(), &found[0].object), ("t_e_shop", &live.object));
 }
@@ -628,7 +628,7 @@ async fn r5_a_server_that_is_down_or_paused_is_an_error_in_time() {
     for error in [
         bench.manager.observe(&targets, Depth::Shallow, &bench.cx()).await.unwrap_err(),
         bench.manager.identity().await.unwrap_err(),
-        bench.manager.discover(&bench.cx()).await.unwrap_err(),
+        bench.manager.discover(&BTreeSet::new(), &bench.cx()).await.unwrap_err(),
         bench.apply(&create).await.unwrap_err(),
     ] {
         assert!(matches!(error, ManagerError::Retry { reason: Reason::TimedOut, .. }), "{error:?}");

@@ -543,7 +543,7 @@ async fn looking_creates_no_file() {
     for name in ["delete", "wal", "unmarked"] {
         bench.live(name).await;
     }
-    assert_eq!(bench.manager.discover(&bench.cx()).await.unwrap().len(), 2);
+    assert_eq!(bench.manager.discover(&BTreeSet::new(), &bench.cx()).await.unwrap().len(), 2);
     assert_eq!(bench.files(), before);
 }
 
@@ -615,7 +615,7 @@ async fn hostile_names_stay_inside_the_folder_and_work_where_they_can() {
 #[tokio::test]
 async fn discovery_lists_this_platforms_objects_and_not_their_copies() {
     let bench = Bench::new();
-    assert_eq!(bench.manager.discover(&bench.cx()).await.unwrap(), vec![]);
+    assert_eq!(bench.manager.discover(&BTreeSet::new(), &bench.cx()).await.unwrap(), vec![]);
     let live = bench.create("orders", json!({})).await;
     fs::copy(bench.path("orders"), bench.path("backup")).unwrap();
     bench.by_hand("theirs", "CREATE TABLE t (x)").await;
@@ -624,7 +624,7 @@ async fn discovery_lists_this_platforms_objects_and_not_their_copies() {
     foreign.mark.platform = PlatformId("stranger".into());
     bench.apply(&foreign).await.unwrap();
 
-    let found = bench.manager.discover(&bench.cx()).await.unwrap();
+    let found = bench.manager.discover(&BTreeSet::new(), &bench.cx()).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((&found[0].mark, &found[0].object), (mark_of(&live), &live.object));
     assert_eq!(found[0].object_name, "t_e_orders");
@@ -687,7 +687,13 @@ async fn many_are_created_at_once_and_none_twice() {
     let lost: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
     assert!(lost.iter().all(|error| matches!(error, ManagerError::Conflict { .. })), "{lost:?}");
     assert_eq!(bench.files().len(), 100);
-    let marks: BTreeSet<ObjectId> =
-        bench.manager.discover(&bench.cx()).await.unwrap().into_iter().map(|found| found.object).collect();
+    let marks: BTreeSet<ObjectId> = bench
+        .manager
+        .discover(&BTreeSet::new(), &bench.cx())
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|found| found.object)
+        .collect();
     assert_eq!(marks.len(), 100);
 }

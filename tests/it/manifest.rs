@@ -30,7 +30,7 @@ fn values_and_places_of_a_hard_document_are_exact() {
     assert_eq!(parsed.diagnostics, []);
     let document = &parsed.documents[0];
     assert_eq!(
-        document.value,
+        *document.value,
         json!({
             "apiVersion": "plumb.dev/v1",
             "spec": {
@@ -90,7 +90,7 @@ fn our_values_are_those_of_serde_yaml() {
         let ours = parse(text);
         let theirs: Result<Value, _> = serde_yaml::from_str(text.trim_start_matches('\u{feff}'));
         match theirs {
-            Ok(value @ Value::Object(_)) => assert_eq!(ours.documents[0].value, value, "{text}"),
+            Ok(value @ Value::Object(_)) => assert_eq!(*ours.documents[0].value, value, "{text}"),
             Ok(_) | Err(_) => assert!(ours.unreadable, "{text}"),
         }
     }
@@ -102,7 +102,8 @@ fn a_bad_document_does_not_hide_the_others() {
         "a: 1\n---\nb: [1\n---\n# nothing\n---\nc: 3\n---\nd: 1\nd: 2\ne: {x: 1, x: 2}\n---\n- list\n---\nf: 6\n";
     let parsed = parse(text);
     assert!(parsed.unreadable);
-    let documents: Vec<_> = parsed.documents.iter().map(|document| (document.index, document.value.clone())).collect();
+    let documents: Vec<_> =
+        parsed.documents.iter().map(|document| (document.index, (*document.value).clone())).collect();
     assert_eq!(documents, [(0, json!({"a": 1})), (2, json!({"c": 3})), (5, json!({"f": 6}))]);
     assert_eq!(&text[parsed.documents[1].range.clone()], "---\nc: 3\n");
     assert_eq!(codes_of(&parsed), ["YamlSyntax", "DuplicateKey", "DuplicateKey", "NotAMapping"]);
@@ -155,7 +156,7 @@ fn what_is_not_supported_is_refused_at_its_place() {
         assert!(parsed.unreadable && first.span.is_some() && first.help.is_some(), "{text:?}");
     }
     let quoted = parse("\"<<\": 1\n'1': 2\n");
-    assert_eq!(quoted.documents[0].value, json!({"<<": 1, "1": 2}));
+    assert_eq!(*quoted.documents[0].value, json!({"<<": 1, "1": 2}));
 }
 
 #[test]

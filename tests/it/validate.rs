@@ -108,7 +108,7 @@ fn platform() -> Platform {
 /// A tenant `shop` of [`PLATFORM`] with these files.
 struct Shop {
     platform: Platform,
-    previous: BTreeMap<ResourceKey, Value>,
+    previous: BTreeMap<ResourceKey, Arc<Value>>,
     cache: TenantCache,
 }
 

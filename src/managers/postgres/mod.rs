@@ -41,7 +41,7 @@ mod passwords;
 mod privileges;
 mod sql;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use async_trait::async_trait;
@@ -104,7 +104,7 @@ impl ResourceManager for Postgres {
         observe::observe(&self.server, targets, depth, cx.platform).await
     }
 
-    async fn discover(&self, cx: &Cx<'_>) -> Result<Vec<Found>, ManagerError> {
+    async fn discover(&self, _: &BTreeSet<String>, cx: &Cx<'_>) -> Result<Vec<Found>, ManagerError> {
         observe::discover(&self.server, cx.platform).await
     }
 

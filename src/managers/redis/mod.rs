@@ -39,7 +39,7 @@ mod rules;
 mod server;
 mod user;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use url::Url;
@@ -167,7 +167,7 @@ impl ResourceManager for Redis {
         Ok(targets.iter().map(|target| self.observation(target, &users, &catalog)).collect())
     }
 
-    async fn discover(&self, cx: &Cx<'_>) -> Result<Vec<Found>, ManagerError> {
+    async fn discover(&self, _: &BTreeSet<String>, cx: &Cx<'_>) -> Result<Vec<Found>, ManagerError> {
         let users = self.server.users().await?;
         Ok(users
             .into_values()

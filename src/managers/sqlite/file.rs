@@ -15,7 +15,7 @@ use super::peek::{Peek, peek};
 use super::settings::{Settings, page_size};
 use super::{error, gate};
 use crate::managers::ManagerError;
-use crate::model::{Depth, JournalMode, Live, Mark, ObjectId, Ownership, Reason};
+use crate::model::{JournalMode, Live, Mark, ObjectId, Ownership, Reason};
 
 /// What SQLite keeps beside a database while it is in use, or after a death.
 pub(super) const JOURNAL: &str = "-journal";
@@ -156,15 +156,14 @@ pub(super) fn sibling(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Looks at `path` without waiting for anything but the disk. A deep look always asks SQLite.
-pub(super) fn glimpse(path: &Path, depth: Depth) -> Glimpse {
+/// Looks at `path` without waiting for anything but the disk.
+pub(super) fn glimpse(path: &Path) -> Glimpse {
     let looked = entry(path).and_then(|entry| {
-        Ok(match (entry, depth) {
-            (Entry::Absent, _) => Glimpse::Placed(Place::Absent),
-            (Entry::Odd(why), _) => Glimpse::Placed(Place::Odd(why)),
-            (Entry::Empty(file), _) => Glimpse::Placed(Place::File(empty(file))),
-            (Entry::File(file), Depth::Deep) => Glimpse::Ask(Asked { file, journal_mode: journal_mode(path, file)? }),
-            (Entry::File(file), Depth::Shallow) => match peek(path, file)? {
+        Ok(match entry {
+            Entry::Absent => Glimpse::Placed(Place::Absent),
+            Entry::Odd(why) => Glimpse::Placed(Place::Odd(why)),
+            Entry::Empty(file) => Glimpse::Placed(Place::File(empty(file))),
+            Entry::File(file) => match peek(path, file)? {
                 Peek::Seen(seen) => Glimpse::Placed(Place::File(seen)),
                 Peek::Ask(journal_mode) => Glimpse::Ask(Asked { file, journal_mode }),
             },
@@ -176,13 +175,6 @@ pub(super) fn glimpse(path: &Path, depth: Depth) -> Glimpse {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Glimpse::Placed(Place::Absent),
         Err(error) => Glimpse::Failed(error::io("look at", path, &error)),
     }
-}
-
-fn journal_mode(path: &Path, file: FileId) -> io::Result<Option<JournalMode>> {
-    Ok(match peek(path, file)? {
-        Peek::Seen(seen) => Some(seen.settings.journal_mode),
-        Peek::Ask(journal_mode) => journal_mode,
-    })
 }
 
 /// An empty file is an empty database to SQLite.

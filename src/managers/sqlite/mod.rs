@@ -30,7 +30,7 @@ mod image;
 mod peek;
 mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ pub fn connect(endpoint: Endpoint) -> Result<Sqlite, ManagerError> {
 
 impl Sqlite {
     /// Looks at files without waiting, many to a blocking task.
-    async fn glimpse_all(&self, paths: Vec<Option<PathBuf>>, depth: Depth) -> Result<Vec<Glimpse>, ManagerError> {
+    async fn glimpse_all(&self, paths: Vec<Option<PathBuf>>) -> Result<Vec<Glimpse>, ManagerError> {
         let chunks: Vec<Vec<Option<PathBuf>>> = paths.chunks(LOOKS_PER_TASK).map(<[_]>::to_vec).collect();
         let glimpses: Vec<Vec<Glimpse>> = stream::iter(chunks)
             .map(|chunk| async move {
@@ -99,7 +99,7 @@ impl Sqlite {
                     chunk
                         .iter()
                         .map(|path| match path {
-                            Some(path) => file::glimpse(path, depth),
+                            Some(path) => file::glimpse(path),
                             None => Glimpse::Placed(Place::Odd("its name cannot be a file's name")),
                         })
                         .collect()
@@ -150,12 +150,13 @@ impl ResourceManager for Sqlite {
         tokio::task::spawn_blocking(move || folder.identity()).await.map_err(|error| error::task(&error))?
     }
 
-    async fn observe(&self, targets: &[Target], depth: Depth, _: &Cx<'_>) -> Result<Vec<Observation>, ManagerError> {
+    /// There is nothing in a file that only a deep look could see.
+    async fn observe(&self, targets: &[Target], _: Depth, _: &Cx<'_>) -> Result<Vec<Observation>, ManagerError> {
         let folder = self.folder.clone();
         tokio::task::spawn_blocking(move || folder.readable()).await.map_err(|error| error::task(&error))??;
         let paths: Vec<Option<PathBuf>> =
             targets.iter().map(|target| self.folder.file(&target.object_name).ok()).collect();
-        let glimpses = self.glimpse_all(paths.clone(), depth).await?;
+        let glimpses = self.glimpse_all(paths.clone()).await?;
         let settled = stream::iter(paths.into_iter().zip(glimpses))
             .map(|(path, glimpse)| self.settle(path, glimpse))
             .buffered(self.max_concurrency)
@@ -165,12 +166,13 @@ impl ResourceManager for Sqlite {
     }
 
     /// A copy that somebody made under another name bears the mark too; it is theirs, and is not listed.
-    async fn discover(&self, cx: &Cx<'_>) -> Result<Vec<Found>, ManagerError> {
+    async fn discover(&self, in_place: &BTreeSet<String>, cx: &Cx<'_>) -> Result<Vec<Found>, ManagerError> {
         let folder = self.folder.clone();
-        let names =
+        let mut names =
             tokio::task::spawn_blocking(move || folder.names()).await.map_err(|error| error::task(&error))??;
+        names.retain(|name| !in_place.contains(name));
         let paths: Vec<Option<PathBuf>> = names.iter().map(|name| self.folder.file(name).ok()).collect();
-        let glimpses = self.glimpse_all(paths.clone(), Depth::Shallow).await?;
+        let glimpses = self.glimpse_all(paths.clone()).await?;
         let settled = stream::iter(paths.into_iter().zip(glimpses))
             .map(|(path, glimpse)| self.settle(path, glimpse))
             .buffered(self.max_concurrency)

@@ -2,7 +2,7 @@
 //!
 //! Opening ten thousand connections takes seconds; reading two pages of ten thousand files does not. The price is
 //! caution: a peek gives an answer only when it found a whole mark in a file at rest (nothing pending in a journal or
-//! a write-ahead log before and after, length as the header says). Everything else is SQLite's to answer.
+//! a write-ahead log before and after, one header before and after, length as the header says). Everything else is SQLite's to answer.
 
 use std::fs::File;
 use std::io;
@@ -55,7 +55,7 @@ pub(super) fn peek(path: &Path, file: FileId) -> io::Result<Peek> {
     }
     let pages = Pages { handle: &handle, first: &first, header: &header };
     let row = pages.mark();
-    if pending(path)? {
+    if pending(path)? || !first.starts_with(&header_now(&handle)?) {
         return Ok(Peek::Ask(Some(header.journal_mode)));
     }
     Ok(match row {
@@ -71,6 +71,13 @@ pub(super) fn peek(path: &Path, file: FileId) -> io::Result<Peek> {
             marked: Some(row),
         }),
     })
+}
+
+/// The header as it is now: its change counter tells of a transaction that came and went during the look.
+fn header_now(handle: &File) -> io::Result<[u8; HEADER]> {
+    let mut header = [0; HEADER];
+    handle.read_exact_at(&mut header, 0)?;
+    Ok(header)
 }
 
 fn read_up_to(handle: &File, buffer: &mut [u8]) -> io::Result<usize> {

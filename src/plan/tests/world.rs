@@ -47,7 +47,7 @@ pub(super) fn document(key: &ResourceKey) -> Resource {
         labels: BTreeMap::new(),
         depends_on: Vec::new(),
         origin: Origin { file: format!("{}.yaml", key.name), document: 0, blob: String::new() },
-        document: Value::Null,
+        document: Value::Null.into(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::query::Query;
@@ -158,8 +159,19 @@ impl SqliteTx {
         what: &'static str,
         statement: Statement<'_>,
     ) -> Result<Vec<T>, StoreError> {
-        let rows = self.rows(what, statement).await?;
-        rows.iter().map(|row| read_document(what, column(what, row, 0)?)).collect()
+        self.expect_sound()?;
+        let mut rows = statement.fetch(&mut *self.inner);
+        let mut documents = Vec::new();
+        // One row at a time: a tenant's rows are many, and each is read while SQLite looks for the next.
+        let failure = loop {
+            match rows.try_next().await {
+                Ok(Some(row)) => documents.push(read_document(what, column(what, &row, 0)?)?),
+                Ok(None) => return Ok(documents),
+                Err(source) => break source,
+            }
+        };
+        drop(rows);
+        Err(self.broken(what, failure))
     }
 
     /// Writes a row of a key: its document, and when it changed.

@@ -40,10 +40,16 @@ impl PolicyInput<'_> {
         let provider = provider.map_or(regorus::Value::Null, |(name, provider_type)| {
             mapping([("name", text(name)), ("type", text(provider_type.as_str()))])
         });
+        let document = rego(resource);
+        let previous = match previous {
+            None => regorus::Value::Null,
+            Some(same) if same == resource => document.clone(),
+            Some(other) => rego(other),
+        };
         mapping([
             ("key", text(&key.to_string())),
-            ("resource", rego(resource)),
-            ("previous", previous.map_or(regorus::Value::Null, rego)),
+            ("resource", document),
+            ("previous", previous),
             ("tenant", rego(tenant)),
             ("environment", text(&key.environment)),
             ("provider", provider),

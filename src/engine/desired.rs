@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use crate::manifest;
 use crate::model::{DesiredState, Diagnostic, ObjectHex, Platform, ResourceKey, TenantSpec};
-use crate::source::{Mirror, SourceError, Tree, WorkingFiles};
+use crate::source::{Mirror, SourceError, Wanted, WorkingFiles};
 use crate::validate::{self, CheckedFile, PolicySet, TenantCache, TenantContext, Validator};
+
+use super::memory::Kept;
 
 /// The text of each file that findings speak of, so that they can be shown with excerpts.
 pub type Sources = BTreeMap<String, Arc<str>>;
@@ -18,11 +20,17 @@ pub(super) struct Workspace {
     policy_cache: TenantCache,
     /// The revision of the platform whose policies the cache is about, and the state that was read last.
     last: Option<Last>,
+    /// Keys whose record was written since: what policies call `previous` is another document now.
+    recorded: BTreeSet<ResourceKey>,
+    /// What the store said of the tenant. Nobody else writes to it, so it need not be asked again.
+    pub kept: Option<Kept>,
 }
 
-/// What the last full reading gave.
+/// What the last reading gave.
 struct Last {
     platform: Option<ObjectHex>,
+    /// The commit and the folder that was read of it, where a later commit can be read by what it edits.
+    plain: Option<(ObjectHex, String)>,
     desired: Arc<DesiredState>,
 }
 
@@ -47,15 +55,104 @@ pub(super) struct Owner<'a> {
 }
 
 impl Workspace {
-    /// Reads the tree of `commit`.
+    /// Reads `commit`. One that only edits files of the one that was read before costs what it edits.
+    ///
+    /// # Errors
+    /// When the commit cannot be read.
     pub(super) fn read_commit(
         &mut self,
         validator: &Validator,
         owner: Owner<'_>,
         mirror: &Mirror,
         commit: &ObjectHex,
-        tree: Tree,
     ) -> Result<Reading, SourceError> {
+        let folder = &owner.tenant.repository.path;
+        let edits = match &self.last {
+            Some(Last { platform, plain: Some((before, read)), .. })
+                if *platform == owner.platform.commit && read == folder =>
+            {
+                mirror.edits(before, commit, folder, Wanted::Manifests)?
+            }
+            Some(_) | None => None,
+        };
+        match edits {
+            Some(edits) => self.read_edits(validator, owner, mirror, commit, &edits),
+            None => self.read_tree(validator, owner, mirror, commit),
+        }
+    }
+
+    /// Reads what `commit` edits of the commit that was read last.
+    fn read_edits(
+        &mut self,
+        validator: &Validator,
+        owner: Owner<'_>,
+        mirror: &Mirror,
+        commit: &ObjectHex,
+        edits: &BTreeMap<String, ObjectHex>,
+    ) -> Result<Reading, SourceError> {
+        let blobs = mirror.blobs(&edits.values().collect::<Vec<_>>())?;
+        let files: Vec<(&String, Vec<u8>)> = edits.keys().zip(blobs).collect();
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for ((path, blob), mut checked) in edits.iter().zip(validator.check_files(&files)) {
+            checked.blob = blob.clone();
+            let checked = Arc::new(checked);
+            before.extend(self.files.insert(path.clone(), Arc::clone(&checked)));
+            after.push(checked);
+        }
+        let changed: BTreeSet<String> = edits.keys().cloned().collect();
+        if let Some(touched) = self.revise(owner, commit, &changed, before, after) {
+            let Last { desired, plain, .. } = self.last.as_mut().expect("it was revised");
+            *plain = Some((commit.clone(), owner.tenant.repository.path.clone()));
+            let desired = Arc::clone(desired);
+            return Ok(Reading { desired, files: self.files.len(), changed: changed.len(), touched: Some(touched) });
+        }
+        let plain = Some((commit.clone(), owner.tenant.repository.path.clone()));
+        Ok(self.assemble(owner, Some(commit.clone()), plain, Vec::new(), &BTreeSet::new(), &changed))
+    }
+
+    /// Brings the last desired state up to date with files that changed, if that is all that it takes; gives the keys
+    /// they hold.
+    fn revise(
+        &mut self,
+        owner: Owner<'_>,
+        commit: &ObjectHex,
+        changed: &BTreeSet<String>,
+        mut before: Vec<Arc<CheckedFile>>,
+        mut after: Vec<Arc<CheckedFile>>,
+    ) -> Option<BTreeSet<ResourceKey>> {
+        let last = self.last.as_mut()?;
+        let origins = self.recorded.iter().filter_map(|key| last.desired.resources.get(key)).map(|r| &r.origin.file);
+        for file in origins.filter(|file| !changed.contains(*file)).collect::<BTreeSet<_>>() {
+            let file = self.files.get(file)?;
+            before.push(Arc::clone(file));
+            after.push(Arc::clone(file));
+        }
+        let context = context(owner, Some(commit));
+        let resources = validate::revise_tenant(&context, &last.desired, &before, &after, &mut self.policy_cache)?;
+        let state = Arc::make_mut(&mut last.desired);
+        state.commit = Some(commit.clone());
+        let mut touched = BTreeSet::new();
+        for resource in resources {
+            if changed.contains(&resource.origin.file) {
+                touched.insert(resource.key.clone());
+            }
+            state.resources.insert(resource.key.clone(), resource);
+        }
+        self.recorded.clear();
+        Some(touched)
+    }
+
+    fn read_tree(
+        &mut self,
+        validator: &Validator,
+        owner: Owner<'_>,
+        mirror: &Mirror,
+        commit: &ObjectHex,
+    ) -> Result<Reading, SourceError> {
+        let folder = &owner.tenant.repository.path;
+        let tree = mirror.tree(commit, folder, Wanted::Manifests)?;
+        let is_plain = tree.plain && tree.findings.is_empty() && tree.refused.is_empty();
+        let plain = is_plain.then(|| (commit.clone(), folder.clone()));
         let fresh: BTreeMap<&String, &ObjectHex> = tree
             .files
             .iter()
@@ -72,7 +169,7 @@ impl Workspace {
             self.files.insert(path.clone(), Arc::new(checked));
             changed.insert(path.clone());
         }
-        Ok(self.assemble(owner, Some(commit.clone()), tree.findings, &tree.refused, &changed))
+        Ok(self.assemble(owner, Some(commit.clone()), plain, tree.findings, &tree.refused, &changed))
     }
 
     /// Reads a working tree, in place of what was read before.
@@ -82,13 +179,14 @@ impl Workspace {
         for checked in validator.check_files(&files) {
             self.files.insert(checked.file.clone(), Arc::new(checked));
         }
-        self.assemble(owner, None, working.findings, &working.refused, &BTreeSet::new())
+        self.assemble(owner, None, None, working.findings, &working.refused, &BTreeSet::new())
     }
 
     fn assemble(
         &mut self,
         owner: Owner<'_>,
         commit: Option<ObjectHex>,
+        plain: Option<(ObjectHex, String)>,
         findings: Vec<Diagnostic>,
         refused: &BTreeSet<String>,
         changed: &BTreeSet<String>,
@@ -102,7 +200,8 @@ impl Workspace {
             .as_ref()
             .filter(|last| last.platform == owner.platform.commit)
             .map(|last| touched(&last.desired, &desired, changed));
-        self.last = Some(Last { platform: owner.platform.commit.clone(), desired: Arc::clone(&desired) });
+        self.last = Some(Last { platform: owner.platform.commit.clone(), plain, desired: Arc::clone(&desired) });
+        self.recorded.clear();
         Reading { desired, files: self.files.len(), changed: changed.len(), touched }
     }
 
@@ -132,16 +231,13 @@ impl Workspace {
             .map(|(_, file)| Arc::clone(file))
             .chain(edit.and_then(|(_, file)| file))
             .collect();
-        let context = TenantContext {
-            platform: Some(owner.platform),
-            tenant: owner.name,
-            spec: Some(owner.tenant),
-            path: &owner.tenant.repository.path,
-            commit: commit.as_ref(),
-            previous: owner.previous,
-            policies: owner.policies,
-        };
-        validate::assemble_tenant(&context, &files, &mut self.policy_cache)
+        validate::assemble_tenant(&context(owner, commit.as_ref()), &files, &mut self.policy_cache)
+    }
+
+    /// Keeps what the store knows of the tenant until the next pass; `recorded` are keys whose records were written.
+    pub(super) fn keep(&mut self, kept: Kept, recorded: impl IntoIterator<Item = ResourceKey>) {
+        self.kept = Some(kept);
+        self.recorded.extend(recorded);
     }
 
     /// The text of a file, for excerpts.
@@ -152,6 +248,19 @@ impl Workspace {
     /// Forgets what was read, so that the next reading is whole.
     pub(super) fn forget(&mut self) {
         self.last = None;
+        self.kept = None;
+    }
+}
+
+fn context<'a>(owner: Owner<'a>, commit: Option<&'a ObjectHex>) -> TenantContext<'a> {
+    TenantContext {
+        platform: Some(owner.platform),
+        tenant: owner.name,
+        spec: Some(owner.tenant),
+        path: &owner.tenant.repository.path,
+        commit,
+        previous: owner.previous,
+        policies: owner.policies,
     }
 }
 

@@ -1,15 +1,15 @@
 //! What the store knows of a tenant: read when a pass begins, and written wherever a death must not forget it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::model::{
     Approval, ConditionStatus, ConditionType, Decisions, DesiredState, Diagnostic, Inventory, ObjectHex, Plan,
-    Proposal, ProviderIdentity, Reason, ResourceKey, ResourceStatus, TenantSpec,
+    Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, TenantSpec,
 };
-use crate::store::{HeldPlan, Scope, TenantState};
+use crate::store::{HeldPlan, Scope, TenantState, Tx};
 
 use super::reconcile::chain;
 use super::{Engine, EngineError, decide, holds};
@@ -18,6 +18,7 @@ use super::{Engine, EngineError, decide, holds};
 pub(super) struct Memory {
     pub state: Option<TenantState>,
     pub inventory: Inventory,
+    unready: BTreeSet<ResourceKey>,
     pub proposals: BTreeMap<ResourceKey, Proposal>,
     pub statuses: BTreeMap<ResourceKey, ResourceStatus>,
     /// Plans with steps that wait for an approval.
@@ -28,42 +29,109 @@ pub(super) struct Memory {
     pub documents: BTreeMap<ResourceKey, Arc<Value>>,
 }
 
+/// The large parts of a memory, kept in this process from one pass to the next.
+pub(super) struct Kept {
+    inventory: Inventory,
+    documents: BTreeMap<ResourceKey, Arc<Value>>,
+    statuses: BTreeMap<ResourceKey, ResourceStatus>,
+    /// Keys that are not ready.
+    unready: BTreeSet<ResourceKey>,
+}
+
+/// What a pass has written of them.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub records: Vec<Record>,
+    pub forgotten: Vec<ResourceKey>,
+    pub statuses: Vec<ResourceStatus>,
+    pub statuses_removed: Vec<ResourceKey>,
+}
+
+impl Kept {
+    /// As the store has it once `changes` are written.
+    pub(super) fn with(mut self, changes: Changes) -> Self {
+        let Changes { records, forgotten, statuses, statuses_removed } = changes;
+        for key in &forgotten {
+            self.inventory.records.remove(key);
+            self.documents.remove(key);
+        }
+        for record in records {
+            if record.retained || record.document.is_null() {
+                self.documents.remove(&record.key);
+            } else {
+                self.documents.insert(record.key.clone(), Arc::clone(&record.document));
+            }
+            self.inventory.records.insert(record.key.clone(), record);
+        }
+        for key in &statuses_removed {
+            self.statuses.remove(key);
+            self.unready.remove(key);
+        }
+        for status in statuses {
+            if is_ready(&status) {
+                self.unready.remove(&status.key);
+            } else {
+                self.unready.insert(status.key.clone());
+            }
+            self.statuses.insert(status.key.clone(), status);
+        }
+        self
+    }
+}
+
 impl Memory {
+    /// What can be kept of it.
+    pub(super) fn into_kept(self) -> Kept {
+        let Self { inventory, documents, statuses, unready, .. } = self;
+        Kept { inventory, documents, statuses, unready }
+    }
+
     /// Whether there is a conversation about `key`, or it was not ready when it was looked at last.
     pub(super) fn is_unsettled(&self, key: &ResourceKey) -> bool {
-        let ready = self.statuses.get(key).and_then(|status| status.condition(ConditionType::Ready));
-        self.proposals.contains_key(key) || ready.is_none_or(|ready| ready.status != ConditionStatus::True)
+        self.proposals.contains_key(key) || self.statuses.get(key).is_none_or(|status| !is_ready(status))
+    }
+
+    /// All keys that are known and unsettled.
+    pub(super) fn unsettled(&self) -> impl Iterator<Item = &ResourceKey> {
+        self.proposals.keys().chain(&self.unready)
     }
 }
 
 impl Engine {
-    /// All of it.
-    pub(super) async fn recall(&self, tenant: &str) -> Result<Memory, EngineError> {
-        let memory = self.recall_for_preview(tenant).await?;
+    /// What is known of a tenant; what was kept is not read again.
+    pub(super) async fn recall(&self, tenant: &str, kept: Option<Kept>) -> Result<Memory, EngineError> {
         let mut tx = self.store.read(Scope::Tenant(tenant.to_owned())).await?;
-        Ok(Memory { statuses: tx.statuses().await?, ..memory })
+        let kept = match kept {
+            Some(kept) => kept,
+            None => {
+                let statuses = tx.statuses().await?;
+                let unready = statuses.values().filter(|status| !is_ready(status)).map(|s| s.key.clone()).collect();
+                Kept { statuses, unready, ..read_inventory(tx.as_mut()).await? }
+            }
+        };
+        self.recall_around(kept, tenant, tx.as_mut()).await
     }
 
     /// All but the statuses, which only a look that is not deep everywhere asks for.
     pub(super) async fn recall_for_preview(&self, tenant: &str) -> Result<Memory, EngineError> {
-        let mut platform = self.store.read(Scope::Platform).await?;
-        let identities = platform.identities().await?;
-        drop(platform);
         let mut tx = self.store.read(Scope::Tenant(tenant.to_owned())).await?;
-        let inventory = tx.inventory().await?;
+        let kept = read_inventory(tx.as_mut()).await?;
+        self.recall_around(kept, tenant, tx.as_mut()).await
+    }
+
+    async fn recall_around(&self, kept: Kept, tenant: &str, tx: &mut dyn Tx) -> Result<Memory, EngineError> {
+        let identities = self.store.read(Scope::Platform).await?.identities().await?;
+        let Kept { inventory, documents, statuses, unready } = kept;
         Ok(Memory {
             state: tx.tenants().await?.remove(tenant),
             proposals: tx.proposals().await?,
-            statuses: BTreeMap::new(),
             held: tx.held_plans(tenant).await?,
             approvals: tx.approvals(tenant).await?,
             identities,
-            documents: inventory
-                .live()
-                .filter(|record| !record.document.is_null())
-                .map(|record| (record.key.clone(), Arc::clone(&record.document)))
-                .collect(),
             inventory,
+            documents,
+            statuses,
+            unready,
         })
     }
 
@@ -173,4 +241,18 @@ impl Engine {
             updated_at: self.clock.now(),
         }
     }
+}
+
+async fn read_inventory(tx: &mut dyn Tx) -> Result<Kept, EngineError> {
+    let inventory = tx.inventory().await?;
+    let documents = inventory
+        .live()
+        .filter(|record| !record.document.is_null())
+        .map(|record| (record.key.clone(), Arc::clone(&record.document)))
+        .collect();
+    Ok(Kept { inventory, documents, statuses: BTreeMap::new(), unready: BTreeSet::new() })
+}
+
+fn is_ready(status: &ResourceStatus) -> bool {
+    status.condition(ConditionType::Ready).is_some_and(|ready| ready.status == ConditionStatus::True)
 }

@@ -247,7 +247,7 @@ impl Engine {
     ) -> Result<Passed, EngineError> {
         // source
         let source = self.read_source(in_force, tenant, spec, &spec.repository.branch).await?;
-        let mut memory = self.recall(tenant).await?;
+        let mut memory = self.recall(tenant, workspace.kept.take()).await?;
         let documents = std::mem::take(&mut memory.documents);
         let owner = owner_of(in_force, tenant, spec, &documents);
 
@@ -310,7 +310,7 @@ impl Engine {
             silent: &silent,
             statuses: &memory.statuses,
         };
-        let Written { recorded } = self.record(&pass).await?;
+        let Written { recorded, changes } = self.record(&pass).await?;
         for (key, reason) in recorded {
             timeline.note_of(&key, EventKind::Recorded { reason });
         }
@@ -334,6 +334,10 @@ impl Engine {
             seen: &seen,
         };
         self.propose(&topic, &memory.proposals, workspace, timeline).await?;
+        memory.documents = documents;
+        let rewritten: Vec<ResourceKey> =
+            changes.records.iter().map(|record| &record.key).chain(&changes.forgotten).cloned().collect();
+        workspace.keep(memory.into_kept().with(changes), rewritten);
         let sources = sources_of(workspace, &desired);
         Ok(Passed { plan, desired, applied, refs: source.refs, commit: source.head, sources })
     }
@@ -364,15 +368,8 @@ impl Engine {
         source: &Source,
         workspace: &mut Workspace,
     ) -> Result<Reading, EngineError> {
-        let (mirror, head) = (Arc::clone(&source.mirror), source.head.clone());
-        let path = owner.tenant.repository.path.clone();
-        let tree = blocking(move || mirror.tree(&head, &path, Wanted::Manifests))
-            .await?
-            .map_err(|error| unreadable(owner.name, error))?;
-        tokio::task::block_in_place(|| {
-            workspace.read_commit(&self.validator, owner, &source.mirror, &source.head, tree)
-        })
-        .map_err(|error| unreadable(owner.name, error))
+        tokio::task::block_in_place(|| workspace.read_commit(&self.validator, owner, &source.mirror, &source.head))
+            .map_err(|error| unreadable(owner.name, error))
     }
 
     /// Brings the proposals to where the refs say they are, and remembers that before anything is done about it.
@@ -568,8 +565,7 @@ fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory
             .map(|resource| resource.key.clone()),
     );
     // Conversations, and what did not work last time.
-    let known = memory.statuses.keys().chain(memory.proposals.keys());
-    keys.extend(known.filter(|key| memory.is_unsettled(key)).cloned());
+    keys.extend(memory.unsettled().cloned());
     // A removal that is held needs the full plan's id.
     if keys.iter().any(|key| !desired.resources.contains_key(key) && !desired.rejected.contains_key(key)) {
         return PlanScope::Full;

@@ -11,6 +11,7 @@ use crate::store::{HeldPlan, Scope, StoreError, Tx};
 
 use super::Engine;
 use super::apply::Applied;
+use super::memory::Changes;
 use super::status::{self, Verdict};
 
 /// All that one pass knows when it is to be written down.
@@ -34,6 +35,7 @@ pub(super) struct Pass<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Written {
     pub recorded: Vec<(ResourceKey, Reason)>,
+    pub changes: Changes,
 }
 
 impl Engine {
@@ -42,7 +44,7 @@ impl Engine {
         let mut tx = self.store.begin(Scope::Tenant(pass.desired.tenant.clone())).await?;
         let mut written = Written::default();
         self.record_objects(pass, tx.as_mut(), &mut written).await?;
-        self.record_statuses(pass, tx.as_mut()).await?;
+        self.record_statuses(pass, tx.as_mut(), &mut written.changes).await?;
         if pass.plan.scope == PlanScope::Full {
             record_strays(pass, tx.as_mut()).await?;
         }
@@ -57,28 +59,35 @@ impl Engine {
             let reason = match step.action {
                 Action::Delete => {
                     tx.forget(&step.key).await?;
+                    written.changes.forgotten.push(step.key.clone());
                     tx.remove_secrets(&step.key).await?;
                     Reason::Deleted
                 }
-                Action::Adopt => self.record_object(pass, tx, &step.key, pass.after, Reason::Adopted).await?,
+                Action::Adopt => {
+                    self.record_object(pass, tx, &step.key, pass.after, Reason::Adopted, &mut written.changes).await?
+                }
                 Action::Create | Action::Update | Action::Replace => {
-                    self.record_object(pass, tx, &step.key, pass.after, Reason::Applied).await?
+                    self.record_object(pass, tx, &step.key, pass.after, Reason::Applied, &mut written.changes).await?
                 }
             };
             written.recorded.push((step.key.clone(), reason));
         }
         for settle in &pass.plan.settles {
             let reason = match settle {
-                Settle::Record { key, reason, .. } => self.record_object(pass, tx, key, pass.before, *reason).await?,
+                Settle::Record { key, reason, .. } => {
+                    self.record_object(pass, tx, key, pass.before, *reason, &mut written.changes).await?
+                }
                 Settle::Forget { key, reason: Reason::Retained } => {
                     if let Some(record) = pass.prior.get(key) {
-                        tx.put_record(&Record { retained: true, updated_at: self.clock.now(), ..record.clone() })
-                            .await?;
+                        let record = Record { retained: true, updated_at: self.clock.now(), ..record.clone() };
+                        tx.put_record(&record).await?;
+                        written.changes.records.push(record);
                     }
                     Reason::Retained
                 }
                 Settle::Forget { key, reason } => {
                     tx.forget(key).await?;
+                    written.changes.forgotten.push(key.clone());
                     *reason
                 }
             };
@@ -94,6 +103,7 @@ impl Engine {
         key: &ResourceKey,
         seen: &Observations,
         reason: Reason,
+        changes: &mut Changes,
     ) -> Result<Reason, StoreError> {
         let Some(resource) = pass.desired.resources.get(key) else { return Ok(reason) };
         // What cannot be read back is not recorded; the next pass finds it by its mark.
@@ -103,11 +113,13 @@ impl Engine {
         let name = object_name(pass.platform, key, &resource.provider);
         let place = Place { identity, object_name: &name, commit: pass.desired.commit.as_ref() };
         let held = pass.plan.held.get(key).cloned().unwrap_or_default();
-        tx.put_record(&record_after(resource, live, pass.prior.get(key), &held, place, self.clock.now())).await?;
+        let record = record_after(resource, live, pass.prior.get(key), &held, place, self.clock.now());
+        tx.put_record(&record).await?;
+        changes.records.push(record);
         Ok(reason)
     }
 
-    async fn record_statuses(&self, pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError> {
+    async fn record_statuses(&self, pass: &Pass<'_>, tx: &mut dyn Tx, changes: &mut Changes) -> Result<(), StoreError> {
         let verdicts = status::verdicts(pass.plan, pass.applied, keys_in_scope(pass));
         let gone: BTreeSet<&ResourceKey> = pass
             .plan
@@ -126,15 +138,18 @@ impl Engine {
                 .is_some_and(|before| ResourceStatus { updated_at: status.updated_at, ..before.clone() } == status);
             if !same {
                 tx.put_status(&status).await?;
+                changes.statuses.push(status);
             }
         }
         for key in gone {
             tx.remove_status(key).await?;
+            changes.statuses_removed.push(key.clone());
         }
         // Statuses of keys that neither git nor the inventory speaks of any more.
         if pass.plan.scope == PlanScope::Full {
             for key in pass.statuses.keys().filter(|key| !verdicts.contains_key(*key)) {
                 tx.remove_status(key).await?;
+                changes.statuses_removed.push(key.clone());
             }
         }
         Ok(())

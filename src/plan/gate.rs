@@ -187,11 +187,6 @@ fn let_go(draft: &mut Draft<'_>) {
 
 /// Over the quota only new keys are blocked, in key order.
 fn over_quota(draft: &Draft<'_>) -> BTreeMap<ResourceKey, String> {
-    let managed = managed(draft);
-    let taken = |kind: &Kind| managed.get(kind).copied().unwrap_or_default();
-    let quotas = &draft.terms.tenant.quotas;
-    let mut room: BTreeMap<Kind, usize> =
-        quotas.iter().map(|(kind, quota)| (*kind, quota.saturating_sub(taken(kind)))).collect();
     let mut new: Vec<&ResourceKey> = draft
         .plan
         .steps
@@ -200,8 +195,16 @@ fn over_quota(draft: &Draft<'_>) -> BTreeMap<ResourceKey, String> {
         .filter(|step| draft.prior.get(&step.key).is_none() && !is_recovered(draft, &step.key))
         .map(|step| &step.key)
         .collect();
-    new.sort();
     let mut over = BTreeMap::new();
+    if new.is_empty() {
+        return over;
+    }
+    new.sort();
+    let managed = managed(draft);
+    let taken = |kind: &Kind| managed.get(kind).copied().unwrap_or_default();
+    let quotas = &draft.terms.tenant.quotas;
+    let mut room: BTreeMap<Kind, usize> =
+        quotas.iter().map(|(kind, quota)| (*kind, quota.saturating_sub(taken(kind)))).collect();
     for key in new {
         match room.get_mut(&key.kind) {
             None => {}

@@ -1,11 +1,12 @@
 //! What each resource that git wants needs: nothing, a step, a person.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::model::{
     Action, ApprovalKind, Blocked, Change, Deletion, Drift, DriftMode, DriftedField, Expect, FieldHash, FieldPath,
-    Fields, Live, Mark, ObjectId, Observation, Ownership, ProposedField, Reason, Record, Resource, ResourceKey, Settle,
-    Step, Unknown,
+    Fields, Live, Mark, ObjectId, Observation, Ownership, PlanScope, ProposedField, Reason, Record, Resource,
+    ResourceKey, Settle, Step, Unknown,
 };
 
 use super::compare::{self, Comparison, Verdicts};
@@ -18,8 +19,12 @@ impl Draft<'_> {
     /// Looks at every resource in scope.
     pub(super) fn consider_resources(&mut self) {
         let desired = self.desired;
-        for (key, resource) in &desired.resources {
-            if self.in_scope(key) && !desired.rejected.contains_key(key) {
+        let in_scope: Box<dyn Iterator<Item = (&ResourceKey, &Arc<Resource>)>> = match self.scope {
+            PlanScope::Full => Box::new(desired.resources.iter()),
+            PlanScope::Keys(keys) => Box::new(keys.iter().filter_map(|key| desired.resources.get_key_value(key))),
+        };
+        for (key, resource) in in_scope {
+            if !desired.rejected.contains_key(key) {
                 self.consider(resource);
             }
         }

@@ -1,19 +1,28 @@
 //! What happens to objects that git no longer wants (R4, R7, R9).
 
 use crate::model::{
-    ApprovalKind, Deletion, Observation, Ownership, PlanScope, Reason, Record, ResourceKey, Settle, Stray, Unknown,
+    Action, ApprovalKind, Deletion, Observation, Ownership, PlanScope, Reason, Record, ResourceKey, Settle, Stray,
+    Unknown,
 };
 
 use super::{Draft, Held};
 
 impl Draft<'_> {
-    /// Looks at every record whose document is gone, and at marked objects nobody speaks of. A narrowed plan only
-    /// notes what was removed, so that a rename is seen; it never deletes.
+    /// Looks at every record whose document is gone, and at marked objects nobody speaks of. A narrowed plan that makes
+    /// something only notes what was removed, so that a rename is seen; it never deletes.
     pub(super) fn consider_removals(&mut self) {
         let (prior, desired, live) = (self.prior, self.desired, self.live);
-        let gone = prior.live().filter(|record| {
-            !desired.resources.contains_key(&record.key) && !desired.rejected.contains_key(&record.key)
-        });
+        let makes_something = self.plan.steps.iter().any(|step| step.action == Action::Create);
+        if matches!(self.scope, PlanScope::Keys(_)) && !makes_something {
+            return;
+        }
+        // Both are sorted: going through them side by side is much cheaper than looking each record up.
+        let mut wanted = desired.resources.keys().peekable();
+        let mut is_wanted = |key: &ResourceKey| {
+            while wanted.next_if(|wanted| *wanted < key).is_some() {}
+            wanted.peek().is_some_and(|wanted| *wanted == key)
+        };
+        let gone = prior.live().filter(|record| !is_wanted(&record.key) && !desired.rejected.contains_key(&record.key));
         for record in gone {
             if self.may_leave_data_behind(record) {
                 self.removed.insert(record.key.clone());

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::model::{Action, Observation, Ownership, Reason, ResourceKey, Settle, Step};
+use crate::model::{Action, Observation, Ownership, PlanScope, Reason, ResourceKey, Settle, Step};
 
 use super::Draft;
 
@@ -43,9 +43,7 @@ impl<'d> Waiting<'d> {
         let settled = plan.settles.iter().map(Settle::key).collect();
         let mut needed_by: BTreeMap<&ResourceKey, BTreeSet<&ResourceKey>> = BTreeMap::new();
         let mut watched_by: BTreeMap<&ResourceKey, BTreeSet<&ResourceKey>> = BTreeMap::new();
-        let recorded = draft.prior.live().map(|record| (&record.key, &record.depends_on));
-        let wanted = draft.desired.resources.values().map(|resource| (&resource.key, &resource.depends_on));
-        for (dependent, dependencies) in recorded.chain(wanted) {
+        for (dependent, dependencies) in dependents(draft) {
             for dependency in dependencies {
                 match passing.get(dependency) {
                     Some(Action::Delete) => {
@@ -144,6 +142,23 @@ impl<'d> Waiting<'d> {
             },
             Some(Observation::Absent { .. }) => false,
             Some(Observation::Unknown(_)) | None => true,
+        }
+    }
+}
+
+/// Who depends, or depended when it was applied, on what. A narrowed plan deletes nothing, so that only what it is about
+/// itself can have to wait.
+fn dependents<'d>(draft: &'d Draft<'_>) -> Box<dyn Iterator<Item = (&'d ResourceKey, &'d Vec<ResourceKey>)> + 'd> {
+    let Draft { prior, desired, .. } = draft;
+    match draft.scope {
+        PlanScope::Full => {
+            let recorded = prior.live().map(|record| (&record.key, &record.depends_on));
+            Box::new(recorded.chain(desired.resources.values().map(|resource| (&resource.key, &resource.depends_on))))
+        }
+        PlanScope::Keys(keys) => {
+            let recorded = keys.iter().filter_map(|key| prior.get(key)).map(|record| (&record.key, &record.depends_on));
+            let wanted = keys.iter().filter_map(|key| desired.resources.get(key));
+            Box::new(recorded.chain(wanted.map(|resource| (&resource.key, &resource.depends_on))))
         }
     }
 }

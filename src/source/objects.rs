@@ -34,6 +34,8 @@ pub struct Tree {
     pub findings: Vec<Diagnostic>,
     /// What could not be read; while there is any, nothing may be pruned (R9).
     pub refused: BTreeSet<String>,
+    /// Whether names alone decided what is read, so that [`Mirror::edits`] can tell what a later commit changes.
+    pub plain: bool,
 }
 
 /// A commit.
@@ -71,15 +73,49 @@ impl Mirror {
             files: walked.files.into_iter().map(entry).collect(),
             findings: walked.findings,
             refused: walked.refused,
+            plain: walked.plain,
         })
     }
 
-    /// The paths of files that were added, changed or removed from one commit to another, sorted; a rename is both.
+    /// The manifests that were edited in place from one commit to another, where nothing else happened: no file came
+    /// or went. `None` when more happened than that, or may have; then the tree has to be read whole. The tree of
+    /// `from` has to be plain.
     ///
     /// # Errors
     /// When a commit is not in the mirror, or an object cannot be read.
-    pub fn changed(&self, from: &str, to: &str) -> Result<Vec<String>, SourceError> {
+    pub fn edits(
+        &self,
+        from: &str,
+        to: &str,
+        path: &str,
+        wanted: Wanted,
+    ) -> Result<Option<BTreeMap<String, ObjectHex>>, SourceError> {
         let repo = self.reader();
+        let mut edits = BTreeMap::new();
+        for change in self.tree_changes(&repo, from, to)? {
+            let Change::Modification { previous_entry_mode, entry_mode, oid, path: file, .. } = change else {
+                return Ok(None);
+            };
+            match (previous_entry_mode.kind(), entry_mode.kind()) {
+                (GitKind::Tree, GitKind::Tree) => continue,
+                (GitKind::Blob | GitKind::BlobExecutable, GitKind::Blob | GitKind::BlobExecutable) => {}
+                _ => return Ok(None),
+            }
+            match wanted.takes_edit(path, &file) {
+                Some(true) => {}
+                Some(false) => continue,
+                None => return Ok(None),
+            }
+            let size = repo.find_header(oid).map_err(|source| self.unreadable(&oid.to_string(), source))?.size();
+            if size > MAX_FILE_BYTES {
+                return Ok(None);
+            }
+            edits.insert(file.to_str_lossy().into_owned(), oid.to_string());
+        }
+        Ok(Some(edits))
+    }
+
+    fn tree_changes(&self, repo: &gix::Repository, from: &str, to: &str) -> Result<Vec<Change>, SourceError> {
         let tree = |rev: &str| {
             let id = self.commit_id(rev)?;
             repo.find_commit(id).and_then(|commit| commit.tree()).map_err(|source| self.unreadable(rev, source))
@@ -90,8 +126,16 @@ impl Mirror {
         let right = TreeRefIter::from_bytes(&after.data, repo.object_hash());
         gix::diff::tree(left, right, gix::diff::tree::State::default(), &repo.objects, &mut recorder)
             .map_err(|source| self.unreadable(to, gix::Error::from_error(source)))?;
+        Ok(recorder.records)
+    }
+
+    /// The paths of files that were added, changed or removed from one commit to another, sorted; a rename is both.
+    ///
+    /// # Errors
+    /// When a commit is not in the mirror, or an object cannot be read.
+    pub fn changed(&self, from: &str, to: &str) -> Result<Vec<String>, SourceError> {
         let mut paths = BTreeSet::new();
-        for change in recorder.records {
+        for change in self.tree_changes(&self.reader(), from, to)? {
             let (path, folders_only) = match change {
                 Change::Addition { entry_mode, path, .. } | Change::Deletion { entry_mode, path, .. } => {
                     (path, entry_mode.is_tree())

@@ -38,6 +38,18 @@ pub enum Wanted {
 }
 
 impl Wanted {
+    /// Whether an edit of the file at `path` is an edit of a manifest below `folder`, in a tree where names alone decide;
+    /// `None` when the name alone cannot tell.
+    pub(super) fn takes_edit(self, folder: &str, path: &[u8]) -> Option<bool> {
+        let path = std::str::from_utf8(path).ok().filter(|path| !path.chars().any(char::is_control))?;
+        let scope: String = components(folder)?.iter().flat_map(|part| [part, "/"]).collect();
+        let Some(below) = path.strip_prefix(&scope) else { return Some(false) };
+        if path.rsplit('/').next() == Some(IGNORE_FILE) {
+            return None;
+        }
+        Some(!below.split('/').any(|part| part.starts_with('.')) && self.takes(below.as_bytes()))
+    }
+
     /// Whether the file is wanted. `below` is its path below the folder that is read.
     fn takes(self, below: &[u8]) -> bool {
         let name = below.rsplit(|byte| *byte == b'/').next().unwrap_or(below);
@@ -102,11 +114,13 @@ pub(super) struct Walked<H> {
     pub files: BTreeMap<String, (H, u64)>,
     pub findings: Vec<Diagnostic>,
     pub refused: BTreeSet<String>,
+    /// Whether names alone decided what is read: no ignore file and no link was met.
+    pub plain: bool,
 }
 
 impl<H> Walked<H> {
     fn new() -> Self {
-        Self { files: BTreeMap::new(), findings: Vec::new(), refused: BTreeSet::new() }
+        Self { files: BTreeMap::new(), findings: Vec::new(), refused: BTreeSet::new(), plain: true }
     }
 }
 
@@ -258,6 +272,7 @@ impl<F: Folders> Walk<'_, F> {
 
     fn link(&mut self, path: &str, handle: &F::Handle, wanted: bool) -> Result<(), Stop> {
         self.links += 1;
+        self.out.plain = false;
         if self.links > MAX_LINKS {
             return self.full(&format!("there are more than {MAX_LINKS} symbolic links"));
         }
@@ -306,6 +321,7 @@ impl<F: Folders> Walk<'_, F> {
 
     fn read_ignore_file(&mut self, here: &str, entries: &[Entry<F::Handle>]) -> Result<(), Stop> {
         let Some(entry) = entries.iter().find(|entry| entry.name == IGNORE_FILE.as_bytes()) else { return Ok(()) };
+        self.out.plain = false;
         let path = format!("{here}{IGNORE_FILE}");
         if entry.kind != EntryKind::File {
             self.refuse(codes::FILE_UNREADABLE, &path, "it is no regular file", "put a file in its place");

@@ -1,6 +1,6 @@
 //! What a tenant wants, put together from its checked files: keys, references, names, quotas, policies.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -71,6 +71,65 @@ pub fn assemble_tenant(cx: &TenantContext<'_>, files: &[Arc<CheckedFile>], cache
     quota::check(&mut assembly);
     judge::ask_policies(&mut assembly, cache);
     assembly.finish(cache)
+}
+
+/// The resources of some files of `state` as these say them `after`; `None` when more than that could differ, and all has
+/// to be put together again. With these resources in their places `state` is what [`assemble_tenant`] would give.
+///
+/// A file may be the same before and after: then it is only asked again whether policies are content.
+pub fn revise_tenant(
+    cx: &TenantContext<'_>,
+    state: &DesiredState,
+    before: &[Arc<CheckedFile>],
+    after: &[Arc<CheckedFile>],
+    cache: &mut TenantCache,
+) -> Option<Vec<Arc<Resource>>> {
+    let files: HashSet<&str> = after.iter().map(|file| file.file.as_str()).collect();
+    let is_elsewhere = |finding: &Diagnostic| !finding.is_error() && !files.contains(finding.file.as_str());
+    let is_clean = state.rejected.is_empty() && state.unreadable.is_empty() && state.denied.is_empty();
+    if !is_clean || !state.diagnostics.iter().all(is_elsewhere) {
+        return None;
+    }
+    let spans = Spans::default();
+    let mut assembly = Assembly::new(cx, after, &spans);
+    assembly.place_documents();
+    assembly.refuse_duplicates();
+    assembly.build_resources(cache);
+    names::check_key_prefixes(&mut assembly);
+    let of_one_length = |(before, after): (&Arc<CheckedFile>, &Arc<CheckedFile>)| {
+        before.file == after.file && before.documents.len() == after.documents.len()
+    };
+    let same_places = before.len() == after.len()
+        && before.iter().zip(after).all(of_one_length)
+        && assembly.entries.len() == after.iter().map(|file| file.documents.len()).sum::<usize>()
+        && assembly.entries.iter().all(|entry| takes_its_place(cx, entry, state));
+    if !same_places {
+        return None;
+    }
+    judge::ask_policies(&mut assembly, cache);
+    if !assembly.diagnostics.is_empty() {
+        return None;
+    }
+    let mut resources = Vec::with_capacity(assembly.entries.len());
+    for entry in assembly.entries {
+        let resource = entry.resource?;
+        let judged = cache.kept.remove(&entry.key).and_then(|kept| kept.judged);
+        let kept = Kept { file: entry.file.clone(), resource: resource.clone(), names: entry.names, judged };
+        cache.kept.insert(entry.key, kept);
+        resources.push(resource);
+    }
+    Some(resources)
+}
+
+/// Whether nothing that other resources are checked against differs between what the entry says and what `state` has
+/// of its key.
+fn takes_its_place(cx: &TenantContext<'_>, entry: &Entry<'_>, state: &DesiredState) -> bool {
+    let now = entry.resource.as_ref().filter(|_| entry.is_usable());
+    let (Some(now), Some(was)) = (now, state.resources.get(&entry.key)) else { return false };
+    was.origin.file == now.origin.file
+        && was.provider == now.provider
+        && was.depends_on == now.depends_on
+        && names::of(was, references::type_of(cx.platform, &was.provider)) == entry.names
 }
 
 /// A document that has a key.

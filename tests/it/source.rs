@@ -594,6 +594,55 @@ mod trees {
         assert_eq!(changed, ["a/new.yaml", "a/old.yaml", "c.yaml", "gone/d.yaml"]);
         assert_eq!(pair.mirror.changed(&second, &second).unwrap(), Vec::<String>::new());
     }
+
+    #[test]
+    fn a_commit_that_only_edits_is_told_by_its_edits_and_any_other_is_read_whole() {
+        let pair = Pair::new();
+        let mut before = {
+            for (path, text) in
+                [("a.yaml", "a: 1\n"), ("team/b.yaml", "b: 1\n"), ("team/.c.yaml", "c: 1\n"), ("README.md", "1\n")]
+            {
+                pair.repo.write(path, text);
+            }
+            pair.repo.commit("First")
+        };
+        let mut edits = |path: &str| {
+            let after = pair.repo.commit("Next");
+            pair.head();
+            let edits = pair.mirror.edits(&before, &after, path, Wanted::Manifests).unwrap();
+            before = after;
+            edits.map(|edits| {
+                let text = |blob: &String| String::from_utf8(pair.mirror.blob(blob).unwrap()).unwrap();
+                edits.iter().map(|(path, blob)| (path.clone(), text(blob))).collect::<Vec<_>>()
+            })
+        };
+        let told = |path: &str, text: &str| Some(vec![(path.to_owned(), text.to_owned())]);
+
+        pair.repo.write("a.yaml", "a: 2\n");
+        pair.repo.write("README.md", "2\n");
+        pair.repo.write("team/.c.yaml", "c: 2\n");
+        assert_eq!(edits("."), told("a.yaml", "a: 2\n"));
+        pair.repo.write("a.yaml", "a: 3\n");
+        pair.repo.write("team/b.yaml", "b: 3\n");
+        assert_eq!(edits("./team/"), told("team/b.yaml", "b: 3\n"));
+
+        pair.repo.write("d.yaml", "d: 1\n");
+        assert_eq!(edits("."), None, "a file came");
+        pair.repo.remove("d.yaml");
+        assert_eq!(edits("."), None, "a file went");
+        pair.repo.write("a.yaml", "#".repeat(1024 * 1024 + 1));
+        assert_eq!(edits("."), None, "a file grew too large");
+        pair.repo.remove("a.yaml");
+        std::os::unix::fs::symlink("team/b.yaml", pair.repo.work().join("a.yaml")).unwrap();
+        assert_eq!(edits("."), None, "a file became a link");
+        assert!(!pair.tree(".").plain, "what a link leads to may be edited");
+        pair.repo.remove("a.yaml");
+        pair.repo.write(".plumbignore", "x\n");
+        assert_eq!(edits("."), None, "an ignore file came");
+        assert!(!pair.tree(".").plain, "what is ignored may be edited");
+        pair.repo.write(".plumbignore", "team/\n");
+        assert_eq!(edits("."), None, "what is ignored was edited");
+    }
 }
 
 mod history {

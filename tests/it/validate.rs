@@ -2,6 +2,7 @@
 
 mod hostile;
 mod platform;
+mod revise;
 mod schemas;
 mod single;
 mod speed;
@@ -117,17 +118,18 @@ impl Shop {
         Self { platform: platform(), previous: BTreeMap::new(), cache: TenantCache::default() }
     }
 
+    fn context<'a>(
+        platform: &'a Platform,
+        previous: &'a BTreeMap<ResourceKey, Arc<Value>>,
+        policies: &'a PolicySet,
+    ) -> TenantContext<'a> {
+        let spec = platform.tenants.get("shop");
+        TenantContext { platform: Some(platform), tenant: "shop", spec, path: ".", commit: None, previous, policies }
+    }
+
     fn assemble(&mut self, files: &[Arc<CheckedFile>], policies: &PolicySet) -> DesiredState {
-        let cx = TenantContext {
-            platform: Some(&self.platform),
-            tenant: "shop",
-            spec: self.platform.tenants.get("shop"),
-            path: ".",
-            commit: None,
-            previous: &self.previous,
-            policies,
-        };
-        assemble_tenant(&cx, files, &mut self.cache)
+        let Self { platform, previous, cache } = self;
+        assemble_tenant(&Self::context(platform, previous, policies), files, cache)
     }
 
     fn of(files: &[(&str, &str)]) -> DesiredState {

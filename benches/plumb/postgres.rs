@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "the tests use all of it")]
 mod server;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -96,11 +97,12 @@ fn rig_on(server: &PostgresServer) -> (Rig, Command) {
     (rig, command)
 }
 
-/// The statements that changed something, in the order of the log, each in its database.
+/// The statements that changed something: first all in the maintenance database, in the order of the log, then those
+/// inside each database, so that psql connects no more often than it has to.
 fn as_script(log: &str) -> String {
-    let mut script = String::new();
-    let mut connected = String::new();
-    let mut sessions: std::collections::BTreeMap<String, String> = std::collections::BTreeMap::new();
+    let mut outside = String::new();
+    let mut inside: BTreeMap<String, String> = BTreeMap::new();
+    let mut sessions: BTreeMap<String, String> = BTreeMap::new();
     for (session, database, statement) in statements(log) {
         // A transaction stays together, though sessions ran side by side.
         let waiting = sessions.entry(session.clone()).or_default();
@@ -111,13 +113,15 @@ fn as_script(log: &str) -> String {
             continue;
         }
         let text = std::mem::take(waiting);
-        if connected != database {
-            let _ = writeln!(script, "\\connect {database}");
-            connected = database;
+        match database.as_str() {
+            "postgres" => outside.push_str(&text),
+            _ => inside.entry(database).or_default().push_str(&text),
         }
-        script.push_str(&text);
     }
-    script
+    for (database, text) in inside {
+        let _ = write!(outside, "\\connect {database}\n{text}");
+    }
+    outside
 }
 
 /// Session, database and text of each logged statement that has no parameters and changes something.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use plumb::engine::vault::{StoredSecrets, Vault, system_rng};
 use plumb::engine::{Engine, Settings};
-use plumb::model::{Clock, SystemClock};
+use plumb::model::{Clock, Event, SystemClock};
 use plumb::store::Store;
 use plumb::store::sqlite::{Mode, SqliteStore};
 use tempfile::TempDir;
@@ -157,8 +157,8 @@ impl Rig {
         command
     }
 
-    /// An engine over this rig, in this process.
-    pub async fn engine(&self) -> Engine {
+    /// An engine over this rig, in this process, that tells `listener` what it does.
+    pub async fn engine(&self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Engine {
         let data_dir = self.path().join("data");
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data_dir, Mode::Reconcile).await.expect("a store"));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -170,7 +170,7 @@ impl Rig {
             platform_token: None,
             data_dir,
         };
-        Engine::new(settings, store, Arc::new(secrets.expect("secrets")), clock, Arc::new(|_| {}))
+        Engine::new(settings, store, Arc::new(secrets.expect("secrets")), clock, Arc::new(listener))
     }
 }
 

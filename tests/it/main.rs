@@ -12,6 +12,7 @@ mod managers_sqlite;
 mod manifest;
 mod rooms;
 mod rules;
+mod schedule;
 mod serve;
 mod source;
 mod store;

@@ -31,6 +31,8 @@ pub struct World {
     data: TempDir,
     /// Where credential files are.
     credentials: TempDir,
+    /// What the engine takes for the time.
+    pub clock: Arc<dyn Clock>,
     running: Option<Running>,
     events: Arc<Mutex<Vec<Event>>>,
     hook: Arc<Mutex<Option<Hook>>>,
@@ -107,6 +109,7 @@ impl World {
             name: tenant.to_owned(),
             data: tempfile::tempdir().unwrap(),
             credentials: tempfile::tempdir().unwrap(),
+            clock: Arc::new(SystemClock),
             running: None,
             events: Arc::default(),
             hook: Arc::default(),
@@ -175,7 +178,7 @@ impl World {
     /// Starts the engine.
     pub async fn start(&mut self) {
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(self.data(), Mode::Reconcile).await.unwrap());
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock = Arc::clone(&self.clock);
         let vault = Vault::open(&self.data(), None, &mut system_rng()).unwrap();
         let secrets = Arc::new(
             StoredSecrets::open(Arc::clone(&store), Arc::new(vault), Arc::clone(&clock), system_rng()).await.unwrap(),

@@ -1,0 +1,97 @@
+//! The schedule of `plumb serve`, on a clock that the test moves.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use plumb::engine::schedule::Schedule;
+use plumb::model::{Clock, EventKind, Execution, ProposalStatus, Trigger};
+use plumb::store::{HistoryFilter, Scope};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::harness::world::World;
+
+/// Long enough for a loaded machine; what is waited for comes within a second or two.
+const PATIENCE: Duration = Duration::from_secs(90);
+const ORDERS: &str = "checkout/staging/Database/orders";
+const MANIFEST: &str = "environments/staging/orders.yaml";
+const BRANCH: &str = "plumb/drift/staging/database-orders";
+
+/// A clock that stands still until it is set.
+struct SetClock(Mutex<DateTime<Utc>>);
+
+impl SetClock {
+    fn at(time: &str) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(moment(time))))
+    }
+
+    fn set(&self, time: &str) {
+        *self.0.lock().unwrap() = moment(time);
+    }
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> DateTime<Utc> {
+        *self.0.lock().unwrap()
+    }
+}
+
+fn moment(time: &str) -> DateTime<Utc> {
+    time.parse().unwrap()
+}
+
+/// What was looked at, and why, oldest first.
+async fn looks(world: &World) -> Vec<Execution> {
+    let mut tx = world.store().read(Scope::Tenant(world.name.clone())).await.unwrap();
+    let mut looks = tx.executions(&HistoryFilter { limit: 100, ..HistoryFilter::default() }).await.unwrap();
+    looks.reverse();
+    looks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drift_scan_comes_by_its_cron_schedule_and_pushes_a_proposal() {
+    let mut world = World::with_files().await;
+    world.stop();
+    let clock = SetClock::at("2030-01-01T11:59:30Z");
+    world.clock = clock.clone();
+    // Polls wake the schedule often, so that it sees that the clock was set.
+    world.write_platform("id: test-platform\npollInterval: 200ms\ndrift: {schedule: \"0 12 * * *\", jitter: 1s}");
+    world.platform.commit("Scan at noon");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.start().await;
+
+    let (opened, mut proposals) = mpsc::unbounded_channel();
+    world.on_event(move |event| {
+        if let EventKind::ProposalOpened { branch, .. } = &event.kind {
+            // Nobody waits any more once the first has come.
+            let _ = opened.send((event.execution, branch.clone()));
+        }
+    });
+    let (schedule, _looks, mut ready) = Schedule::new(Arc::clone(world.engine()));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(schedule.run(async move {
+        // A dropped sender ends it too.
+        let _ = stopped.await;
+    }));
+    tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.expect("the first look ends").unwrap();
+    assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 7);
+
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    clock.set("2030-01-01T12:00:01Z");
+    let (execution, branch) =
+        tokio::time::timeout(PATIENCE, proposals.recv()).await.expect("the scan finds the drift").unwrap();
+    stop.send(()).unwrap();
+    running.await.unwrap();
+
+    assert_eq!(branch, BRANCH);
+    assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 42"));
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 42, "held, not overwritten");
+    let looks = looks(&world).await;
+    let scan = looks.iter().find(|look| look.id == execution).unwrap();
+    assert_eq!((scan.trigger, scan.started_at), (Trigger::DriftScan, moment("2030-01-01T12:00:01Z")));
+    // Until noon there was one look, the first: a poll that sees no new commit does not scan.
+    let before: Vec<Trigger> = looks.iter().filter(|look| look.id < execution).map(|look| look.trigger).collect();
+    assert_eq!(before, [Trigger::Start]);
+}

@@ -17,6 +17,8 @@ if [ "$wanted" = test ]; then
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || [ -n "${PLUMB_TEST_POSTGRES_BIN:-}" ] ||
         missing="$missing postgresql postgresql-contrib"
     command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+    # One of them speaks https, with a certificate made for it.
+    command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
     # The tests run servers as other users and send them signals.
     command -v setpriv >/dev/null 2>&1 || missing="$missing util-linux"
     [ -x /bin/kill ] || [ -x /usr/bin/kill ] || missing="$missing procps"

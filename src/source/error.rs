@@ -33,6 +33,12 @@ pub enum SourceError {
     /// The remote did not answer, or not as git does.
     #[error("{remote} cannot be reached: {why}; check the address and the network")]
     Unreachable { remote: String, why: String },
+    /// The remote's certificate was made by nobody that is trusted here, or for another name or time.
+    #[error(
+        "the certificate of {remote} is not trusted: {why}; add its authority to those of this machine, or name a file \
+         of authorities in SSL_CERT_FILE"
+    )]
+    Untrusted { remote: String, why: String },
     /// The remote wants other credentials.
     #[error("{remote} refused the login: {why}; check the `credentials` of the repository, or its ssh key")]
     Unauthorized { remote: String, why: String },
@@ -118,6 +124,7 @@ impl SourceError {
             | Self::Refs { .. }
             | Self::RefsMoving { .. }
             | Self::Unreachable { .. }
+            | Self::Untrusted { .. }
             | Self::Incomplete { .. }
             | Self::MirrorFiles { .. }
             | Self::Mirror { .. }
@@ -140,6 +147,7 @@ impl SourceError {
             Self::RefusedUrl { .. }
             | Self::RefusedBranch { .. }
             | Self::Refs { .. }
+            | Self::Untrusted { .. }
             | Self::Unauthorized { .. }
             | Self::Incomplete { .. }
             | Self::MirrorFiles { .. }

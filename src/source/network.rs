@@ -248,20 +248,34 @@ impl Conversation {
         let remote = self.remote.shown();
         let mut why: Vec<String> = Vec::new();
         let mut login = error.is_permission_denied() || error.is_unauthenticated();
+        let mut untrusted = None;
         for cause in error.iter_errors() {
             if let Some(io) = cause.downcast_ref::<std::io::Error>() {
                 login |= io.kind() == std::io::ErrorKind::PermissionDenied;
             }
+            untrusted = untrusted.or_else(|| distrust(cause));
             let text = cause.to_string();
             if !why.contains(&text) {
                 why.push(text);
             }
         }
         login |= said.contains("Permission denied") || said.contains("Host key verification failed");
+        if let Some(why) = untrusted {
+            return SourceError::Untrusted { remote, why: why.to_string() };
+        }
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
         let why = if said.is_empty() { why.join(": ") } else { said };
         let why: String = self.remote.redact(&why).chars().take(MAX_WHY).collect();
         if login { SourceError::Unauthorized { remote, why } } else { SourceError::Unreachable { remote, why } }
+    }
+}
+
+/// What is wrong with the other side's certificate, if that is what `cause` is about.
+fn distrust<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    match cause.downcast_ref::<rustls::Error>() {
+        Some(error @ rustls::Error::InvalidCertificate(_)) => Some(error),
+        // An input or output error shows the cause of what is inside it, but not what is inside it.
+        Some(_) | None => cause.downcast_ref::<std::io::Error>().and_then(|io| distrust(io.get_ref()?)),
     }
 }
 

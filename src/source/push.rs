@@ -19,6 +19,10 @@ const PUSH_LIMIT: Duration = Duration::from_secs(120);
 const USER_VARIABLE: &str = "PLUMB_GIT_USER";
 /// Carries the credential to the credential helper.
 const SECRET_VARIABLE: &str = "PLUMB_GIT_SECRET";
+/// Names a file of the authorities that are trusted, for everything that this program reads.
+const TRUST_VARIABLE: &str = "SSL_CERT_FILE";
+/// The same for git, which knows no other variable.
+const TRUST_VARIABLE_OF_GIT: &str = "GIT_SSL_CAINFO";
 /// How much of what the remote said is told.
 const MAX_WHY: usize = 600;
 
@@ -60,6 +64,12 @@ impl Mirror {
             command.env("GIT_ASKPASS", "").env("SSH_ASKPASS", "");
             variables.push((USER_VARIABLE, user));
             variables.push((SECRET_VARIABLE, secret.expose_secret().to_owned()));
+        }
+        if let Some(file) = std::env::var_os(TRUST_VARIABLE).filter(|file| !file.is_empty())
+            && std::env::var_os(TRUST_VARIABLE_OF_GIT).is_none()
+        {
+            // What can be read can be pushed to.
+            command.env(TRUST_VARIABLE_OF_GIT, file);
         }
         let target = match &self.address {
             Address::Local(path) => path.as_os_str().to_owned(),
@@ -118,6 +128,11 @@ impl Mirror {
         ];
         if LOGIN.iter().any(|word| end.stderr.contains(word)) {
             return Err(SourceError::Unauthorized { remote, why });
+        }
+        // As curl says it, built with GnuTLS or with OpenSSL.
+        const TRUST: &[&str] = &["server certificate verification failed", "SSL certificate problem"];
+        if TRUST.iter().any(|word| end.stderr.contains(word)) {
+            return Err(SourceError::Untrusted { remote, why });
         }
         Err(SourceError::Unreachable { remote, why })
     }

@@ -17,5 +17,6 @@ mod serve;
 mod source;
 mod store;
 mod story;
+mod tls;
 mod validate;
 mod web;

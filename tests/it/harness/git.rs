@@ -17,6 +17,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tempfile::TempDir;
@@ -252,9 +253,10 @@ impl Default for GitRepo {
     }
 }
 
-/// Serves repositories over http on loopback, by git's own `http-backend`. Ends with the test process.
+/// Serves repositories over http or https on loopback, by git's own `http-backend`. Ends with the test process.
 #[derive(Debug)]
 pub struct GitHttpServer {
+    scheme: &'static str,
     address: SocketAddr,
 }
 
@@ -262,6 +264,15 @@ impl GitHttpServer {
     /// Serves the repositories below `root`; with `login`, to whoever sends that `user:password`. `None` where git has
     /// no `http-backend`.
     pub fn start(root: &Path, login: Option<&str>) -> Option<Self> {
+        Self::listen(root, login, None)
+    }
+
+    /// The same over https, to everybody, with the certificate that `ca` made for 127.0.0.1.
+    pub fn start_https(root: &Path, ca: &PrivateCa) -> Option<Self> {
+        Self::listen(root, None, Some(ca.server_config()))
+    }
+
+    fn listen(root: &Path, login: Option<&str>, tls: Option<Arc<rustls::ServerConfig>>) -> Option<Self> {
         let exec_path = Command::new("git").arg("--exec-path").output().ok()?.stdout;
         let backend = Path::new(String::from_utf8(exec_path).ok()?.trim()).join("git-http-backend");
         if !backend.exists() {
@@ -269,22 +280,26 @@ impl GitHttpServer {
         }
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let (root, login) = (root.to_owned(), login.map(basic));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (backend, root, login) = (backend.clone(), root.clone(), login.clone());
+                let (backend, root, login, tls) = (backend.clone(), root.clone(), login.clone(), tls.clone());
                 std::thread::spawn(move || {
                     // A client that hangs up is no failure of the test.
-                    let _ = answer(stream, &backend, &root, login.as_deref());
+                    let _ = match tls {
+                        None => answer(stream, &backend, &root, login.as_deref()),
+                        Some(tls) => answer_https(stream, tls, &backend, &root),
+                    };
                 });
             }
         });
-        Some(Self { address })
+        Some(Self { scheme, address })
     }
 
     /// The URL of the repository `name` below the root.
     pub fn url(&self, name: &str) -> String {
-        format!("http://{}/{name}", self.address)
+        format!("{}://{}/{name}", self.scheme, self.address)
     }
 }
 
@@ -293,8 +308,16 @@ fn basic(login: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(login))
 }
 
-fn answer(mut stream: TcpStream, backend: &Path, root: &Path, login: Option<&str>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
+fn answer_https(stream: TcpStream, tls: Arc<rustls::ServerConfig>, backend: &Path, root: &Path) -> std::io::Result<()> {
+    let connection = rustls::ServerConnection::new(tls).map_err(std::io::Error::other)?;
+    let mut stream = rustls::StreamOwned::new(connection, stream);
+    answer(&mut stream, backend, root, None)?;
+    stream.conn.send_close_notify();
+    stream.flush()
+}
+
+fn answer(stream: impl Read + Write, backend: &Path, root: &Path, login: Option<&str>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let mut words = line.split_whitespace();
@@ -311,9 +334,10 @@ fn answer(mut stream: TcpStream, backend: &Path, root: &Path, login: Option<&str
     }
     let header = |name: &str| headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
     if header("expect") == "100-continue" {
-        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        reader.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
     let body = read_body(&mut reader, header("transfer-encoding"), header("content-length"))?;
+    let mut stream = reader.into_inner();
     if login.is_some_and(|login| header("authorization") != login) {
         let head = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"git\"\r\n";
         return stream.write_all(format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes());
@@ -358,5 +382,46 @@ fn read_body(reader: &mut impl BufRead, encoding: &str, length: &str) -> std::io
         if size == 0 {
             return Ok(body);
         }
+    }
+}
+
+/// A certificate authority that nobody trusts by itself, and a certificate of it for 127.0.0.1.
+#[derive(Debug)]
+pub struct PrivateCa {
+    folder: TempDir,
+}
+
+impl PrivateCa {
+    pub fn new() -> Self {
+        let ca = Self { folder: tempfile::tempdir().expect("a folder") };
+        let subject = ["-subj", "/CN=A private authority", "-keyout", "ca.key", "-out", "ca.pem"];
+        ca.openssl(&subject, &["keyUsage=critical,keyCertSign"]);
+        let subject =
+            ["-subj", "/CN=git", "-keyout", "git.key", "-out", "git.pem", "-CA", "ca.pem", "-CAkey", "ca.key"];
+        ca.openssl(&subject, &["subjectAltName=IP:127.0.0.1", "basicConstraints=critical,CA:FALSE"]);
+        ca
+    }
+
+    /// The certificate of the authority.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    fn openssl(&self, args: &[&str], extensions: &[&str]) {
+        let mut command = Command::new("openssl");
+        command.args(["req", "-x509", "-days", "2", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+        command.args(args).args(extensions.iter().flat_map(|extension| ["-addext", extension]));
+        let output = command.current_dir(self.folder.path()).output().expect("openssl is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn server_config(&self) -> Arc<rustls::ServerConfig> {
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        plumb::source::init_tls();
+        let certificate = CertificateDer::from_pem_file(self.folder.path().join("git.pem")).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(self.folder.path().join("git.key")).expect("a key");
+        let config = rustls::ServerConfig::builder().with_no_client_auth();
+        Arc::new(config.with_single_cert(vec![certificate], key).expect("they belong together"))
     }
 }

@@ -172,7 +172,7 @@ fn metadata_schema(kind: DocumentKind) -> Value {
     properties.insert(
         "name".to_owned(),
         json!({
-            "description": "What it is called: an RFC 1123 label.",
+            "description": "What it is called, an RFC 1123 label.",
             "type": "string",
             "pattern": NAME_PATTERN,
         }),

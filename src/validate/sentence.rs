@@ -49,7 +49,7 @@ pub(super) fn violations(schema: &Value, error: &ValidationError<'_>) -> Vec<Vio
                 code: codes::MISSING_FIELD,
                 place: Place::Value(pointer.to_owned()),
                 message: format!("{parent} needs the field {field:?}"),
-                help: node.property(field).and_then(description).map(|text| format!("{field}: {text}")),
+                help: node.property(field).and_then(description).map(|text| about(field, text)),
             }]
         }
         ValidationErrorKind::Type { kind } => invalid(format!("must be {}, not {found}", types_in_words(kind))),
@@ -167,7 +167,7 @@ impl<'a> Node<'a> {
 
     fn help(&self, pointer: &str) -> Option<String> {
         let text = self.0.and_then(description)?;
-        Some(format!("{}: {text}", last_name(pointer)))
+        Some(about(&last_name(pointer), text))
     }
 
     /// What the alternatives of this node allow, in words.
@@ -186,6 +186,15 @@ impl<'a> Node<'a> {
                 options.push(type_name(name).to_owned());
             }
         }
+    }
+}
+
+/// A field with what its schema says of it. What begins with the one system that knows the field, as in `SQLite: ...`,
+/// has that beside the name, so that one colon is left.
+fn about(field: &str, text: &str) -> String {
+    match text.split_once(": ") {
+        Some((system, rest)) if !system.contains(' ') => format!("{field} ({system}): {rest}"),
+        Some(_) | None => format!("{field}: {text}"),
     }
 }
 

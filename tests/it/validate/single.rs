@@ -85,7 +85,7 @@ fn missing_fields_are_told_at_their_parent() {
         &check("a.yaml", text).diagnostics,
         &[
             "a.yaml:1:1 MissingField: the document needs the field \"spec\" | spec: The settings of the Database; {} where nothing is to be set.",
-            "a.yaml:4:3 MissingField: metadata needs the field \"name\" | name: What it is called: an RFC 1123 label.",
+            "a.yaml:4:3 MissingField: metadata needs the field \"name\" | name: What it is called, an RFC 1123 label.",
         ],
     );
 }
@@ -110,7 +110,7 @@ fn an_unknown_field_is_told_at_its_key_with_a_suggestion() {
 
 #[test]
 fn a_number_out_of_range_says_the_range() {
-    let help = "connectionLimit: PostgreSQL: how many connections at once; -1 is unlimited.";
+    let help = "connectionLimit (PostgreSQL): how many connections at once; -1 is unlimited.";
     assert_eq!(
         of_spec("  connectionLimit: -5\n"),
         [format!("a.yaml:5:20 InvalidValue: connectionLimit must be at least -1, not -5 | {help}")]
@@ -126,7 +126,7 @@ fn a_number_out_of_range_says_the_range() {
     assert_eq!(
         of_spec("  userVersion: 3000000000\n"),
         [
-            "a.yaml:5:16 InvalidValue: userVersion must be at most 2147483647, not 3000000000 | userVersion: SQLite: the application's own version number (`PRAGMA user_version`)."
+            "a.yaml:5:16 InvalidValue: userVersion must be at most 2147483647, not 3000000000 | userVersion (SQLite): the application's own version number (`PRAGMA user_version`)."
         ]
     );
 }

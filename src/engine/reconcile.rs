@@ -628,6 +628,7 @@ fn note_plan(timeline: &mut Timeline<'_>, plan: &Plan) {
         summary: plan.summary(),
         blocked: plan.blocked.len(),
         drifted: plan.drift.len(),
+        unknown: plan.unknown.len(),
     });
     for drift in &plan.drift {
         let (reason, message) = (super::status::drift_reason(drift), super::propose::sentence(drift));

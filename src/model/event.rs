@@ -70,7 +70,7 @@ pub enum EventKind {
     SourceRead { commit: ObjectHex, files: usize, changed: usize },
     SourceFailed { reason: Reason, message: String },
     Invalid { code: String, message: String, file: String, line: Option<usize> },
-    Planned { plan: PlanId, summary: Summary, blocked: usize, drifted: usize },
+    Planned { plan: PlanId, summary: Summary, blocked: usize, drifted: usize, unknown: usize },
     Blocked { reason: Reason, message: String },
     Unknown { reason: Reason, message: String },
     StepStarted { action: Action, changes: Vec<Change>, destructive: Vec<String> },

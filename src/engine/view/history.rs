@@ -157,8 +157,8 @@ pub fn describe(kind: &EventKind) -> (Level, String) {
             let place = line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"));
             (Level::Bad, format!("{place}: {message} ({code})"))
         }
-        EventKind::Planned { plan, summary, blocked, drifted } => {
-            (Level::Info, format!("Plan {plan}: {}", counts(summary, *blocked, *drifted)))
+        EventKind::Planned { plan, summary, blocked, drifted, unknown } => {
+            (Level::Info, format!("Plan {plan}: {}", counts(summary, *blocked, *drifted, *unknown)))
         }
         EventKind::Blocked { reason, message } => {
             (Level::Warning, said("Held", &message_or(message, reason.explain())))
@@ -229,7 +229,7 @@ fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
-fn counts(summary: &Summary, blocked: usize, drifted: usize) -> String {
+fn counts(summary: &Summary, blocked: usize, drifted: usize, unknown: usize) -> String {
     let Summary { create, update, replace, delete, adopt, unchanged } = *summary;
     let parts: Vec<String> = [
         (create, "to create"),
@@ -239,6 +239,7 @@ fn counts(summary: &Summary, blocked: usize, drifted: usize) -> String {
         (adopt, "to adopt"),
         (blocked, "held"),
         (drifted, "drifted"),
+        (unknown, "could not be seen"),
         (unchanged, "unchanged"),
     ]
     .into_iter()
@@ -272,15 +273,13 @@ mod tests {
 
     #[test]
     fn a_plan_says_what_it_would_do_and_leaves_out_the_rest() {
+        let said = |summary: Summary, blocked: usize, unknown: usize| {
+            let plan = PlanId("abc".into());
+            describe(&EventKind::Planned { plan, summary, blocked, drifted: 0, unknown }).1
+        };
         let summary = Summary { create: 2, unchanged: 1, ..Summary::default() };
-        let (_, text) = describe(&EventKind::Planned { plan: PlanId("abc".into()), summary, blocked: 1, drifted: 0 });
-        assert_eq!(text, "Plan abc: 2 to create, 1 held, 1 unchanged");
-        let (_, text) = describe(&EventKind::Planned {
-            plan: PlanId("abc".into()),
-            summary: Summary::default(),
-            blocked: 0,
-            drifted: 0,
-        });
-        assert_eq!(text, "Plan abc: nothing to do");
+        assert_eq!(said(summary, 1, 0), "Plan abc: 2 to create, 1 held, 1 unchanged");
+        assert_eq!(said(Summary::default(), 0, 0), "Plan abc: nothing to do");
+        assert_eq!(said(Summary::default(), 0, 3), "Plan abc: 3 could not be seen");
     }
 }

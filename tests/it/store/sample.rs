@@ -181,7 +181,7 @@ pub fn events() -> Vec<EventKind> {
         EventKind::SourceRead { commit: "c0ffee".into(), files: 10, changed: 1 },
         EventKind::SourceFailed { reason, message: text() },
         EventKind::Invalid { code: "UnknownField".into(), message: text(), file: "a.yaml".into(), line: None },
-        EventKind::Planned { plan: PlanId("abc".into()), summary: summary(), blocked: 1, drifted: 2 },
+        EventKind::Planned { plan: PlanId("abc".into()), summary: summary(), blocked: 1, drifted: 2, unknown: 3 },
         EventKind::Blocked { reason, message: text() },
         EventKind::Unknown { reason, message: text() },
         EventKind::StepStarted { action, changes: vec![change], destructive: vec![text()] },

@@ -440,6 +440,7 @@ fn history(sample: &mut Sample) {
             summary: Summary { create: 1, update: 1, unchanged: 4, ..none },
             blocked: 1,
             drifted: 1,
+            unknown: 0,
         },
     );
     sample.event(

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 
-use crate::engine::{Engine, PlatformStatus};
+use crate::engine::{Engine, EngineError, PlatformStatus};
 
 use super::args::Common;
 use super::validate::{explain, print_findings};
@@ -32,13 +32,9 @@ fn tell(in_force: &PlatformStatus, common: &Common) {
 /// The tenants that are asked for: the one that is named, or all.
 pub fn wanted(in_force: &PlatformStatus, common: &Common) -> anyhow::Result<Vec<String>> {
     let tenants = &in_force.platform.tenants;
-    let known = || tenants.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let wanted: Vec<String> = match &common.tenant {
         Some(tenant) if tenants.contains_key(tenant) => vec![tenant.clone()],
-        Some(tenant) if tenants.is_empty() => {
-            bail!("there is no tenant {tenant:?}; the platform has no Tenant document yet")
-        }
-        Some(tenant) => bail!("there is no tenant {tenant:?}; the platform has {}", known()),
+        Some(tenant) => return Err(EngineError::no_tenant(&in_force.platform, tenant).into()),
         None => tenants.keys().cloned().collect(),
     };
     if wanted.is_empty() && !common.quiet {

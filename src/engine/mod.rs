@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex};
 use secrecy::SecretString;
 
 use crate::managers::Secrets;
-use crate::model::{Clock, Event, ObjectHex, Reason};
+use crate::model::{Clock, Event, ObjectHex, Platform, Reason};
 use crate::source::SourceError;
 use crate::store::{Store, StoreError};
 use crate::validate::Validator;
@@ -66,8 +66,12 @@ pub enum EngineError {
     #[error("the platform repository does not validate, and no earlier revision is known")]
     NoPlatform { findings: Vec<crate::model::Diagnostic>, sources: desired::Sources },
     /// No such tenant.
-    #[error("there is no tenant {0:?}; `plumb get` lists them")]
-    NoTenant(String),
+    #[error("there is no tenant {tenant:?}; {known}")]
+    NoTenant {
+        tenant: String,
+        /// What the platform has instead.
+        known: String,
+    },
     /// A repository could not be read.
     #[error("{what} could not be read: {source}")]
     Source { what: String, source: SourceError },
@@ -86,11 +90,21 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// There is no such tenant in `platform`; says which there are.
+    pub(crate) fn no_tenant(platform: &Platform, tenant: &str) -> Self {
+        let names: Vec<&str> = platform.tenants.keys().map(String::as_str).collect();
+        let known = match names[..] {
+            [] => "the platform has no Tenant document yet".to_owned(),
+            _ => format!("the platform has {}", names.join(", ")),
+        };
+        Self::NoTenant { tenant: tenant.to_owned(), known }
+    }
+
     /// The reason, for conditions and events.
     pub fn reason(&self) -> Reason {
         match self {
             Self::NoPlatform { .. } => Reason::InvalidManifest,
-            Self::NoTenant(_) => Reason::TenantRemoved,
+            Self::NoTenant { .. } => Reason::TenantRemoved,
             Self::Source { .. } | Self::BranchGone(_) => Reason::SourceUnavailable,
             Self::Credential { .. } => Reason::CredentialMissing,
             Self::Store(_) | Self::Task => Reason::Internal,

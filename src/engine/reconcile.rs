@@ -518,7 +518,7 @@ struct Ground<'a> {
 }
 
 fn tenant_of<'a>(in_force: &'a PlatformStatus, tenant: &str) -> Result<&'a TenantSpec, EngineError> {
-    in_force.platform.tenants.get(tenant).ok_or_else(|| EngineError::NoTenant(tenant.to_owned()))
+    in_force.platform.tenants.get(tenant).ok_or_else(|| EngineError::no_tenant(&in_force.platform, tenant))
 }
 
 fn owner_of<'a>(

@@ -386,7 +386,8 @@ fn jittered(tenant: &str, interval: Duration) -> Duration {
 impl Engine {
     /// The refs of a tenant's repository now; fetches nothing.
     pub(super) async fn advertised(&self, in_force: &PlatformStatus, tenant: &str) -> Result<Refs, EngineError> {
-        let spec = in_force.platform.tenants.get(tenant).ok_or_else(|| EngineError::NoTenant(tenant.to_owned()))?;
+        let spec =
+            in_force.platform.tenants.get(tenant).ok_or_else(|| EngineError::no_tenant(&in_force.platform, tenant))?;
         let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec).await?;
         let branch = spec.repository.branch.clone();
         blocking(move || mirror.advertise(&branch))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use plumb::engine::schedule::Schedule;
-use plumb::engine::{EngineError, Report};
+use plumb::engine::{Ask, EngineError, Report, Width};
 use plumb::model::{
     ConditionStatus, ConditionType, Diagnostic, EventKind, ExecutionOutcome, ProposalStatus, Reason, Trigger,
 };
@@ -280,6 +280,15 @@ async fn a_platform_head_that_does_not_validate_leaves_the_last_good_one_in_forc
     world.platform.write("providers.yaml", providers);
     world.platform.commit("Mend it");
     assert_eq!(world.in_force().await.rejected, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_not_there_is_refused_with_the_names_of_those_that_are() {
+    let world = world().await;
+    let in_force = world.in_force().await;
+    let ask = Ask { trigger: Trigger::CommandLine, width: Width::Deep };
+    let error = world.engine().reconcile(&in_force, "chekout", ask).await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no tenant \"chekout\"; the platform has checkout");
 }
 
 #[tokio::test(flavor = "multi_thread")]

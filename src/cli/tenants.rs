@@ -22,7 +22,7 @@ pub async fn platform(engine: &Engine, common: &Common) -> anyhow::Result<Platfo
 }
 
 fn tell(in_force: &PlatformStatus, common: &Common) {
-    print_findings(&in_force.findings, &Default::default(), common);
+    print_findings(&in_force.findings, &in_force.sources, common);
     if let (Some(rejected), false) = (&in_force.rejected, common.quiet) {
         let head = rejected.get(..12).unwrap_or(rejected);
         eprintln!("warning: the head {head} of the platform does not validate; the last good revision is in force");

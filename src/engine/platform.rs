@@ -1,6 +1,7 @@
 //! The platform repository: its head when that validates, else the last revision that did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub struct PlatformStatus {
     /// The head, when it is not in force.
     pub rejected: Option<ObjectHex>,
     pub findings: Vec<Diagnostic>,
+    /// Texts of the files with findings.
+    pub sources: Sources,
 }
 
 /// One revision, read and validated.
@@ -104,11 +107,16 @@ impl Engine {
             }
         };
         let (platform, policies) = in_force;
+        let named: BTreeSet<&String> = (revision.findings.iter())
+            .flat_map(|finding| iter::once(&finding.file).chain(finding.related.iter().map(|related| &related.file)))
+            .collect();
+        revision.sources.retain(|file, _| named.contains(file));
         let status = PlatformStatus {
             platform: Arc::new(platform),
             policies: Arc::new(policies),
             rejected,
             findings: revision.findings,
+            sources: revision.sources,
         };
         if remember {
             self.remember_platform(&status, state).await?;

@@ -170,6 +170,7 @@ fn the_last_good_platform_stays_in_force_and_says_so() {
     assert_eq!(said.code, 0);
     assert!(said.stdout.contains("nothing to do: 2 resources in plumb"), "{said:?}");
     assert!(said.stderr.contains("the last good revision is in force"), "{said:?}");
+    assert!(said.stderr.contains("4 | spec: {}\n  |       ^^"), "the place of each finding is shown: {said:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Bad input and bad days: each ends in a clear message, touches nothing it should not, and holds up nothing else.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use plumb::engine::schedule::Schedule;
@@ -274,6 +275,9 @@ async fn a_platform_head_that_does_not_validate_leaves_the_last_good_one_in_forc
         assert_eq!((&in_force.platform.commit, in_force.rejected.as_ref()), (&good, Some(&bad)));
         let finding = in_force.findings.iter().find(|finding| finding.file == "providers.yaml").unwrap();
         assert!(finding.is_error() && finding.span.is_some(), "{finding:#?}");
+        let texts: BTreeSet<&String> = in_force.sources.keys().collect();
+        let named: BTreeSet<&String> = in_force.findings.iter().map(|finding| &finding.file).collect();
+        assert_eq!(texts, named, "the texts of what the findings are about, and no other");
         assert_eq!(in_sync(&world).await, 0);
         world.restart().await;
     }

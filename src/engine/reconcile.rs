@@ -60,7 +60,7 @@ pub struct Report {
     pub desired: Arc<DesiredState>,
     /// What steps failed, with the reason.
     pub failed: BTreeMap<ResourceKey, (Reason, String)>,
-    /// How many steps were done.
+    /// How many steps were done, by all plans of the pass where it was planned anew.
     pub done: usize,
     /// Something did not work that may work later without a new commit.
     pub wants_retry: bool,
@@ -128,12 +128,13 @@ impl Engine {
         let mut timeline =
             Timeline::open(self.store.as_ref(), &self.listener, self.clock.as_ref(), tenant, ask.trigger).await?;
         let mut ask = ask;
-        let mut replans = 0;
+        let (mut replans, mut done) = (0, 0);
         let passed = loop {
             let passed = self.pass(in_force, tenant, spec, ask, &mut workspace, &mut timeline).await;
             match passed {
                 Ok(passed) if passed.applied.has_conflict() && replans < MOST_REPLANS => {
                     replans += 1;
+                    done += passed.applied.done.len();
                     // What changed under the plan may be anything.
                     ask = Ask { width: Width::Deep, ..ask };
                 }
@@ -160,7 +161,7 @@ impl Engine {
             execution,
             outcome,
             wants_retry: applied.wants_retry() || !plan.unknown.is_empty() || waits_for_time(&plan),
-            done: applied.done.len(),
+            done: done + applied.done.len(),
             failed: applied.failed.into_iter().map(|(key, e)| (key, (e.reason(), e.to_string()))).collect(),
             plan,
             desired,

@@ -119,8 +119,9 @@ impl Engine {
     /// Looks at one tenant and makes live what git says.
     ///
     /// # Errors
-    /// When its repository or the store cannot be used; nothing was applied then. What single resources lack is in
-    /// the report.
+    /// When its repository or the store cannot be used. Most errors come before anything is applied, but not all: a
+    /// store that fails when the pass is recorded leaves steps that are done, and the next pass finds them so. What
+    /// single resources lack is in the report.
     pub async fn reconcile(&self, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> Result<Report, EngineError> {
         let spec = tenant_of(in_force, tenant)?;
         let workspace = self.workspace(tenant);

@@ -133,7 +133,8 @@ pub struct TenantState {
     pub url: String,
     pub branch: String,
     pub path: String,
-    /// The head whose full pass ended last; approvals are looked for in the commits after it.
+    /// The head of the pass that was recorded last, full or narrowed, whatever became of its steps; approvals are
+    /// looked for in the commits after it.
     pub applied: Option<ObjectHex>,
     /// The head that was looked at last.
     pub head: Option<ObjectHex>,

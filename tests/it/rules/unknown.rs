@@ -10,7 +10,7 @@ use crate::harness::world::{World, unseen};
 #[tokio::test(flavor = "multi_thread")]
 async fn r5_while_a_provider_is_down_or_silent_nothing_is_made_deleted_or_decided() {
     let server = PostgresServer::start();
-    let mut world = World::with_slow_postgres(&server, "1s").await;
+    let mut world = World::with_slow_postgres(&server, "5s").await;
     let key = |name: &str| world.key(&format!("staging/Database/{name}"));
     let (going, changed, drifted, new) = (key("going"), key("changed"), key("drifted"), key("new"));
     for name in ["going", "changed", "drifted", "other"] {

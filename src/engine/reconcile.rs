@@ -205,9 +205,11 @@ impl Engine {
         decisions.held_deletes = decide::held_deletes(&memory.held);
         decisions.closed_windows =
             windows::closed(&in_force.platform.spec.windows, &spec.environments, self.clock.now());
+        let sources = sources_of(&workspace, &reading.desired);
+        // Nothing is read a second time; a large tenant's files are worth forgetting before it is looked at.
+        drop(workspace);
         let ground = Ground { in_force, spec, memory: &memory, access: Access::Read, depth: Depth::Deep };
         let Planned { plan, .. } = self.plan(ground, &reading.desired, &PlanScope::Full, None, decisions).await;
-        let sources = sources_of(&workspace, &reading.desired);
         Ok(Preview { plan, desired: reading.desired, sources })
     }
 

@@ -45,6 +45,8 @@ impl Engine {
         let mut written = Written::default();
         self.record_objects(pass, tx.as_mut(), &mut written).await?;
         self.record_statuses(pass, tx.as_mut(), &mut written.changes).await?;
+        tx.put_records(&written.changes.records).await?;
+        tx.put_statuses(&written.changes.statuses).await?;
         if pass.plan.scope == PlanScope::Full {
             record_strays(pass, tx.as_mut()).await?;
         }
@@ -63,11 +65,9 @@ impl Engine {
                     tx.remove_secrets(&step.key).await?;
                     Reason::Deleted
                 }
-                Action::Adopt => {
-                    self.record_object(pass, tx, &step.key, pass.after, Reason::Adopted, &mut written.changes).await?
-                }
+                Action::Adopt => self.record_object(pass, &step.key, pass.after, Reason::Adopted, &mut written.changes),
                 Action::Create | Action::Update | Action::Replace => {
-                    self.record_object(pass, tx, &step.key, pass.after, Reason::Applied, &mut written.changes).await?
+                    self.record_object(pass, &step.key, pass.after, Reason::Applied, &mut written.changes)
                 }
             };
             written.recorded.push((step.key.clone(), reason));
@@ -75,12 +75,11 @@ impl Engine {
         for settle in &pass.plan.settles {
             let reason = match settle {
                 Settle::Record { key, reason, .. } => {
-                    self.record_object(pass, tx, key, pass.before, *reason, &mut written.changes).await?
+                    self.record_object(pass, key, pass.before, *reason, &mut written.changes)
                 }
                 Settle::Forget { key, reason: Reason::Retained } => {
                     if let Some(record) = pass.prior.get(key) {
                         let record = Record { retained: true, updated_at: self.clock.now(), ..record.clone() };
-                        tx.put_record(&record).await?;
                         written.changes.records.push(record);
                     }
                     Reason::Retained
@@ -96,27 +95,26 @@ impl Engine {
         Ok(())
     }
 
-    async fn record_object(
+    /// The record of an object as it was seen, for writing.
+    fn record_object(
         &self,
         pass: &Pass<'_>,
-        tx: &mut dyn Tx,
         key: &ResourceKey,
         seen: &Observations,
         reason: Reason,
         changes: &mut Changes,
-    ) -> Result<Reason, StoreError> {
-        let Some(resource) = pass.desired.resources.get(key) else { return Ok(reason) };
+    ) -> Reason {
+        let Some(resource) = pass.desired.resources.get(key) else { return reason };
         // What cannot be read back is not recorded; the next pass finds it by its mark.
-        let Some(Observation::Present(live)) = seen.objects.get(key) else { return Ok(Reason::NotObserved) };
+        let Some(Observation::Present(live)) = seen.objects.get(key) else { return Reason::NotObserved };
         let unknown = ProviderIdentity(String::new());
         let identity = identity_of(pass, &resource.provider).unwrap_or(&unknown);
         let name = object_name(pass.platform, key, &resource.provider);
         let place = Place { identity, object_name: &name, commit: pass.desired.commit.as_ref() };
         let held = pass.plan.held.get(key).cloned().unwrap_or_default();
         let record = record_after(resource, live, pass.prior.get(key), &held, place, self.clock.now());
-        tx.put_record(&record).await?;
         changes.records.push(record);
-        Ok(reason)
+        reason
     }
 
     async fn record_statuses(&self, pass: &Pass<'_>, tx: &mut dyn Tx, changes: &mut Changes) -> Result<(), StoreError> {
@@ -137,7 +135,6 @@ impl Engine {
             let same = before
                 .is_some_and(|before| ResourceStatus { updated_at: status.updated_at, ..before.clone() } == status);
             if !same {
-                tx.put_status(&status).await?;
                 changes.statuses.push(status);
             }
         }

@@ -1,9 +1,7 @@
 //! The timeline of one execution: events are gathered and written a batch at a time.
 
-use chrono::{DateTime, Utc};
-
 use crate::model::{Event, EventKind, ExecutionOutcome, PlanId, ResourceKey, Summary, Trigger};
-use crate::store::{Scope, Store, StoreError};
+use crate::store::{NewEvent, Scope, Store, StoreError};
 
 use super::Listener;
 
@@ -15,7 +13,7 @@ pub(super) struct Timeline<'a> {
     clock: &'a dyn crate::model::Clock,
     tenant: String,
     execution: i64,
-    waiting: Vec<(Option<ResourceKey>, DateTime<Utc>, EventKind)>,
+    waiting: Vec<NewEvent>,
 }
 
 impl<'a> Timeline<'a> {
@@ -59,7 +57,7 @@ impl<'a> Timeline<'a> {
             kind: kind.clone(),
         };
         (self.listener)(&event);
-        self.waiting.push((key, at, kind));
+        self.waiting.push(NewEvent { key, at, kind });
     }
 
     /// Writes what was noted.
@@ -68,9 +66,7 @@ impl<'a> Timeline<'a> {
             return Ok(());
         }
         let mut tx = self.store.begin(Scope::Tenant(self.tenant.clone())).await?;
-        for (key, at, kind) in &self.waiting {
-            tx.append_event(self.execution, &self.tenant, key.as_ref(), *at, kind).await?;
-        }
+        tx.append_events(self.execution, &self.tenant, &self.waiting).await?;
         tx.commit().await?;
         self.waiting.clear();
         Ok(())

@@ -20,7 +20,9 @@ use crate::model::{
     ResourceKey, ResourceStatus, Stray, Summary, Trigger,
 };
 use crate::store::columns::{document, read_document, read_key, read_word, time, word};
-use crate::store::{HeldPlan, HistoryFilter, PlatformState, Scope, StoreError, StoredSecret, TenantState, Tx};
+use crate::store::{
+    HeldPlan, HistoryFilter, NewEvent, PlatformState, Scope, StoreError, StoredSecret, TenantState, Tx,
+};
 
 /// A list's statement, narrowed to the scope. `$1` is always the scope's tenant, NULL when it has none.
 macro_rules! narrowed {
@@ -37,6 +39,10 @@ macro_rules! narrowed {
 }
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+/// How many rows one statement writes. Each statement is a message to SQLite's thread and an answer; databases take some
+/// ten thousand values in one.
+const ROWS_AT_ONCE: usize = 200;
 
 /// What a transaction may do.
 pub(super) enum Access {
@@ -272,19 +278,29 @@ impl Tx for SqliteTx {
         Ok(self.documents("the inventory", statement).await?.into_iter().next())
     }
 
-    async fn put_record(&mut self, record: &Record) -> Result<(), StoreError> {
+    async fn put_records(&mut self, records: &[Record]) -> Result<(), StoreError> {
         const WHAT: &str = "a record of the inventory";
-        self.claim(WHAT, &record.key.tenant)?;
-        let sql = "INSERT INTO inventory (tenant, key, provider, updated_at, document) VALUES ($1, $2, $3, $4, $5) \
-                   ON CONFLICT (tenant, key) DO UPDATE SET provider = excluded.provider, \
-                   updated_at = excluded.updated_at, document = excluded.document";
-        let statement = query(sql)
-            .bind(&record.key.tenant)
-            .bind(record.key.to_string())
-            .bind(&record.provider)
-            .bind(time(record.updated_at))
-            .bind(document(WHAT, record)?);
-        self.write(WHAT, statement).await?;
+        for some in records.chunks(ROWS_AT_ONCE) {
+            let mut rows = Vec::with_capacity(some.len());
+            for record in some {
+                self.claim(WHAT, &record.key.tenant)?;
+                rows.push((record, document(WHAT, record)?));
+            }
+            let mut sql =
+                QueryBuilder::<Sqlite>::new("INSERT INTO inventory (tenant, key, provider, updated_at, document) ");
+            sql.push_values(rows, |mut row, (record, document)| {
+                row.push_bind(&record.key.tenant)
+                    .push_bind(record.key.to_string())
+                    .push_bind(&record.provider)
+                    .push_bind(time(record.updated_at))
+                    .push_bind(document);
+            });
+            sql.push(
+                " ON CONFLICT (tenant, key) DO UPDATE SET provider = excluded.provider, \
+                 updated_at = excluded.updated_at, document = excluded.document",
+            );
+            self.write(WHAT, sql.build()).await?;
+        }
         Ok(())
     }
 
@@ -298,11 +314,28 @@ impl Tx for SqliteTx {
         Ok(statuses.into_iter().map(|status| (status.key.clone(), status)).collect())
     }
 
-    async fn put_status(&mut self, status: &ResourceStatus) -> Result<(), StoreError> {
-        let sql = "INSERT INTO statuses (tenant, key, updated_at, document) VALUES ($1, $2, $3, $4) \
-                   ON CONFLICT (tenant, key) DO UPDATE SET updated_at = excluded.updated_at, \
-                   document = excluded.document";
-        self.put_document("a status", sql, &status.key, status.updated_at, status).await
+    async fn put_statuses(&mut self, statuses: &[ResourceStatus]) -> Result<(), StoreError> {
+        const WHAT: &str = "a status";
+        for some in statuses.chunks(ROWS_AT_ONCE) {
+            let mut rows = Vec::with_capacity(some.len());
+            for status in some {
+                self.claim(WHAT, &status.key.tenant)?;
+                rows.push((status, document(WHAT, status)?));
+            }
+            let mut sql = QueryBuilder::<Sqlite>::new("INSERT INTO statuses (tenant, key, updated_at, document) ");
+            sql.push_values(rows, |mut row, (status, document)| {
+                row.push_bind(&status.key.tenant)
+                    .push_bind(status.key.to_string())
+                    .push_bind(time(status.updated_at))
+                    .push_bind(document);
+            });
+            sql.push(
+                " ON CONFLICT (tenant, key) DO UPDATE SET updated_at = excluded.updated_at, \
+                 document = excluded.document",
+            );
+            self.write(WHAT, sql.build()).await?;
+        }
+        Ok(())
     }
 
     async fn remove_status(&mut self, key: &ResourceKey) -> Result<(), StoreError> {
@@ -540,6 +573,28 @@ impl Tx for SqliteTx {
         }
         page(&mut sql, *before, *limit);
         self.rows("executions", sql.build()).await?.iter().map(read_execution).collect()
+    }
+
+    async fn append_events(&mut self, execution: i64, tenant: &str, events: &[NewEvent]) -> Result<(), StoreError> {
+        const WHAT: &str = "an event";
+        self.claim(WHAT, tenant)?;
+        self.expect_own(WHAT, tenant, events.iter().filter_map(|event| event.key.as_ref()))?;
+        for some in events.chunks(ROWS_AT_ONCE) {
+            let mut rows = Vec::with_capacity(some.len());
+            for event in some {
+                rows.push((event, document(WHAT, &event.kind)?));
+            }
+            let mut sql = QueryBuilder::<Sqlite>::new("INSERT INTO events (execution, tenant, key, at, document) ");
+            sql.push_values(rows, |mut row, (event, document)| {
+                row.push_bind(execution)
+                    .push_bind(tenant)
+                    .push_bind(event.key.as_ref().map(ToString::to_string))
+                    .push_bind(time(event.at))
+                    .push_bind(document);
+            });
+            self.write(WHAT, sql.build()).await?;
+        }
+        Ok(())
     }
 
     async fn append_event(

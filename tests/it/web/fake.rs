@@ -9,7 +9,9 @@ use plumb::model::{
     Approval, Event, EventKind, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record,
     ResourceKey, ResourceStatus, Stray, Summary, Trigger,
 };
-use plumb::store::{HeldPlan, HistoryFilter, PlatformState, Scope, Store, StoreError, StoredSecret, TenantState, Tx};
+use plumb::store::{
+    HeldPlan, HistoryFilter, NewEvent, PlatformState, Scope, Store, StoreError, StoredSecret, TenantState, Tx,
+};
 
 /// All that the store holds. Executions and events are oldest first.
 #[derive(Clone, Default)]
@@ -102,7 +104,7 @@ impl Tx for Snapshot {
     async fn newest_secret(&mut self) -> Result<Option<StoredSecret>, StoreError> {
         Ok(None)
     }
-    async fn put_record(&mut self, _: &Record) -> Result<(), StoreError> {
+    async fn put_records(&mut self, _: &[Record]) -> Result<(), StoreError> {
         panic!("the page only reads")
     }
     async fn forget(&mut self, _: &ResourceKey) -> Result<(), StoreError> {
@@ -111,7 +113,7 @@ impl Tx for Snapshot {
     async fn statuses(&mut self) -> Result<BTreeMap<ResourceKey, ResourceStatus>, StoreError> {
         Ok(self.mine(&self.data.statuses))
     }
-    async fn put_status(&mut self, _: &ResourceStatus) -> Result<(), StoreError> {
+    async fn put_statuses(&mut self, _: &[ResourceStatus]) -> Result<(), StoreError> {
         panic!("the page only reads")
     }
     async fn remove_status(&mut self, _: &ResourceKey) -> Result<(), StoreError> {
@@ -192,6 +194,10 @@ impl Tx for Snapshot {
             .cloned()
             .collect())
     }
+    async fn append_events(&mut self, _: i64, _: &str, _: &[NewEvent]) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+
     async fn append_event(
         &mut self,
         _: i64,

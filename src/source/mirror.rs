@@ -127,6 +127,10 @@ impl Mirror {
     pub fn fetch(&self, branch: &str) -> Result<Refs, SourceError> {
         check_branch(branch)?;
         let _lock = lock(&self.path)?;
+        if !self.path.join("HEAD").exists() {
+            // Somebody threw it away; it is only a cache.
+            self.replace_repo(make(&self.path)?);
+        }
         self.clear_incoming()?;
         let mut download = self.download(branch)?;
         if self.first_missing(&download.refs).is_some() {

@@ -251,6 +251,25 @@ async fn a_deleted_branch_changes_nothing_and_goes_on_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_is_thrown_away_while_the_program_runs_is_made_again() {
+    let world = world().await;
+    in_sync(&world).await;
+    let mirrors = std::fs::read_dir(world.data().join("mirrors")).unwrap().map(|entry| entry.unwrap().path());
+    for mirror in mirrors.filter(|path| path.is_dir()) {
+        std::fs::remove_dir_all(mirror).unwrap();
+    }
+    // The history that was read is not there to be compared with either.
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.git(&["add", "--all"]);
+    world.tenant.git(&["commit", "--quiet", "--amend", "--message", "Written anew"]);
+    world.tenant.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
+    world.tenant.remote_git(&["reflog", "expire", "--expire=now", "--all"]);
+    world.tenant.remote_git(&["gc", "--quiet", "--prune=now"]);
+    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_repository_says_so_and_its_first_commit_works() {
     let world = World::with_files().await;
     let error = world.try_apply().await.unwrap_err();

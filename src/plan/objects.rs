@@ -240,7 +240,7 @@ impl Draft<'_> {
             lifted: fields_of(&self.decisions.lifted, key),
             ignored: fields_of(&self.decisions.ignored, key),
         };
-        let comparison = compare::compare(resource, live, record, mark, verdicts);
+        let mut comparison = compare::compare(resource, live, record, mark, verdicts);
         self.report(resource, mode, &comparison);
         if resource.annotations.adopt {
             let message = "plumb.dev/adopt has done its work; remove it".to_owned();
@@ -250,7 +250,7 @@ impl Draft<'_> {
         if comparison.changes.is_empty() && rotate.is_none() {
             self.settle(resource, record, live, mark, &comparison.held);
         } else {
-            self.change(resource, record, live, mark, &comparison, rotate);
+            self.change(resource, record, live, mark, &mut comparison, rotate);
         }
         if !comparison.held.is_empty() {
             self.plan.held.insert(key.clone(), comparison.held);
@@ -345,15 +345,15 @@ impl Draft<'_> {
         record: Option<&Record>,
         live: &Live,
         mark: &Mark,
-        comparison: &Comparison,
+        comparison: &mut Comparison,
         rotate: Option<String>,
     ) {
         let key = &resource.key;
         let expect = Expect::Marked(live.object.clone());
         let step = self.step(resource, Action::Update, expect, comparison.changes.clone());
         let mut step = Step { rotate, ..step };
-        keep_held_hashes(&mut step.mark, mark, &comparison.held);
         let Some(fields) = immutable_changes(&step) else {
+            keep_held_hashes(&mut step.mark, mark, &comparison.held);
             return self.plan.steps.push(step);
         };
         step.action = Action::Replace;
@@ -375,7 +375,10 @@ impl Draft<'_> {
                 );
                 self.block(key, Reason::ConflictHeld, message, Some(step));
             }
-            None => self.plan.steps.push(step),
+            None => {
+                comparison.held.clear();
+                self.plan.steps.push(step);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::world::*;
-use crate::model::{Action, Deletion, Expect, Reason};
+use crate::model::{Action, Deletion, Expect, FieldHash, Reason};
 
 /// Two databases, so that removing one is not removing all.
 fn two(deletion: Option<Deletion>) -> World {
@@ -137,6 +137,21 @@ fn r7_a_replacement_that_was_allowed_before_is_flagged_and_done() {
     assert_eq!(step.destructive, ["deletes checkout_staging_orders and makes it again"]);
     assert_eq!(plan.changes(&db("orders")), [(PAGE_SIZE, Some(&json!(8192)))]);
     assert!(world.plan().is_quiet());
+}
+
+#[test]
+fn r7_a_replacement_leaves_nothing_open_of_a_field_that_is_not_looked_at() {
+    let mut world = two(Some(Deletion::Delete));
+    world.git_sets(&db("orders"), "/spec/connectionLimit", 20);
+    world.reconciles();
+    world.git_says(&db("orders"), |a| a.drift_ignore = vec!["/spec/connectionLimit".into()]);
+    // A mark of another time than the record: somebody put a backup back.
+    let hash = FieldHash::of(&json!(50));
+    world.mark_mut(&db("orders")).hashes.insert("/spec/connectionLimit".into(), hash);
+    world.live_becomes(&db("orders"), "/spec/connectionLimit", 50);
+    world.git_sets(&db("orders"), PAGE_SIZE, 8192);
+    assert_eq!(world.reconciles().step(&db("orders")).action, Action::Replace);
+    assert!(world.plan().is_quiet(), "what is made again has git's values throughout");
 }
 
 #[test]

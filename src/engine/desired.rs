@@ -91,23 +91,19 @@ impl Workspace {
         commit: &ObjectHex,
         edits: &BTreeMap<String, ObjectHex>,
     ) -> Result<Reading, SourceError> {
-        let blobs = mirror.blobs(&edits.values().collect::<Vec<_>>())?;
-        let files: Vec<(&String, Vec<u8>)> = edits.keys().zip(blobs).collect();
-        let (mut before, mut after) = (Vec::new(), Vec::new());
-        for ((path, blob), mut checked) in edits.iter().zip(validator.check_files(&files)) {
-            checked.blob = blob.clone();
-            let checked = Arc::new(checked);
-            before.extend(self.files.insert(path.clone(), Arc::clone(&checked)));
-            after.push(checked);
+        let after = check_blobs(validator, mirror, &edits.iter().collect())?;
+        let mut before = Vec::with_capacity(after.len());
+        for checked in &after {
+            before.extend(self.files.insert(checked.file.clone(), Arc::clone(checked)));
         }
         let changed: BTreeSet<String> = edits.keys().cloned().collect();
+        let plain = Some((commit.clone(), owner.tenant.repository.path.clone()));
         if let Some(touched) = self.revise(owner, commit, &changed, before, after) {
-            let Last { desired, plain, .. } = self.last.as_mut().expect("it was revised");
-            *plain = Some((commit.clone(), owner.tenant.repository.path.clone()));
-            let desired = Arc::clone(desired);
+            let last = self.last.as_mut().expect("it was revised");
+            last.plain = plain;
+            let desired = Arc::clone(&last.desired);
             return Ok(Reading { desired, files: self.files.len(), changed: changed.len(), touched: Some(touched) });
         }
-        let plain = Some((commit.clone(), owner.tenant.repository.path.clone()));
         Ok(self.assemble(owner, Some(commit.clone()), plain, Vec::new(), &BTreeSet::new(), &changed))
     }
 
@@ -160,15 +156,13 @@ impl Workspace {
             .filter(|(path, entry)| self.files.get(*path).is_none_or(|known| known.blob != entry.blob))
             .map(|(path, entry)| (path, &entry.blob))
             .collect();
-        let blobs = mirror.blobs(&fresh.values().collect::<Vec<_>>())?;
+        let fresh = check_blobs(validator, mirror, &fresh)?;
         let mut changed: BTreeSet<String> =
             self.files.keys().filter(|path| !tree.files.contains_key(*path)).cloned().collect();
         self.files.retain(|path, _| tree.files.contains_key(path));
-        let files: Vec<(&String, Vec<u8>)> = fresh.keys().copied().zip(blobs).collect();
-        for ((path, blob), mut checked) in fresh.into_iter().zip(validator.check_files(&files)) {
-            checked.blob = blob.clone();
-            self.files.insert(path.clone(), Arc::new(checked));
-            changed.insert(path.clone());
+        for checked in fresh {
+            changed.insert(checked.file.clone());
+            self.files.insert(checked.file.clone(), checked);
         }
         Ok(self.assemble(owner, Some(commit.clone()), plain, tree.findings, &tree.refused, &changed))
     }
@@ -251,6 +245,21 @@ impl Workspace {
         self.last = None;
         self.kept = None;
     }
+}
+
+/// Reads and checks files by their blobs, in order.
+fn check_blobs(
+    validator: &Validator,
+    mirror: &Mirror,
+    blobs: &BTreeMap<&String, &ObjectHex>,
+) -> Result<Vec<Arc<CheckedFile>>, SourceError> {
+    let contents = mirror.blobs(&blobs.values().collect::<Vec<_>>())?;
+    let files: Vec<(&String, Vec<u8>)> = blobs.keys().copied().zip(contents).collect();
+    let mut checked = validator.check_files(&files);
+    for (file, blob) in checked.iter_mut().zip(blobs.values()) {
+        file.blob.clone_from(blob);
+    }
+    Ok(checked.into_iter().map(Arc::new).collect())
 }
 
 fn context<'a>(owner: Owner<'a>, commit: Option<&'a ObjectHex>) -> TenantContext<'a> {

@@ -1,7 +1,6 @@
 //! The platform repository: its head when that validates, else the last revision that did.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -107,9 +106,7 @@ impl Engine {
             }
         };
         let (platform, policies) = in_force;
-        let named: BTreeSet<&String> = (revision.findings.iter())
-            .flat_map(|finding| iter::once(&finding.file).chain(finding.related.iter().map(|related| &related.file)))
-            .collect();
+        let named: BTreeSet<&String> = revision.findings.iter().flat_map(Diagnostic::files).collect();
         revision.sources.retain(|file, _| named.contains(file));
         let status = PlatformStatus {
             platform: Arc::new(platform),

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{
-    Decisions, Depth, DesiredState, EventKind, ExecutionOutcome, ObjectHex, Observation, Observations, Plan, PlanScope,
-    Proposal, ProposalStatus, Reason, ResourceKey, Summary, TenantSpec, Trigger,
+    Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, ObjectHex, Observation, Observations,
+    Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey, Summary, TenantSpec, Trigger,
 };
 use crate::plan::{self, Terms};
 use crate::source::{Mirror, Refs, Wanted, WorkingTree};
@@ -587,7 +587,7 @@ fn outcome_of(plan: &Plan, desired: &DesiredState, applied: &Applied) -> Executi
     } else if asks
         || !plan.blocked.is_empty()
         || !plan.unknown.is_empty()
-        || desired.diagnostics.iter().any(crate::model::Diagnostic::is_error)
+        || desired.diagnostics.iter().any(Diagnostic::is_error)
     {
         ExecutionOutcome::Blocked
     } else {
@@ -605,7 +605,7 @@ fn sources_of(workspace: &Workspace, desired: &DesiredState) -> Sources {
     desired
         .diagnostics
         .iter()
-        .flat_map(|finding| std::iter::once(&finding.file).chain(finding.related.iter().map(|related| &related.file)))
+        .flat_map(Diagnostic::files)
         .filter_map(|file| workspace.text(file).map(|text| (file.clone(), text)))
         .collect()
 }

@@ -96,6 +96,11 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
+    /// The files it speaks of.
+    pub fn files(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.file).chain(self.related.iter().map(|related| &related.file))
+    }
+
     /// An error about `file`.
     pub fn error(code: Code, file: impl Into<String>, message: impl Into<String>) -> Self {
         Self {

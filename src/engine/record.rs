@@ -110,7 +110,8 @@ impl Engine {
         let unknown = ProviderIdentity(String::new());
         let identity = identity_of(pass, &resource.provider).unwrap_or(&unknown);
         let name = object_name(pass.platform, key, &resource.provider);
-        let place = Place { identity, object_name: &name, commit: pass.desired.commit.as_ref() };
+        let denied = pass.desired.denied.contains_key(key);
+        let place = Place { identity, object_name: &name, commit: pass.desired.commit.as_ref(), denied };
         let held = pass.plan.held.get(key).cloned().unwrap_or_default();
         let record = record_after(resource, live, pass.prior.get(key), &held, place, self.clock.now());
         changes.records.push(record);

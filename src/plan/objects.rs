@@ -303,12 +303,13 @@ impl Draft<'_> {
             Some(record) if record.provider != resource.provider => Some(Reason::Rebound),
             Some(record) => {
                 let next = super::record::fields_after(resource, live, Some(record), mark, held);
+                let denied = self.desired.denied.contains_key(&resource.key);
                 let same = next.applied == record.applied
                     && next.readback == record.readback
                     && next.unsettled == record.unsettled
                     && record.object == live.object
                     && self.live.identities.get(&record.provider).is_none_or(|identity| *identity == record.identity)
-                    && record.annotations == resource.annotations
+                    && record.annotations == super::record::annotations_after(resource, Some(record), denied)
                     && record.depends_on == resource.depends_on
                     && record.file == resource.origin.file;
                 (!same).then_some(Reason::Recorded)

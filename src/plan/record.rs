@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use crate::model::{
-    FieldHash, FieldPath, Fields, Live, Mark, ObjectHex, Ownership, ProviderIdentity, Record, Resource,
+    Annotations, Deletion, FieldHash, FieldPath, Fields, Live, Mark, ObjectHex, Ownership, ProviderIdentity, Record,
+    Resource,
 };
 
 /// The three field maps of a record.
@@ -58,6 +59,18 @@ pub(super) fn fields_after(
     after
 }
 
+/// What is remembered of the annotations. A document that policies deny gives no permission to delete, nor does it take
+/// protection away (R7): a later commit, in which there is no document left to judge, could make use of that.
+pub(super) fn annotations_after(resource: &Resource, prior: Option<&Record>, denied: bool) -> Annotations {
+    let annotations = resource.annotations.clone();
+    let is_protected = |annotations: &Annotations| annotations.deletion_of(resource.key.kind) == Deletion::Protect;
+    if !denied || is_protected(&annotations) {
+        return annotations;
+    }
+    let deletion = prior.map(|record| &record.annotations).filter(|prior| is_protected(prior));
+    Annotations { deletion: deletion.and_then(|prior| prior.deletion), ..annotations }
+}
+
 /// The record of `resource` after it was applied or settled; `live` is what was read back. A record that was forgotten
 /// on purpose is no base, as it was none for the plan.
 pub fn record_after(
@@ -89,8 +102,11 @@ pub fn record_after(
         applied,
         readback,
         unsettled,
-        annotations: resource.annotations.clone(),
-        document: resource.document.clone(),
+        annotations: annotations_after(resource, prior, place.denied),
+        document: match place.denied {
+            true => prior.map(|record| record.document.clone()).unwrap_or_default(),
+            false => resource.document.clone(),
+        },
         depends_on: resource.depends_on.clone(),
         file: resource.origin.file.clone(),
         commit: place.commit.cloned().unwrap_or_default(),
@@ -105,4 +121,6 @@ pub struct Place<'a> {
     pub identity: &'a ProviderIdentity,
     pub object_name: &'a str,
     pub commit: Option<&'a ObjectHex>,
+    /// Policies deny the document as it stands there.
+    pub denied: bool,
 }

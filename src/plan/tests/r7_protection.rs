@@ -72,6 +72,45 @@ fn r7_a_permission_that_was_taken_back_does_not_count() {
 }
 
 #[test]
+fn r7_a_permission_that_a_policy_denies_is_not_recorded() {
+    for deletion in [Deletion::Delete, Deletion::Retain] {
+        let mut world = two(None);
+        world.git_says(&db("orders"), |a| a.deletion = Some(deletion));
+        world.desired.denied.insert(db("orders"), "no".to_owned());
+        assert!(world.reconciles().steps.is_empty());
+        assert!(world.plan().is_quiet(), "what is not taken over is not recorded again and again");
+        world.git_removes(&db("orders"));
+        assert_eq!(world.plan().reasons(&db("orders")), [Reason::DeletionProtected], "{deletion:?}");
+    }
+}
+
+#[test]
+fn r7_a_permission_lapses_when_a_policy_denies_it_later() {
+    let mut world = two(Some(Deletion::Delete));
+    world.desired.denied.insert(db("orders"), "no".to_owned());
+    world.reconciles();
+    world.git_removes(&db("orders"));
+    assert_eq!(world.plan().reasons(&db("orders")), [Reason::DeletionProtected]);
+}
+
+#[test]
+fn r7_a_denied_document_can_protect_and_not_take_protection_away() {
+    let mut world = World::in_plumb([document(&cache("a")), document(&cache("b"))]);
+    for name in ["a", "b"] {
+        world.desired.denied.insert(cache(name), "no".to_owned());
+    }
+    world.git_says(&cache("a"), |a| a.deletion = Some(Deletion::Protect));
+    world.reconciles();
+    world.git_says(&cache("a"), |a| a.deletion = None);
+    world.reconciles();
+    world.git_removes(&cache("a"));
+    world.git_removes(&cache("b"));
+    let plan = world.plan();
+    assert_eq!(plan.reasons(&cache("a")), [Reason::DeletionProtected]);
+    assert_eq!(plan.action(&cache("b")), Some(Action::Delete), "it holds no data");
+}
+
+#[test]
 fn r7_retain_forgets_the_object_and_keeps_its_mark() {
     let mut world = two(Some(Deletion::Retain));
     world.git_removes(&db("orders"));

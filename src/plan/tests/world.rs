@@ -169,6 +169,7 @@ impl World {
 
     pub(super) fn git_removes(&mut self, key: &ResourceKey) {
         self.desired.resources.remove(key).expect("git has it");
+        self.desired.denied.remove(key);
     }
 
     pub(super) fn document_mut(&mut self, key: &ResourceKey) -> &mut Resource {
@@ -291,8 +292,12 @@ impl World {
     pub(super) fn record(&mut self, key: &ResourceKey, held: &BTreeSet<FieldPath>) {
         let resource = self.desired.resources[key].clone();
         let identity = self.live.identities[&resource.provider].clone();
-        let place =
-            Place { identity: &identity, object_name: &key.object_name(63), commit: self.desired.commit.as_ref() };
+        let place = Place {
+            identity: &identity,
+            object_name: &key.object_name(63),
+            commit: self.desired.commit.as_ref(),
+            denied: self.desired.denied.contains_key(key),
+        };
         let Some(Observation::Present(live)) = self.live.objects.get(key) else { panic!("{key} is not there") };
         let record =
             plan::record_after(&resource, live, self.prior.records.get(key), held, place, DateTime::UNIX_EPOCH);

@@ -80,7 +80,6 @@ impl Mirror {
         init_tls();
         let address = remote.address()?;
         let path = root.join(format!("{}.git", short_hash(&address.identity(&remote.url))));
-        fs::create_dir_all(root).map_err(|source| SourceError::MirrorFiles { path: root.to_owned(), source })?;
         let _lock = lock(&path)?;
         let repo = match usable(&path) {
             Some(repo) => repo,
@@ -127,10 +126,7 @@ impl Mirror {
     pub fn fetch(&self, branch: &str) -> Result<Refs, SourceError> {
         check_branch(branch)?;
         let _lock = lock(&self.path)?;
-        if !self.path.join("HEAD").exists() {
-            // Somebody threw it away; it is only a cache.
-            self.replace_repo(make(&self.path)?);
-        }
+        self.remake_if_gone()?;
         self.clear_incoming()?;
         let mut download = self.download(branch)?;
         if self.first_missing(&download.refs).is_some() {
@@ -190,8 +186,24 @@ impl Mirror {
         {
             return Ok(refs);
         }
+        if self.is_gone() {
+            let _lock = lock(&self.path)?;
+            self.remake_if_gone()?;
+        }
         let ask = Ask::Branch(branch.to_owned());
         converse(&self.remote, &self.address, self.path.clone(), ask, Depth::RefsOnly).map(|answer| answer.refs)
+    }
+
+    fn is_gone(&self) -> bool {
+        !self.path.join("HEAD").exists()
+    }
+
+    /// Somebody threw it away; it is only a cache. To be called under its lock.
+    fn remake_if_gone(&self) -> Result<(), SourceError> {
+        if self.is_gone() {
+            self.replace_repo(make(&self.path)?);
+        }
+        Ok(())
     }
 
     fn download(&self, branch: &str) -> Result<Download, SourceError> {
@@ -371,10 +383,14 @@ fn full_name(name: String) -> Result<FullName, gix::Error> {
     FullName::try_from(name).map_err(gix::Error::from_error)
 }
 
-/// Waits for the lock of the mirror at `path`. It ends with the file, or with the process.
+/// Waits for the lock of the mirror at `path`, whose folder is made if need be. It ends with the file, or with the
+/// process.
 fn lock(path: &Path) -> Result<File, SourceError> {
     let path = path.with_extension("lock");
     let failed = |source| SourceError::MirrorFiles { path: path.clone(), source };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
     file.lock().map_err(failed)?;
     Ok(file)

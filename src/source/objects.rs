@@ -129,28 +129,6 @@ impl Mirror {
         Ok(recorder.records)
     }
 
-    /// The paths of files that were added, changed or removed from one commit to another, sorted; a rename is both.
-    ///
-    /// # Errors
-    /// When a commit is not in the mirror, or an object cannot be read.
-    pub fn changed(&self, from: &str, to: &str) -> Result<Vec<String>, SourceError> {
-        let mut paths = BTreeSet::new();
-        for change in self.tree_changes(&self.reader(), from, to)? {
-            let (path, folders_only) = match change {
-                Change::Addition { entry_mode, path, .. } | Change::Deletion { entry_mode, path, .. } => {
-                    (path, entry_mode.is_tree())
-                }
-                Change::Modification { previous_entry_mode, entry_mode, path, .. } => {
-                    (path, entry_mode.is_tree() && previous_entry_mode.is_tree())
-                }
-            };
-            if !folders_only {
-                paths.insert(path.to_str_lossy().into_owned());
-            }
-        }
-        Ok(paths.into_iter().collect())
-    }
-
     /// The content of a file.
     ///
     /// # Errors

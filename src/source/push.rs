@@ -19,10 +19,9 @@ const PUSH_LIMIT: Duration = Duration::from_secs(120);
 const USER_VARIABLE: &str = "PLUMB_GIT_USER";
 /// Carries the credential to the credential helper.
 const SECRET_VARIABLE: &str = "PLUMB_GIT_SECRET";
-/// Names a file of the authorities that are trusted, for everything that this program reads.
-const TRUST_VARIABLE: &str = "SSL_CERT_FILE";
-/// The same for git, which knows no other variable.
-const TRUST_VARIABLE_OF_GIT: &str = "GIT_SSL_CAINFO";
+/// What names the authorities that are trusted: a file and folders of them, each beside the variable that git knows for
+/// it.
+const TRUST: [(&str, &str); 2] = [("SSL_CERT_FILE", "GIT_SSL_CAINFO"), ("SSL_CERT_DIR", "GIT_SSL_CAPATH")];
 /// How much of what the remote said is told.
 const MAX_WHY: usize = 600;
 
@@ -65,11 +64,12 @@ impl Mirror {
             variables.push((USER_VARIABLE, user));
             variables.push((SECRET_VARIABLE, secret.expose_secret().to_owned()));
         }
-        if let Some(file) = std::env::var_os(TRUST_VARIABLE).filter(|file| !file.is_empty())
-            && std::env::var_os(TRUST_VARIABLE_OF_GIT).is_none()
-        {
+        for (ours, of_git) in TRUST {
+            let place = std::env::var_os(ours).filter(|place| !place.is_empty());
             // What can be read can be pushed to.
-            command.env(TRUST_VARIABLE_OF_GIT, file);
+            if let Some(place) = place.filter(|_| std::env::var_os(of_git).is_none()) {
+                command.env(of_git, place);
+            }
         }
         let target = match &self.address {
             Address::Local(path) => path.as_os_str().to_owned(),

@@ -67,21 +67,82 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum EventKind {
-    SourceRead { commit: ObjectHex, files: usize, changed: usize },
-    SourceFailed { reason: Reason, message: String },
-    Invalid { code: String, message: String, file: String, line: Option<usize> },
-    Planned { plan: PlanId, summary: Summary, blocked: usize, drifted: usize, unknown: usize },
-    Blocked { reason: Reason, message: String },
-    Unknown { reason: Reason, message: String },
-    StepStarted { action: Action, changes: Vec<Change>, destructive: Vec<String> },
-    StepDone { action: Action, millis: u64 },
-    StepFailed { action: Action, reason: Reason, message: String, millis: u64 },
-    Recorded { reason: Reason },
-    DriftFound { reason: Reason, message: String },
-    ProposalOpened { branch: String, diff: String },
-    ProposalUpdated { branch: String, diff: String },
-    ProposalDecided { branch: String, status: super::inventory::ProposalStatus, message: String },
-    ProposalFailed { branch: String, message: String },
-    Warning { reason: Reason, message: String },
-    SecretShown { role: String },
+    SourceRead {
+        commit: ObjectHex,
+        files: usize,
+        changed: usize,
+    },
+    SourceFailed {
+        reason: Reason,
+        message: String,
+    },
+    Invalid {
+        code: String,
+        message: String,
+        file: String,
+        line: Option<usize>,
+    },
+    Planned {
+        plan: PlanId,
+        summary: Summary,
+        blocked: usize,
+        drifted: usize,
+        /// Earlier timelines did not count them.
+        #[serde(default)]
+        unknown: usize,
+    },
+    Blocked {
+        reason: Reason,
+        message: String,
+    },
+    Unknown {
+        reason: Reason,
+        message: String,
+    },
+    StepStarted {
+        action: Action,
+        changes: Vec<Change>,
+        destructive: Vec<String>,
+    },
+    StepDone {
+        action: Action,
+        millis: u64,
+    },
+    StepFailed {
+        action: Action,
+        reason: Reason,
+        message: String,
+        millis: u64,
+    },
+    Recorded {
+        reason: Reason,
+    },
+    DriftFound {
+        reason: Reason,
+        message: String,
+    },
+    ProposalOpened {
+        branch: String,
+        diff: String,
+    },
+    ProposalUpdated {
+        branch: String,
+        diff: String,
+    },
+    ProposalDecided {
+        branch: String,
+        status: super::inventory::ProposalStatus,
+        message: String,
+    },
+    ProposalFailed {
+        branch: String,
+        message: String,
+    },
+    Warning {
+        reason: Reason,
+        message: String,
+    },
+    SecretShown {
+        role: String,
+    },
 }

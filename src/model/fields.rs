@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use litemap::LiteMap;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -69,9 +69,16 @@ impl From<&str> for FieldPath {
 
 /// Field values by path. Scalars only; a member of a set is `true`. A sorted list: they are few, and there are many of
 /// these.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Fields(pub LiteMap<FieldPath, Value>);
+
+/// As a map, also when it is empty: by itself the list would be one of pairs then.
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
 
 impl Fields {
     /// No fields.
@@ -161,6 +168,12 @@ mod tests {
     fn within_respects_segment_borders() {
         assert!(FieldPath::new("/spec/roles/app").is_within("/spec/roles"));
         assert!(!FieldPath::new("/spec/rolesX").is_within("/spec/roles"));
+    }
+
+    #[test]
+    fn no_fields_are_an_empty_map() {
+        assert_eq!(serde_json::to_value(Fields::new()).unwrap(), serde_json::json!({}));
+        assert_eq!(serde_json::from_value::<Fields>(serde_json::json!({})).unwrap(), Fields::new());
     }
 
     #[test]

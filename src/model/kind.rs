@@ -118,12 +118,12 @@ impl KindInfo {
 
     /// Flattens the `spec` of a document that has passed its schema. Fields that are `null` are unset.
     pub fn flatten(&self, spec: &Value) -> Fields {
-        let mut fields = Fields::new();
+        let mut fields = Vec::new();
         self.flatten_into(&FieldPath::of(&["spec"]), spec, &mut fields);
-        fields
+        fields.into_iter().collect()
     }
 
-    fn flatten_into(&self, path: &FieldPath, value: &Value, fields: &mut Fields) {
+    fn flatten_into(&self, path: &FieldPath, value: &Value, fields: &mut Vec<(FieldPath, Value)>) {
         if STEERING.contains(&path.as_str()) {
             return;
         }
@@ -149,7 +149,7 @@ impl KindInfo {
                 Some(ListShape::Set) | None => {
                     for member in members {
                         let name = member.as_str().map_or_else(|| member.to_string(), str::to_owned);
-                        fields.insert(path.child(&name), true);
+                        fields.push((path.child(&name), Value::Bool(true)));
                     }
                 }
             },
@@ -161,7 +161,7 @@ impl KindInfo {
                     Value::Number(number) if textual => json!(number.to_string()),
                     other => other.clone(),
                 };
-                fields.insert(path.clone(), value);
+                fields.push((path.clone(), value));
             }
         }
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::check::CheckedFile;
 use super::codes;
 use super::parallel::in_shares;
-use super::policy::{Basis, Effect, PolicyFinding, PolicyInput, PolicySet, tenant_input};
+use super::policy::{Basis, Effect, PolicyFinding, PolicyInput, PolicySet, TenantInput, tenant_input};
 use super::references::type_of;
 use super::tenant::{Assembly, Entry, TenantCache, TenantContext};
 use crate::model::{Diagnostic, ListShape, Platform, ProviderType, Resource};
@@ -29,13 +29,13 @@ pub(super) struct Judged {
 #[derive(Debug, PartialEq)]
 struct Frame {
     policies: String,
-    tenant: Value,
+    tenant: TenantInput,
 }
 
 /// Asks the policies and records what they say.
 pub(super) fn ask_policies(assembly: &mut Assembly<'_>, cache: &mut TenantCache) {
     let cx = assembly.cx;
-    let frame = frame(cx.policies, &tenant_input(cx.tenant, cx.spec), cache);
+    let frame = frame(cx.policies, tenant_input(cx.tenant, cx.spec), cache);
     let open: Vec<usize> = (0..assembly.entries.len())
         .filter(|at| {
             let entry = &assembly.entries[*at];
@@ -78,8 +78,8 @@ pub(super) fn ask_policies(assembly: &mut Assembly<'_>, cache: &mut TenantCache)
 }
 
 /// The frame of this assembly: the one already kept when it says the same, so that comparing is comparing pointers.
-fn frame(policies: &PolicySet, tenant: &Value, cache: &TenantCache) -> Arc<Frame> {
-    let frame = Frame { policies: policies.id().to_owned(), tenant: tenant.clone() };
+fn frame(policies: &PolicySet, tenant: TenantInput, cache: &TenantCache) -> Arc<Frame> {
+    let frame = Frame { policies: policies.id().to_owned(), tenant };
     let kept = cache.kept.values().find_map(|kept| kept.judged.as_ref()).map(|judged| judged.frame.clone());
     kept.filter(|kept| **kept == frame).unwrap_or_else(|| Arc::new(frame))
 }

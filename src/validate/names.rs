@@ -24,8 +24,15 @@ pub(super) struct ServerName {
     name: String,
 }
 
+/// The names that a resource takes on a server of that type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ServerNames {
+    pub provider_type: Option<ProviderType>,
+    taken: Arc<[ServerName]>,
+}
+
 /// The names that `resource` takes. Where the type of its server is not known, the longest names are assumed to fit.
-pub(super) fn of(resource: &Resource, provider_type: Option<ProviderType>) -> Arc<[ServerName]> {
+pub(super) fn of(resource: &Resource, provider_type: Option<ProviderType>) -> ServerNames {
     let limit = provider_type.map_or(usize::MAX, ProviderType::name_limit);
     let object = resource.key.object_name(limit);
     let mut names = Vec::new();
@@ -42,7 +49,7 @@ pub(super) fn of(resource: &Resource, provider_type: Option<ProviderType>) -> Ar
         names.extend(role_names(resource).map(|name| role(&name)));
     }
     names.push(ServerName { space: Space::Object(resource.key.kind), name: object });
-    names.into()
+    ServerNames { provider_type, taken: names.into() }
 }
 
 /// Refuses key prefixes through which a tenant could reach another's keys: one has to begin with the tenant's own name
@@ -86,7 +93,7 @@ pub(super) fn check_collisions(assembly: &mut Assembly<'_>) {
     for at in old.into_iter().chain(new) {
         let entry = &assembly.entries[at];
         let Some(resource) = &entry.resource else { continue };
-        for name in entry.names.iter() {
+        for name in entry.names.taken.iter() {
             match taken.entry((resource.provider.as_str(), name)) {
                 Slot::Vacant(slot) => drop(slot.insert(at)),
                 Slot::Occupied(slot) => clashes.push((at, *slot.get(), name.clone())),

@@ -45,7 +45,7 @@ pub struct TenantCache {
 pub(super) struct Kept {
     file: Arc<CheckedFile>,
     resource: Arc<Resource>,
-    names: Arc<[names::ServerName]>,
+    names: names::ServerNames,
     pub judged: Option<judge::Judged>,
 }
 
@@ -140,7 +140,7 @@ pub(super) struct Entry<'a> {
     /// Why it cannot be used.
     pub rejected: Option<String>,
     pub resource: Option<Arc<Resource>>,
-    pub names: Arc<[names::ServerName]>,
+    pub names: names::ServerNames,
     spans: &'a Spans,
 }
 
@@ -217,7 +217,7 @@ impl<'a> Assembly<'a> {
                             Verdict::Usable => None,
                             Verdict::Faulty => Some(format!("the document in {} has errors", file.file)),
                         };
-                        let (resource, names) = (None, Arc::from([]));
+                        let (resource, names) = (None, names::ServerNames::default());
                         self.entries.push(Entry { file, document, key, rejected, resource, names, spans: self.spans });
                     }
                     Place::Nowhere => {}
@@ -327,17 +327,18 @@ impl<'a> Assembly<'a> {
             self.check_environment(at);
             let Some(provider) = references::provider_of(self, at) else { continue };
             let entry = &mut self.entries[at];
+            let provider_type = references::type_of(self.cx.platform, &provider);
             if let Some(kept) = cache.kept.get(&entry.key)
                 && Arc::ptr_eq(&kept.file, entry.file)
                 && kept.resource.origin.document == entry.document.index
                 && kept.resource.provider == provider
+                && kept.names.provider_type == provider_type
             {
                 entry.names = kept.names.clone();
                 entry.resource = Some(kept.resource.clone());
                 continue;
             }
             let resource = resource_of(entry, provider);
-            let provider_type = references::type_of(self.cx.platform, &resource.provider);
             entry.names = names::of(&resource, provider_type);
             entry.resource = Some(Arc::new(resource));
         }

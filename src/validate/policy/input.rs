@@ -15,14 +15,18 @@ pub struct PolicyInput<'a> {
     /// The document that was in force before.
     pub previous: Option<&'a Value>,
     /// As [`tenant_input`] makes it.
-    pub tenant: &'a Value,
+    pub tenant: &'a TenantInput,
     /// The Provider's name and type, where they are known.
     pub provider: Option<(&'a str, ProviderType)>,
 }
 
+/// What policies are shown of a tenant, as the interpreter keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TenantInput(regorus::Value);
+
 /// What policies are shown of a tenant. No address and no credential: they decide nothing by them.
-pub fn tenant_input(name: &str, spec: Option<&TenantSpec>) -> Value {
-    match spec {
+pub fn tenant_input(name: &str, spec: Option<&TenantSpec>) -> TenantInput {
+    let shown = match spec {
         Some(spec) => json!({
             "name": name,
             "environments": spec.environments,
@@ -31,7 +35,8 @@ pub fn tenant_input(name: &str, spec: Option<&TenantSpec>) -> Value {
             "quotas": spec.quotas,
         }),
         None => json!({"name": name, "environments": [], "providers": [], "owners": [], "quotas": {}}),
-    }
+    };
+    TenantInput(rego(&shown))
 }
 
 impl PolicyInput<'_> {
@@ -50,7 +55,7 @@ impl PolicyInput<'_> {
             ("key", text(&key.to_string())),
             ("resource", document),
             ("previous", previous),
-            ("tenant", rego(tenant)),
+            ("tenant", tenant.0.clone()),
             ("environment", text(&key.environment)),
             ("provider", provider),
             ("dataBearing", key.kind.info().data_bearing.into()),

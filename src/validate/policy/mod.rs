@@ -35,7 +35,7 @@ use regorus::Engine;
 use regorus::utils::limits::ExecutionTimerConfig;
 use sha2::{Digest, Sha256};
 
-pub use input::{PolicyInput, tenant_input};
+pub use input::{PolicyInput, TenantInput, tenant_input};
 pub use test::{PolicyTest, TestOutcome};
 
 use super::codes;

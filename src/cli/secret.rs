@@ -13,7 +13,7 @@ use crate::model::{
     Clock, EventKind, ExecutionOutcome, Fields, Kind, Record, ResourceKey, Summary, SystemClock, Trigger,
 };
 use crate::store::sqlite::Mode;
-use crate::store::{Scope, Store};
+use crate::store::{NewEvent, Scope, Store};
 
 use super::args::Common;
 use super::{house, output};
@@ -53,7 +53,8 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let mut tx = store.begin(Scope::Tenant(key.tenant.clone())).await?;
     let now = clock.now();
     let execution = tx.start_execution(&key.tenant, Trigger::CommandLine, None, now).await?;
-    tx.append_event(execution, &key.tenant, Some(&key), now, &EventKind::SecretShown { role: role.clone() }).await?;
+    let shown = NewEvent { key: Some(key.clone()), at: now, kind: EventKind::SecretShown { role: role.clone() } };
+    tx.append_event(execution, &key.tenant, shown).await?;
     tx.finish_execution(execution, ExecutionOutcome::InSync, None, None, Summary::default(), now).await?;
     tx.commit().await?;
     let shown = json!({"key": key, "role": role, "password": password.expose_secret()});

@@ -290,17 +290,12 @@ pub trait Tx: Send {
     async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError>;
     /// Newest first; with a key, those that have an event of it.
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError>;
-    /// Appends many to a timeline at once, in order.
+    /// Appends to a timeline, in order: their numbers rise.
     async fn append_events(&mut self, execution: i64, tenant: &str, events: &[NewEvent]) -> Result<(), StoreError>;
-    /// Appends to a timeline; gives the event's number.
-    async fn append_event(
-        &mut self,
-        execution: i64,
-        tenant: &str,
-        key: Option<&ResourceKey>,
-        at: DateTime<Utc>,
-        kind: &EventKind,
-    ) -> Result<i64, StoreError>;
+    /// Appends one event to a timeline.
+    async fn append_event(&mut self, execution: i64, tenant: &str, event: NewEvent) -> Result<(), StoreError> {
+        self.append_events(execution, tenant, std::slice::from_ref(&event)).await
+    }
     /// Newest first.
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError>;
     /// Forgets executions that finished before `before`, with their events; keeps each tenant's newest.

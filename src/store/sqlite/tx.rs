@@ -16,8 +16,8 @@ use sqlx::{QueryBuilder, Sqlite, Transaction, query};
 use super::rows::{column, read_event, read_execution, read_secret};
 use super::{DirectoryLock, failed};
 use crate::model::{
-    Approval, Event, EventKind, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record,
-    ResourceKey, ResourceStatus, Stray, Summary, Trigger,
+    Approval, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record, ResourceKey,
+    ResourceStatus, Stray, Summary, Trigger,
 };
 use crate::store::columns::{document, read_document, read_key, read_word, time, word};
 use crate::store::{
@@ -595,27 +595,6 @@ impl Tx for SqliteTx {
             self.write(WHAT, sql.build()).await?;
         }
         Ok(())
-    }
-
-    async fn append_event(
-        &mut self,
-        execution: i64,
-        tenant: &str,
-        key: Option<&ResourceKey>,
-        at: DateTime<Utc>,
-        kind: &EventKind,
-    ) -> Result<i64, StoreError> {
-        const WHAT: &str = "an event";
-        self.claim(WHAT, tenant)?;
-        self.expect_own(WHAT, tenant, key)?;
-        let sql = "INSERT INTO events (execution, tenant, key, at, document) VALUES ($1, $2, $3, $4, $5) RETURNING id";
-        let statement = query(sql)
-            .bind(execution)
-            .bind(tenant)
-            .bind(key.map(ToString::to_string))
-            .bind(time(at))
-            .bind(document(WHAT, kind)?);
-        self.add(WHAT, statement).await
     }
 
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError> {

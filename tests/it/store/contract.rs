@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use plumb::model::{ApprovalKind, ExecutionOutcome, PlanId, ProposalStatus, ProviderIdentity, Trigger};
-use plumb::store::{HistoryFilter, PlatformState, Scope, Store, StoreError, StoredSecret};
+use plumb::model::{
+    ApprovalKind, ExecutionOutcome, PlanId, ProposalStatus, ProviderIdentity, Record, ResourceKey, ResourceStatus,
+    Trigger,
+};
+use plumb::store::{HistoryFilter, NewEvent, PlatformState, Scope, Store, StoreError, StoredSecret, Tx};
 
 use super::sample::{
-    HOSTILE, approval, at, events, finding, held_plan, key, platform_state, proposal, record, secret, status, stray,
-    summary, tenant_state,
+    HOSTILE, approval, at, event, events, finding, held_plan, key, platform_state, proposal, record, secret, status,
+    stray, summary, tenant_state,
 };
 use super::{ALL, Fixture, begin, isolation, read, tenant};
 
@@ -274,7 +277,8 @@ async fn events_of_every_kind_read_back_newest_first_with_rising_numbers(store: 
     for (second, kind) in events().into_iter().enumerate() {
         let at = at(second as i64);
         let key = (second % 2 == 0).then_some(&orders);
-        let id = tx.append_event(execution, "checkout", key, at, &kind).await.unwrap();
+        tx.append_event(execution, "checkout", event(key, at, &kind)).await.unwrap();
+        let id = newest_event(tx.as_mut()).await;
         let event = plumb::model::Event { id, execution, tenant: "checkout".into(), at, key: key.cloned(), kind };
         expected.insert(0, event);
     }
@@ -282,6 +286,64 @@ async fn events_of_every_kind_read_back_newest_first_with_rising_numbers(store: 
     let found = read(store).await.events(&ALL).await.unwrap();
     assert_eq!(found, expected);
     assert!(found.is_sorted_by(|newer, older| newer.id > older.id));
+}
+
+async fn newest_event(tx: &mut dyn Tx) -> i64 {
+    tx.events(&HistoryFilter { limit: 1, ..ALL }).await.unwrap()[0].id
+}
+
+async fn many_rows_are_written_at_once_and_in_order(store: &dyn Store) {
+    /// More than one statement takes.
+    const MANY: usize = 450;
+    let keys: Vec<ResourceKey> = (0..MANY).map(|number| key("checkout", &format!("n{number:03}"))).collect();
+    let records: Vec<Record> = keys.iter().map(record).collect();
+    let statuses: Vec<ResourceStatus> = keys.iter().map(status).collect();
+    let happened: Vec<NewEvent> = keys.iter().map(|key| event(Some(key), at(1), &events()[0])).collect();
+    let mut tx = begin(store).await;
+    let execution = tx.start_execution("checkout", Trigger::Poll, None, at(0)).await.unwrap();
+    for _ in 0..2 {
+        // The second time over what is there.
+        tx.put_records(&records).await.unwrap();
+        tx.put_statuses(&statuses).await.unwrap();
+    }
+    tx.append_events(execution, "checkout", &happened).await.unwrap();
+    for nothing in [tx.put_records(&[]).await, tx.put_statuses(&[]).await] {
+        nothing.unwrap();
+    }
+    tx.append_events(execution, "checkout", &[]).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = read(store).await;
+    assert!(tx.inventory().await.unwrap().records.into_values().eq(records));
+    assert!(tx.statuses().await.unwrap().into_values().eq(statuses));
+    let found = tx.events(&HistoryFilter { limit: 1_000, ..ALL }).await.unwrap();
+    assert!(found.is_sorted_by(|newer, older| newer.id > older.id));
+    assert!(found.iter().rev().map(|event| event.key.as_ref()).eq(keys.iter().map(Some)));
+}
+
+async fn nothing_of_many_is_written_when_one_is_not_the_tenants(store: &dyn Store) {
+    let mut tx = begin(store).await;
+    let execution = tx.start_execution("checkout", Trigger::Poll, None, at(0)).await.unwrap();
+    tx.commit().await.unwrap();
+    let (own, foreign) = (key("checkout", "orders"), key("billing", "orders"));
+    for what in ["records", "statuses", "events"] {
+        let mut tx = store.begin(tenant("checkout")).await.unwrap();
+        let refused = match what {
+            "records" => tx.put_records(&[record(&own), record(&foreign)]).await,
+            "statuses" => tx.put_statuses(&[status(&own), status(&foreign)]).await,
+            _ => {
+                let both = [&own, &foreign].map(|key| event(Some(key), at(1), &events()[0]));
+                tx.append_events(execution, "checkout", &both).await
+            }
+        };
+        assert!(
+            matches!(refused, Err(StoreError::OutOfScope { .. } | StoreError::WrongTenant { .. })),
+            "{what}: {refused:?}"
+        );
+        assert!(tx.commit().await.is_err(), "{what}");
+    }
+    let mut tx = read(store).await;
+    assert!(tx.inventory().await.unwrap().records.is_empty() && tx.statuses().await.unwrap().is_empty());
+    assert_eq!(tx.events(&ALL).await.unwrap(), []);
 }
 
 async fn history_is_filtered_by_execution_key_page_and_limit(store: &dyn Store) {
@@ -292,7 +354,8 @@ async fn history_is_filtered_by_execution_key_page_and_limit(store: &dyn Store) 
     for key in [&orders, &users, &orders] {
         let execution = tx.start_execution("checkout", Trigger::Poll, None, at(0)).await.unwrap();
         for kind in &events()[..4] {
-            written.insert(0, tx.append_event(execution, "checkout", Some(key), at(1), kind).await.unwrap());
+            tx.append_event(execution, "checkout", event(Some(key), at(1), kind)).await.unwrap();
+            written.insert(0, newest_event(tx.as_mut()).await);
         }
         executions.insert(0, execution);
     }
@@ -326,11 +389,11 @@ async fn an_event_belongs_to_an_execution_of_its_tenant(store: &dyn Store) {
     let kind = &events()[0];
     for (execution, tenant) in [(execution, "billing"), (execution + 1, "checkout")] {
         let mut tx = begin(store).await;
-        let refused = tx.append_event(execution, tenant, None, at(1), kind).await;
+        let refused = tx.append_event(execution, tenant, event(None, at(1), kind)).await;
         assert!(matches!(refused, Err(StoreError::Query { what: "an event", .. })), "{refused:?}");
     }
     let mut tx = begin(store).await;
-    let refused = tx.append_event(execution, "checkout", Some(&key("billing", "x")), at(1), kind).await;
+    let refused = tx.append_event(execution, "checkout", event(Some(&key("billing", "x")), at(1), kind)).await;
     assert!(matches!(refused, Err(StoreError::WrongTenant { .. })), "{refused:?}");
 }
 
@@ -346,7 +409,7 @@ async fn pruning_forgets_what_ended_long_ago_and_keeps_each_tenants_newest(store
         ("old and newest", "billing", Some(at(30))),
     ] {
         let id = tx.start_execution(tenant, Trigger::Poll, None, at(0)).await.unwrap();
-        tx.append_event(id, tenant, None, at(0), &events()[0]).await.unwrap();
+        tx.append_event(id, tenant, event(None, at(0), &events()[0])).await.unwrap();
         if let Some(end) = end {
             tx.finish_execution(id, ExecutionOutcome::InSync, None, None, summary(), end).await.unwrap();
         }
@@ -404,6 +467,8 @@ on_every_database! {
     rows::an_execution_that_is_not_there_cannot_be_finished,
     rows::executions_that_a_death_left_running_become_interrupted,
     rows::events_of_every_kind_read_back_newest_first_with_rising_numbers,
+    rows::many_rows_are_written_at_once_and_in_order,
+    rows::nothing_of_many_is_written_when_one_is_not_the_tenants,
     rows::history_is_filtered_by_execution_key_page_and_limit,
     rows::an_event_belongs_to_an_execution_of_its_tenant,
     rows::pruning_forgets_what_ended_long_ago_and_keeps_each_tenants_newest,

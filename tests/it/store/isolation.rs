@@ -7,7 +7,7 @@ use plumb::model::{ApprovalKind, ExecutionOutcome, ProviderIdentity, Trigger};
 use plumb::store::{HistoryFilter, Store, StoreError, Tx};
 
 use super::sample::{
-    approval, at, events, held_plan, key, platform_state, proposal, record, secret, status, stray, summary,
+    approval, at, event, events, held_plan, key, platform_state, proposal, record, secret, status, stray, summary,
     tenant_state,
 };
 use super::{ALL, begin, read, tenant};
@@ -74,7 +74,7 @@ impl Write {
             Write::Secret => tx.put_secret(&secret(&orders, "app", "", name.as_bytes())).await,
             Write::RemoveSecrets => tx.remove_secrets(&orders).await,
             Write::Execution => tx.start_execution(name, Trigger::Start, None, at(0)).await.map(drop),
-            Write::Event => tx.append_event(execution, name, Some(&orders), at(0), &events()[0]).await.map(drop),
+            Write::Event => tx.append_event(execution, name, event(Some(&orders), at(0), &events()[0])).await,
         }
     }
 }

@@ -9,7 +9,7 @@ use plumb::model::{
     Diagnostic, DriftMode, EventKind, FieldPath, Fields, Kind, ObjectId, PlanId, PlatformId, Proposal, ProposalKind,
     ProposalStatus, ProposedField, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Span, Stray, Summary,
 };
-use plumb::store::{HeldPlan, PlatformState, StoredSecret, TenantState};
+use plumb::store::{HeldPlan, NewEvent, PlatformState, StoredSecret, TenantState};
 use serde_json::json;
 
 pub const HOSTILE: &str = "it's \"quoted\"; DROP TABLE secrets;--\n\té 漢 🦀 \\ %s $1 ?";
@@ -169,6 +169,11 @@ pub fn approval(plan: &str, commit: &str, keys: &[ResourceKey]) -> Approval {
 
 pub fn summary() -> Summary {
     Summary { create: 1, update: 2, replace: 3, delete: 4, adopt: 5, unchanged: 6 }
+}
+
+/// An event, before it is written.
+pub fn event(key: Option<&ResourceKey>, at: DateTime<Utc>, kind: &EventKind) -> NewEvent {
+    NewEvent { key: key.cloned(), at, kind: kind.clone() }
 }
 
 /// One event of every kind.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use plumb::model::{
-    Approval, Event, EventKind, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record,
-    ResourceKey, ResourceStatus, Stray, Summary, Trigger,
+    Approval, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record, ResourceKey,
+    ResourceStatus, Stray, Summary, Trigger,
 };
 use plumb::store::{
     HeldPlan, HistoryFilter, NewEvent, PlatformState, Scope, Store, StoreError, StoredSecret, TenantState, Tx,
@@ -195,17 +195,6 @@ impl Tx for Snapshot {
             .collect())
     }
     async fn append_events(&mut self, _: i64, _: &str, _: &[NewEvent]) -> Result<(), StoreError> {
-        panic!("the page only reads")
-    }
-
-    async fn append_event(
-        &mut self,
-        _: i64,
-        _: &str,
-        _: Option<&ResourceKey>,
-        _: DateTime<Utc>,
-        _: &EventKind,
-    ) -> Result<i64, StoreError> {
         panic!("the page only reads")
     }
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError> {

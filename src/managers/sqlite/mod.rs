@@ -31,7 +31,7 @@ mod peek;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -62,7 +62,7 @@ pub struct Sqlite {
 /// `sqlite:///absolute/dir`. Touches nothing yet.
 ///
 /// # Errors
-/// When the URL names no folder.
+/// When the URL names no folder, or `endpoint.base_dir` itself.
 pub fn connect(endpoint: Endpoint) -> Result<Sqlite, ManagerError> {
     let Endpoint { name, provider_type: _, url, password: _, base_dir, max_concurrency, timeout } = endpoint;
     let invalid = |why: &str| {
@@ -81,6 +81,11 @@ pub fn connect(endpoint: Endpoint) -> Result<Sqlite, ManagerError> {
     }
     let path = std::path::absolute(base_dir.join(path))
         .map_err(|error| error::io("find the folder of the databases", &PathBuf::from(path), &error))?;
+    // Looking at the file of the state store would take this process's locks off it.
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if real(&path) == real(&base_dir) {
+        return Err(invalid("names the data directory, where Plumb keeps its own state"));
+    }
     Ok(Sqlite {
         folder: Folder::new(path, timeout),
         press: Press::default(),
@@ -150,7 +155,8 @@ impl ResourceManager for Sqlite {
         tokio::task::spawn_blocking(move || folder.identity()).await.map_err(|error| error::task(&error))?
     }
 
-    /// There is nothing in a file that only a deep look could see.
+    /// A deep look is a shallow one: all that is managed stands in the header and on the page of the mark. Damage
+    /// elsewhere in the file is for the application, and for backups, to find.
     async fn observe(&self, targets: &[Target], _: Depth, _: &Cx<'_>) -> Result<Vec<Observation>, ManagerError> {
         let folder = self.folder.clone();
         tokio::task::spawn_blocking(move || folder.readable()).await.map_err(|error| error::task(&error))??;

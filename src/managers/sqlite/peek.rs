@@ -73,7 +73,8 @@ pub(super) fn peek(path: &Path, file: FileId) -> io::Result<Peek> {
     })
 }
 
-/// The header as it is now: its change counter tells of a transaction that came and went during the look.
+/// The header as it is now. Without a write-ahead log its change counter tells of a transaction that came and went
+/// during the look; with one it may not, and an apply looks again under SQLite's lock.
 fn header_now(handle: &File) -> io::Result<[u8; HEADER]> {
     let mut header = [0; HEADER];
     handle.read_exact_at(&mut header, 0)?;

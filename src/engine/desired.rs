@@ -13,25 +13,43 @@ use super::memory::Kept;
 /// The text of each file that findings speak of, so that they can be shown with excerpts.
 pub type Sources = BTreeMap<String, Arc<str>>;
 
-/// What is kept of one tenant's tree between passes.
+/// What is kept of one tenant between passes.
 #[derive(Default)]
 pub(super) struct Workspace {
     files: BTreeMap<String, Arc<CheckedFile>>,
     policy_cache: TenantCache,
-    /// The revision of the platform whose policies the cache is about, and the state that was read last.
     last: Option<Last>,
     /// Keys whose record was written since: what policies call `previous` is another document now.
     recorded: BTreeSet<ResourceKey>,
-    /// What the store said of the tenant. Nobody else writes to it, so it need not be asked again.
-    pub kept: Option<Kept>,
+    /// What the store says of the tenant. The lock on the data directory keeps other processes from writing to it, so
+    /// it need not be asked again.
+    kept: Option<Kept>,
 }
 
 /// What the last reading gave.
 struct Last {
+    /// The platform's commit that it was read under.
     platform: Option<ObjectHex>,
     /// The commit and the folder that was read of it, where a later commit can be read by what it edits.
     plain: Option<(ObjectHex, String)>,
     desired: Arc<DesiredState>,
+}
+
+/// A tree whose files have been read and checked one by one, and not been put together yet.
+pub(super) struct Loaded {
+    /// `None` for a working tree.
+    commit: Option<ObjectHex>,
+    plain: Option<(ObjectHex, String)>,
+    changed: BTreeSet<String>,
+    /// Where it only edits files of the tree before it: what these held, and what they hold.
+    edited: Option<Edited>,
+    findings: Vec<Diagnostic>,
+    refused: BTreeSet<String>,
+}
+
+struct Edited {
+    before: Vec<Arc<CheckedFile>>,
+    after: Vec<Arc<CheckedFile>>,
 }
 
 /// A tree, read.
@@ -55,21 +73,22 @@ pub(super) struct Owner<'a> {
 }
 
 impl Workspace {
-    /// Reads `commit`. One that only edits files of the one that was read before costs what it edits.
+    /// Reads and checks the files of `commit` in `folder`. One that only edits files of the one that was read before,
+    /// under the same commit of the platform, costs what it edits.
     ///
     /// # Errors
     /// When the commit cannot be read.
-    pub(super) fn read_commit(
+    pub(super) fn load(
         &mut self,
         validator: &Validator,
-        owner: Owner<'_>,
+        platform: Option<&ObjectHex>,
+        folder: &str,
         mirror: &Mirror,
         commit: &ObjectHex,
-    ) -> Result<Reading, SourceError> {
-        let folder = &owner.tenant.repository.path;
+    ) -> Result<Loaded, SourceError> {
         let edits = match &self.last {
-            Some(Last { platform, plain: Some((before, read)), .. })
-                if *platform == owner.platform.commit && read == folder =>
+            Some(Last { platform: under, plain: Some((before, read)), .. })
+                if under.as_ref() == platform && read == folder =>
             {
                 // What cannot be compared, since the mirror was made anew, is read whole; that tells what is wrong.
                 mirror.edits(before, commit, folder, Wanted::Manifests).unwrap_or(None)
@@ -77,79 +96,43 @@ impl Workspace {
             Some(_) | None => None,
         };
         match edits {
-            Some(edits) => self.read_edits(validator, owner, mirror, commit, &edits),
-            None => self.read_tree(validator, owner, mirror, commit),
+            Some(edits) => self.load_edits(validator, folder, mirror, commit, &edits),
+            None => self.load_tree(validator, folder, mirror, commit),
         }
     }
 
-    /// Reads what `commit` edits of the commit that was read last.
-    fn read_edits(
+    fn load_edits(
         &mut self,
         validator: &Validator,
-        owner: Owner<'_>,
+        folder: &str,
         mirror: &Mirror,
         commit: &ObjectHex,
         edits: &BTreeMap<String, ObjectHex>,
-    ) -> Result<Reading, SourceError> {
+    ) -> Result<Loaded, SourceError> {
         let after = check_blobs(validator, mirror, &edits.iter().collect())?;
         let mut before = Vec::with_capacity(after.len());
         for checked in &after {
             before.extend(self.files.insert(checked.file.clone(), Arc::clone(checked)));
         }
-        let changed: BTreeSet<String> = edits.keys().cloned().collect();
-        let plain = Some((commit.clone(), owner.tenant.repository.path.clone()));
-        if let Some(touched) = self.revise(owner, commit, &changed, before, after) {
-            let last = self.last.as_mut().expect("it was revised");
-            last.plain = plain;
-            let desired = Arc::clone(&last.desired);
-            return Ok(Reading { desired, files: self.files.len(), changed: changed.len(), touched: Some(touched) });
-        }
-        Ok(self.assemble(owner, Some(commit.clone()), plain, Vec::new(), &BTreeSet::new(), &changed))
+        Ok(Loaded {
+            commit: Some(commit.clone()),
+            plain: Some((commit.clone(), folder.to_owned())),
+            changed: edits.keys().cloned().collect(),
+            edited: Some(Edited { before, after }),
+            findings: Vec::new(),
+            refused: BTreeSet::new(),
+        })
     }
 
-    /// Brings the last desired state up to date with files that changed, if that is all that it takes; gives the keys
-    /// they hold.
-    fn revise(
-        &mut self,
-        owner: Owner<'_>,
-        commit: &ObjectHex,
-        changed: &BTreeSet<String>,
-        mut before: Vec<Arc<CheckedFile>>,
-        mut after: Vec<Arc<CheckedFile>>,
-    ) -> Option<BTreeSet<ResourceKey>> {
-        let last = self.last.as_mut()?;
-        let origins = self.recorded.iter().filter_map(|key| last.desired.resources.get(key)).map(|r| &r.origin.file);
-        for file in origins.filter(|file| !changed.contains(*file)).collect::<BTreeSet<_>>() {
-            let file = self.files.get(file)?;
-            before.push(Arc::clone(file));
-            after.push(Arc::clone(file));
-        }
-        let context = context(owner, Some(commit));
-        let resources = validate::revise_tenant(&context, &last.desired, &before, &after, &mut self.policy_cache)?;
-        let state = Arc::make_mut(&mut last.desired);
-        state.commit = Some(commit.clone());
-        let mut touched = BTreeSet::new();
-        for resource in resources {
-            if changed.contains(&resource.origin.file) {
-                touched.insert(resource.key.clone());
-            }
-            state.resources.insert(resource.key.clone(), resource);
-        }
-        self.recorded.clear();
-        Some(touched)
-    }
-
-    fn read_tree(
+    fn load_tree(
         &mut self,
         validator: &Validator,
-        owner: Owner<'_>,
+        folder: &str,
         mirror: &Mirror,
         commit: &ObjectHex,
-    ) -> Result<Reading, SourceError> {
-        let folder = &owner.tenant.repository.path;
+    ) -> Result<Loaded, SourceError> {
         let tree = mirror.tree(commit, folder, Wanted::Manifests)?;
         let is_plain = tree.plain && tree.findings.is_empty() && tree.refused.is_empty();
-        let plain = is_plain.then(|| (commit.clone(), folder.clone()));
         let fresh: BTreeMap<&String, &ObjectHex> = tree
             .files
             .iter()
@@ -164,37 +147,79 @@ impl Workspace {
             changed.insert(checked.file.clone());
             self.files.insert(checked.file.clone(), checked);
         }
-        Ok(self.assemble(owner, Some(commit.clone()), plain, tree.findings, &tree.refused, &changed))
+        Ok(Loaded {
+            commit: Some(commit.clone()),
+            plain: is_plain.then(|| (commit.clone(), folder.to_owned())),
+            changed,
+            edited: None,
+            findings: tree.findings,
+            refused: tree.refused,
+        })
     }
 
-    /// Reads a working tree, in place of what was read before.
-    pub(super) fn read_working(&mut self, validator: &Validator, owner: Owner<'_>, working: WorkingFiles) -> Reading {
+    /// Checks a working tree, in place of what was read before.
+    pub(super) fn load_working(&mut self, validator: &Validator, working: WorkingFiles) -> Loaded {
         self.files.clear();
         let files: Vec<(String, Vec<u8>)> = working.files.into_iter().collect();
         for checked in validator.check_files(&files) {
             self.files.insert(checked.file.clone(), Arc::new(checked));
         }
-        self.assemble(owner, None, None, working.findings, &working.refused, &BTreeSet::new())
+        Loaded {
+            commit: None,
+            plain: None,
+            changed: BTreeSet::new(),
+            edited: None,
+            findings: working.findings,
+            refused: working.refused,
+        }
     }
 
-    fn assemble(
-        &mut self,
-        owner: Owner<'_>,
-        commit: Option<ObjectHex>,
-        plain: Option<(ObjectHex, String)>,
-        findings: Vec<Diagnostic>,
-        refused: &BTreeSet<String>,
-        changed: &BTreeSet<String>,
-    ) -> Reading {
+    /// Puts together what was loaded.
+    pub(super) fn read(&mut self, owner: Owner<'_>, loaded: Loaded) -> Reading {
+        match self.revise(owner, &loaded) {
+            Some(reading) => reading,
+            None => self.assemble(owner, loaded),
+        }
+    }
+
+    /// Brings the last desired state up to date with files that were edited, if that is all that it takes.
+    fn revise(&mut self, owner: Owner<'_>, loaded: &Loaded) -> Option<Reading> {
+        let (Edited { before, after }, last) = (loaded.edited.as_ref()?, self.last.as_mut()?);
+        let (mut before, mut after) = (before.clone(), after.clone());
+        let origins = self.recorded.iter().filter_map(|key| last.desired.resources.get(key)).map(|r| &r.origin.file);
+        for file in origins.filter(|file| !loaded.changed.contains(*file)).collect::<BTreeSet<_>>() {
+            let file = self.files.get(file)?;
+            before.push(Arc::clone(file));
+            after.push(Arc::clone(file));
+        }
+        let context = context(owner, loaded.commit.as_ref());
+        let resources = validate::revise_tenant(&context, &last.desired, &before, &after, &mut self.policy_cache)?;
+        let state = Arc::make_mut(&mut last.desired);
+        state.commit.clone_from(&loaded.commit);
+        let mut touched = BTreeSet::new();
+        for resource in resources {
+            if loaded.changed.contains(&resource.origin.file) {
+                touched.insert(resource.key.clone());
+            }
+            state.resources.insert(resource.key.clone(), resource);
+        }
+        last.plain.clone_from(&loaded.plain);
+        self.recorded.clear();
+        let desired = Arc::clone(&last.desired);
+        Some(Reading { desired, files: self.files.len(), changed: loaded.changed.len(), touched: Some(touched) })
+    }
+
+    fn assemble(&mut self, owner: Owner<'_>, loaded: Loaded) -> Reading {
+        let Loaded { commit, plain, changed, edited: _, findings, refused } = loaded;
         let mut desired = self.desired_with(owner, commit, None);
         desired.diagnostics.extend(findings);
-        desired.unreadable.extend(refused.iter().cloned());
+        desired.unreadable.extend(refused);
         let desired = Arc::new(desired);
         let touched = self
             .last
             .as_ref()
             .filter(|last| last.platform == owner.platform.commit)
-            .map(|last| touched(&last.desired, &desired, changed));
+            .map(|last| touched(&last.desired, &desired, &changed));
         self.last = Some(Last { platform: owner.platform.commit.clone(), plain, desired: Arc::clone(&desired) });
         self.recorded.clear();
         Reading { desired, files: self.files.len(), changed: changed.len(), touched }
@@ -229,7 +254,12 @@ impl Workspace {
         validate::assemble_tenant(&context(owner, commit.as_ref()), &files, &mut self.policy_cache)
     }
 
-    /// Keeps what the store knows of the tenant until the next pass; `recorded` are keys whose records were written.
+    /// What the store says of the tenant, if that is known. Whoever takes it keeps it again, or the store is asked.
+    pub(super) fn take_kept(&mut self) -> Option<Kept> {
+        self.kept.take()
+    }
+
+    /// Keeps what the store says of the tenant until the next pass; `recorded` are keys whose records were written.
     pub(super) fn keep(&mut self, kept: Kept, recorded: impl IntoIterator<Item = ResourceKey>) {
         self.kept = Some(kept);
         self.recorded.extend(recorded);

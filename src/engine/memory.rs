@@ -100,6 +100,7 @@ impl Memory {
 impl Engine {
     /// What is known of a tenant; what was kept is not read again.
     pub(super) async fn recall(&self, tenant: &str, kept: Option<Kept>) -> Result<Memory, EngineError> {
+        let identities = self.identities().await?;
         let mut tx = self.store.read(Scope::Tenant(tenant.to_owned())).await?;
         let kept = match kept {
             Some(kept) => kept,
@@ -109,30 +110,21 @@ impl Engine {
                 Kept { statuses, unready, ..read_inventory(tx.as_mut()).await? }
             }
         };
-        self.recall_around(kept, tenant, tx.as_mut()).await
+        recall_around(kept, identities, tenant, tx.as_mut()).await
     }
 
     /// All but the statuses, which only a look that is not deep everywhere asks for.
     pub(super) async fn recall_for_preview(&self, tenant: &str) -> Result<Memory, EngineError> {
+        let identities = self.identities().await?;
         let mut tx = self.store.read(Scope::Tenant(tenant.to_owned())).await?;
         let kept = read_inventory(tx.as_mut()).await?;
-        self.recall_around(kept, tenant, tx.as_mut()).await
+        recall_around(kept, identities, tenant, tx.as_mut()).await
     }
 
-    async fn recall_around(&self, kept: Kept, tenant: &str, tx: &mut dyn Tx) -> Result<Memory, EngineError> {
-        let identities = self.store.read(Scope::Platform).await?.identities().await?;
-        let Kept { inventory, documents, statuses, unready } = kept;
-        Ok(Memory {
-            state: tx.tenants().await?.remove(tenant),
-            proposals: tx.proposals().await?,
-            held: tx.held_plans(tenant).await?,
-            approvals: tx.approvals(tenant).await?,
-            identities,
-            inventory,
-            documents,
-            statuses,
-            unready,
-        })
+    /// Who the providers are. Asked before the transaction of a tenant is opened: passes that each held one reader and
+    /// waited for a second could wait for each other.
+    async fn identities(&self) -> Result<BTreeMap<String, ProviderIdentity>, EngineError> {
+        Ok(self.store.read(Scope::Platform).await?.identities().await?)
     }
 
     /// What must be known before anything is applied: approvals, since the commits they stand in are read once, and
@@ -251,6 +243,26 @@ async fn read_inventory(tx: &mut dyn Tx) -> Result<Kept, EngineError> {
         .map(|record| (record.key.clone(), Arc::clone(&record.document)))
         .collect();
     Ok(Kept { inventory, documents, statuses: BTreeMap::new(), unready: BTreeSet::new() })
+}
+
+async fn recall_around(
+    kept: Kept,
+    identities: BTreeMap<String, ProviderIdentity>,
+    tenant: &str,
+    tx: &mut dyn Tx,
+) -> Result<Memory, EngineError> {
+    let Kept { inventory, documents, statuses, unready } = kept;
+    Ok(Memory {
+        state: tx.tenants().await?.remove(tenant),
+        proposals: tx.proposals().await?,
+        held: tx.held_plans(tenant).await?,
+        approvals: tx.approvals(tenant).await?,
+        identities,
+        inventory,
+        documents,
+        statuses,
+        unready,
+    })
 }
 
 fn is_ready(status: &ResourceStatus) -> bool {

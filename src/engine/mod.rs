@@ -161,6 +161,12 @@ impl Engine {
         &self.store
     }
 
+    /// Lets go of what is kept in this process of tenants that are not there any more.
+    fn forget_all_but(&self, tenants: impl Fn(&str) -> bool) {
+        let mut workspaces = self.workspaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        workspaces.retain(|tenant, workspace| tenants(tenant) || Arc::strong_count(workspace) > 1);
+    }
+
     fn workspace(&self, tenant: &str) -> Arc<tokio::sync::Mutex<Workspace>> {
         let mut workspaces = self.workspaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         Arc::clone(workspaces.entry(tenant.to_owned()).or_default())

@@ -17,7 +17,7 @@ use crate::source::{Mirror, Refs, Wanted, WorkingTree};
 use crate::store::Scope;
 
 use super::apply::Applied;
-use super::desired::{Owner, Reading, Sources, Workspace};
+use super::desired::{Loaded, Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
 use super::memory::Memory;
 use super::observe::{Look, targets};
@@ -89,11 +89,66 @@ pub struct Preview {
     pub sources: Sources,
 }
 
+/// The tenant a pass is about, as the platform in force describes it.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    in_force: &'a PlatformStatus,
+    tenant: &'a str,
+    spec: &'a TenantSpec,
+}
+
+impl<'a> Subject<'a> {
+    fn of(in_force: &'a PlatformStatus, tenant: &'a str) -> Result<Self, EngineError> {
+        let platform = &in_force.platform;
+        let spec = platform.tenants.get(tenant).ok_or_else(|| EngineError::no_tenant(platform, tenant))?;
+        Ok(Self { in_force, tenant, spec })
+    }
+
+    fn owner(self, previous: &'a BTreeMap<ResourceKey, Arc<serde_json::Value>>) -> Owner<'a> {
+        let Self { in_force, tenant, spec } = self;
+        Owner { platform: &in_force.platform, policies: &in_force.policies, name: tenant, tenant: spec, previous }
+    }
+
+    /// The proposals that the refs say something new of.
+    fn read_proposals(
+        self,
+        known: &BTreeMap<ResourceKey, Proposal>,
+        source: &Source,
+        desired: &DesiredState,
+    ) -> Result<Vec<Proposal>, EngineError> {
+        let Source { mirror, refs, .. } = source;
+        let url = &self.spec.repository.url;
+        tokio::task::block_in_place(|| decide::read_proposals(known, refs, url, self.spec, desired, mirror))
+            .map_err(|error| unreadable(self.tenant, error))
+    }
+
+    /// Why all deletions are held (R9).
+    fn deletion_holds(
+        self,
+        memory: &Memory,
+        source: &Source,
+        reading: &Reading,
+    ) -> Result<Vec<(Reason, String)>, EngineError> {
+        let Source { mirror, head, .. } = source;
+        tokio::task::block_in_place(|| {
+            holds::prune_holds(self.spec, memory, reading.files, |before| mirror.contains(before, head))
+        })
+        .map_err(|error| unreadable(self.tenant, error))
+    }
+}
+
 /// A tenant's repository as one advertisement showed it.
 struct Source {
     mirror: Arc<Mirror>,
     refs: Refs,
     head: ObjectHex,
+}
+
+/// What a pass begins with.
+struct Start {
+    source: Source,
+    loaded: Loaded,
+    memory: Memory,
 }
 
 /// A plan, and what it stands on.
@@ -123,32 +178,42 @@ impl Engine {
     /// store that fails when the pass is recorded leaves steps that are done, and the next pass finds them so. What
     /// single resources lack is in the report.
     pub async fn reconcile(&self, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> Result<Report, EngineError> {
-        let spec = tenant_of(in_force, tenant)?;
-        let workspace = self.workspace(tenant);
-        let mut workspace = workspace.lock().await;
-        let mut timeline =
-            Timeline::open(self.store.as_ref(), &self.listener, self.clock.as_ref(), tenant, ask.trigger).await?;
+        let subject = Subject::of(in_force, tenant)?;
+        let shared = self.workspace(tenant);
+        let mut shared = shared.lock().await;
+        // What a pass that panicked or was given up leaves half done is not used again.
+        let mut workspace = std::mem::take(&mut *shared);
+        let open = Timeline::open(self.store.as_ref(), &self.listener, self.clock.as_ref(), tenant, ask.trigger);
+        let (timeline, mut started) = tokio::join!(open, self.start(subject, &mut workspace));
+        let mut timeline = timeline?;
         let mut ask = ask;
         let (mut replans, mut done) = (0, 0);
         let passed = loop {
-            let passed = self.pass(in_force, tenant, spec, ask, &mut workspace, &mut timeline).await;
+            let passed = match started {
+                Ok(start) => self.pass(subject, ask, start, &mut workspace, &mut timeline).await,
+                Err(error) => Err(error),
+            };
             match passed {
                 Ok(passed) if passed.applied.has_conflict() && replans < MOST_REPLANS => {
                     replans += 1;
                     done += passed.applied.done.len();
                     // What changed under the plan may be anything.
                     ask = Ask { width: Width::Deep, ..ask };
+                    started = self.start(subject, &mut workspace).await;
                 }
                 other => break other,
             }
         };
+        if passed.is_err() {
+            workspace.forget();
+        }
+        *shared = workspace;
         let execution = timeline.execution();
         let passed = match passed {
             Ok(passed) => passed,
             Err(error) => {
-                workspace.forget();
                 timeline.note(EventKind::SourceFailed { reason: error.reason(), message: chain(&error) });
-                self.remember_failure(tenant, spec, &error).await?;
+                self.remember_failure(tenant, subject.spec, &error).await?;
                 timeline.finish(ExecutionOutcome::Failed, None, None, Summary::default()).await?;
                 return Err(error);
             }
@@ -181,94 +246,119 @@ impl Engine {
         tenant: &str,
         source: &PreviewSource,
     ) -> Result<Preview, EngineError> {
-        let spec = tenant_of(in_force, tenant)?;
+        let subject = Subject::of(in_force, tenant)?;
         let mut workspace = Workspace::default();
-        let memory = self.recall_for_preview(tenant).await?;
-        let owner = owner_of(in_force, tenant, spec, &memory.documents);
-        let (reading, mut decisions) = match source {
-            PreviewSource::Folder(folder) => {
-                let (folder, path) = (folder.clone(), spec.repository.path.clone());
-                let failed = |source| EngineError::Source { what: "the folder".to_owned(), source };
-                let working =
-                    blocking(move || WorkingTree::new(folder).read(&path, Wanted::Manifests)).await?.map_err(failed)?;
-                let reading = workspace.read_working(&self.validator, owner, working);
+        let ((commit, loaded), memory) =
+            tokio::try_join!(self.load_for_preview(subject, source, &mut workspace), self.recall_for_preview(tenant))?;
+        let owner = subject.owner(&memory.documents);
+        let reading = tokio::task::block_in_place(|| workspace.read(owner, loaded));
+        let mut decisions = match commit {
+            None => {
                 let mut decisions = decide::decisions(&memory.proposals);
                 decisions.prune_holds.extend(holds::empty_tree(&memory, reading.files));
-                (reading, decisions)
+                decisions
             }
-            PreviewSource::Head => self.preview_branch(in_force, tenant, spec, None, &memory, &mut workspace).await?,
-            PreviewSource::Branch(branch) => {
-                self.preview_branch(in_force, tenant, spec, Some(branch), &memory, &mut workspace).await?
+            Some(commit) => {
+                let mut proposals = memory.proposals.clone();
+                if matches!(source, PreviewSource::Head) {
+                    let read = subject.read_proposals(&proposals, &commit, &reading.desired)?;
+                    proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
+                }
+                let mut decisions = decide::decisions(&proposals);
+                decisions.approvals = self.approvals(tenant, &commit, &memory).await?;
+                decisions.prune_holds = subject.deletion_holds(&memory, &commit, &reading)?;
+                decisions
             }
         };
-        decisions.drift = spec.drift;
-        decisions.held_deletes = decide::held_deletes(&memory.held);
-        decisions.closed_windows =
-            windows::closed(&in_force.platform.spec.windows, &spec.environments, self.clock.now());
+        self.complete(&mut decisions, subject, &memory);
         let sources = sources_of(&workspace, &reading.desired);
         // Nothing is read a second time; a large tenant's files are worth forgetting before it is looked at.
         drop(workspace);
-        let ground = Ground { in_force, spec, memory: &memory, access: Access::Read, depth: Depth::Deep };
+        let ground = Ground { subject, memory: &memory, access: Access::Read, depth: Depth::Deep };
         let Planned { plan, .. } = self.plan(ground, &reading.desired, &PlanScope::Full, None, decisions).await;
         Ok(Preview { plan, desired: reading.desired, sources })
     }
 
-    async fn preview_branch(
+    async fn load_for_preview(
         &self,
-        in_force: &PlatformStatus,
-        tenant: &str,
-        spec: &TenantSpec,
-        branch: Option<&str>,
-        memory: &Memory,
+        subject: Subject<'_>,
+        source: &PreviewSource,
         workspace: &mut Workspace,
-    ) -> Result<(Reading, Decisions), EngineError> {
-        let branch_of_tenant = &spec.repository.branch;
-        let source = self.read_source(in_force, tenant, spec, branch.unwrap_or(branch_of_tenant)).await?;
-        let owner = owner_of(in_force, tenant, spec, &memory.documents);
-        let reading = self.read_tree(owner, &source, workspace).await?;
-        let mut proposals = memory.proposals.clone();
-        if branch.is_none() {
-            let url = &spec.repository.url;
-            let read = decide::read_proposals(&proposals, &source.refs, url, spec, &reading.desired, &source.mirror)
-                .map_err(|source| unreadable(tenant, source))?;
-            proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
-        }
-        let mut decisions = decide::decisions(&proposals);
-        decisions.approvals = self.approvals(tenant, &source, memory).await?;
-        decisions.prune_holds = self.prune_holds(spec, memory, &source, &reading)?;
-        Ok((reading, decisions))
+    ) -> Result<(Option<Source>, Loaded), EngineError> {
+        let repository = &subject.spec.repository;
+        let branch = match source {
+            PreviewSource::Folder(folder) => {
+                let (folder, path) = (folder.clone(), repository.path.clone());
+                let failed = |source| EngineError::Source { what: "the folder".to_owned(), source };
+                let read = move || WorkingTree::new(folder).read(&path, Wanted::Manifests);
+                let working = blocking(read).await?.map_err(failed)?;
+                return Ok((None, workspace.load_working(&self.validator, working)));
+            }
+            PreviewSource::Head => &repository.branch,
+            PreviewSource::Branch(branch) => branch,
+        };
+        let source = self.read_source(subject, branch).await?;
+        let loaded = self.load(subject, &source, workspace).await?;
+        Ok((Some(source), loaded))
+    }
+
+    /// What a pass begins with: what git says, read beside what the store says.
+    async fn start(&self, subject: Subject<'_>, workspace: &mut Workspace) -> Result<Start, EngineError> {
+        let kept = workspace.take_kept();
+        let read = async {
+            let source = self.read_source(subject, &subject.spec.repository.branch).await?;
+            let loaded = self.load(subject, &source, workspace).await?;
+            Ok((source, loaded))
+        };
+        let ((source, loaded), memory) = tokio::try_join!(read, self.recall(subject.tenant, kept))?;
+        Ok(Start { source, loaded, memory })
+    }
+
+    /// Reads the files of the head.
+    async fn load(
+        &self,
+        subject: Subject<'_>,
+        source: &Source,
+        workspace: &mut Workspace,
+    ) -> Result<Loaded, EngineError> {
+        let (mirror, head, validator) = (Arc::clone(&source.mirror), source.head.clone(), Arc::clone(&self.validator));
+        let platform = subject.in_force.platform.commit.clone();
+        let folder = subject.spec.repository.path.clone();
+        let mut moved = std::mem::take(workspace);
+        let (moved, loaded) = blocking(move || {
+            let loaded = moved.load(&validator, platform.as_ref(), &folder, &mirror, &head);
+            (moved, loaded)
+        })
+        .await?;
+        *workspace = moved;
+        loaded.map_err(|error| unreadable(subject.tenant, error))
     }
 
     /// One pass through the sentence.
     async fn pass(
         &self,
-        in_force: &PlatformStatus,
-        tenant: &str,
-        spec: &TenantSpec,
+        subject: Subject<'_>,
         ask: Ask,
+        start: Start,
         workspace: &mut Workspace,
         timeline: &mut Timeline<'_>,
     ) -> Result<Passed, EngineError> {
-        // source
-        let source = self.read_source(in_force, tenant, spec, &spec.repository.branch).await?;
-        let mut memory = self.recall(tenant, workspace.kept.take()).await?;
+        let Subject { in_force, tenant, spec } = subject;
+        let Start { source, loaded, mut memory } = start;
         let documents = std::mem::take(&mut memory.documents);
-        let owner = owner_of(in_force, tenant, spec, &documents);
+        let owner = subject.owner(&documents);
 
         // manifest, validate
-        let reading = self.read_tree(owner, &source, workspace).await?;
+        let reading = tokio::task::block_in_place(|| workspace.read(owner, loaded));
         let desired = Arc::clone(&reading.desired);
         note_reading(timeline, &source, &reading);
 
         // what people decided
-        self.read_decisions(tenant, spec, &source, &desired, &mut memory, timeline).await?;
+        self.read_decisions(subject, &source, &desired, &mut memory, timeline).await?;
         let mut decisions = decide::decisions(&memory.proposals);
-        decisions.drift = spec.drift;
-        decisions.held_deletes = decide::held_deletes(&memory.held);
         decisions.approvals = self.approvals(tenant, &source, &memory).await?;
-        decisions.prune_holds = self.prune_holds(spec, &memory, &source, &reading)?;
-        decisions.closed_windows =
-            windows::closed(&in_force.platform.spec.windows, &spec.environments, self.clock.now());
+        decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
+        self.complete(&mut decisions, subject, &memory);
         self.remember_source(tenant, spec, &memory, &decisions, &desired).await?;
 
         // observe, plan, gate
@@ -277,7 +367,7 @@ impl Engine {
             Width::Shallow => Depth::Shallow,
             Width::Deep | Width::Changed => Depth::Deep,
         };
-        let ground = Ground { in_force, spec, memory: &memory, access: Access::Write, depth };
+        let ground = Ground { subject, memory: &memory, access: Access::Write, depth };
         let mut planned = self.plan(ground, &desired, &scope, reading.touched.as_ref(), decisions).await;
         if planned.plan.holds_losses() && scope != PlanScope::Full {
             // Only a full plan may lose something, and only its id can be approved.
@@ -347,13 +437,8 @@ impl Engine {
     }
 
     /// One advertisement, and the objects it names (R14).
-    async fn read_source(
-        &self,
-        in_force: &PlatformStatus,
-        tenant: &str,
-        spec: &TenantSpec,
-        branch: &str,
-    ) -> Result<Source, EngineError> {
+    async fn read_source(&self, subject: Subject<'_>, branch: &str) -> Result<Source, EngineError> {
+        let Subject { in_force, tenant, spec } = subject;
         let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec).await?;
         let (reader, wanted) = (Arc::clone(&mirror), branch.to_owned());
         let refs = blocking(move || reader.fetch(&wanted)).await?.map_err(|source| unreadable(tenant, source))?;
@@ -366,35 +451,20 @@ impl Engine {
         Ok(Source { mirror, refs, head })
     }
 
-    async fn read_tree(
-        &self,
-        owner: Owner<'_>,
-        source: &Source,
-        workspace: &mut Workspace,
-    ) -> Result<Reading, EngineError> {
-        tokio::task::block_in_place(|| workspace.read_commit(&self.validator, owner, &source.mirror, &source.head))
-            .map_err(|error| unreadable(owner.name, error))
-    }
-
     /// Brings the proposals to where the refs say they are, and remembers that before anything is done about it.
     async fn read_decisions(
         &self,
-        tenant: &str,
-        spec: &TenantSpec,
+        subject: Subject<'_>,
         source: &Source,
         desired: &DesiredState,
         memory: &mut Memory,
         timeline: &mut Timeline<'_>,
     ) -> Result<(), EngineError> {
-        let url = &spec.repository.url;
-        let read = tokio::task::block_in_place(|| {
-            decide::read_proposals(&memory.proposals, &source.refs, url, spec, desired, &source.mirror)
-        })
-        .map_err(|source| unreadable(tenant, source))?;
+        let read = subject.read_proposals(&memory.proposals, source, desired)?;
         if read.is_empty() {
             return Ok(());
         }
-        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
+        let mut tx = self.store.begin(Scope::Tenant(subject.tenant.to_owned())).await?;
         for proposal in read {
             let proposal = Proposal { updated_at: self.clock.now(), ..proposal };
             let (branch, status) = (proposal.branch.clone(), proposal.status);
@@ -429,19 +499,13 @@ impl Engine {
         Ok(approvals)
     }
 
-    /// Why all deletions are held (R9).
-    fn prune_holds(
-        &self,
-        spec: &TenantSpec,
-        memory: &Memory,
-        source: &Source,
-        reading: &Reading,
-    ) -> Result<Vec<(Reason, String)>, EngineError> {
-        let Source { mirror, head, .. } = source;
-        tokio::task::block_in_place(|| {
-            holds::prune_holds(spec, memory, reading.files, |before| mirror.contains(before, head))
-        })
-        .map_err(|error| unreadable(&reading.desired.tenant, error))
+    /// What was decided elsewhere than in proposals and commits.
+    fn complete(&self, decisions: &mut Decisions, subject: Subject<'_>, memory: &Memory) {
+        let Subject { in_force, spec, .. } = subject;
+        decisions.drift = spec.drift;
+        decisions.held_deletes = decide::held_deletes(&memory.held);
+        decisions.closed_windows =
+            windows::closed(&in_force.platform.spec.windows, &spec.environments, self.clock.now());
     }
 
     async fn plan(
@@ -452,7 +516,7 @@ impl Engine {
         touched: Option<&BTreeSet<ResourceKey>>,
         decisions: Decisions,
     ) -> Planned {
-        let Ground { in_force, spec, memory, access, depth } = ground;
+        let Ground { subject: Subject { in_force, spec, .. }, memory, access, depth } = ground;
         let platform = &in_force.platform;
         let prior = &memory.inventory;
         let keys: BTreeSet<&ResourceKey> = match scope {
@@ -473,7 +537,9 @@ impl Engine {
                 live.objects.extend(seen.observations.objects);
                 live.identities.extend(seen.observations.identities);
                 silent.extend(seen.silent);
-                in_place.extend(seen.in_place);
+                for (provider, names) in seen.in_place {
+                    in_place.entry(provider).or_insert_with(BTreeSet::new).extend(names);
+                }
             }
         }
         // A new key may be an old object that stands elsewhere: marks are looked for before anything is made anew.
@@ -504,34 +570,21 @@ impl Engine {
         if applied.done.is_empty() {
             return Observations::default();
         }
-        let Ground { in_force, memory, access, .. } = ground;
-        let look = Look { platform: &in_force.platform, access, depth: Depth::Deep, known: &memory.identities };
+        let Ground { subject, memory, access, .. } = ground;
+        let platform = &subject.in_force.platform;
+        let look = Look { platform, access, depth: Depth::Deep, known: &memory.identities };
         let mut keys = applied.done.iter().filter(|key| desired.resources.contains_key(*key));
-        self.observe(&look, targets(&in_force.platform, desired, &memory.inventory, &mut keys)).await.observations
+        self.observe(&look, targets(platform, desired, &memory.inventory, &mut keys)).await.observations
     }
 }
 
 /// What a plan of one tenant stands on.
 #[derive(Clone, Copy)]
 struct Ground<'a> {
-    in_force: &'a PlatformStatus,
-    spec: &'a TenantSpec,
+    subject: Subject<'a>,
     memory: &'a Memory,
     access: Access,
     depth: Depth,
-}
-
-fn tenant_of<'a>(in_force: &'a PlatformStatus, tenant: &str) -> Result<&'a TenantSpec, EngineError> {
-    in_force.platform.tenants.get(tenant).ok_or_else(|| EngineError::no_tenant(&in_force.platform, tenant))
-}
-
-fn owner_of<'a>(
-    in_force: &'a PlatformStatus,
-    name: &'a str,
-    tenant: &'a TenantSpec,
-    previous: &'a BTreeMap<ResourceKey, Arc<serde_json::Value>>,
-) -> Owner<'a> {
-    Owner { platform: &in_force.platform, policies: &in_force.policies, name, tenant, previous }
 }
 
 fn unreadable(tenant: &str, source: crate::source::SourceError) -> EngineError {

@@ -189,6 +189,7 @@ impl Schedule {
     fn place_tenants(&mut self, platform: &Platform, changed: bool) {
         let now = Instant::now();
         self.places.retain(|tenant, place| place.busy || platform.tenants.contains_key(tenant));
+        self.engine.forget_all_but(|tenant| platform.tenants.contains_key(tenant));
         for tenant in platform.tenants.keys() {
             let place = self.places.entry(tenant.clone()).or_insert_with(|| Place {
                 seen: None,

@@ -151,6 +151,26 @@ fn errors_say_what_to_do_next() {
 }
 
 #[test]
+fn watch_validates_and_plans_on_every_save() {
+    let desk = Desk::with_starter();
+    let folder = desk.tenant.work().display().to_string();
+    let (_watch, mut lines) = desk.start(&["watch", &folder, "--tenant", "checkout", "-o", "json"]);
+    let mut next = || -> serde_json::Value { serde_json::from_str(&lines.next().expect("another plan")).unwrap() };
+    let plan = next();
+    assert_eq!(plan["steps"].as_array().unwrap().len(), 2, "{plan:#}");
+    desk.tenant.write(
+        "more.yaml",
+        "apiVersion: plumb.dev/v1\nkind: Database\nmetadata: {name: more, environment: staging}\nspec: {}\n",
+    );
+    let plan = next();
+    assert_eq!(plan["steps"].as_array().unwrap().len(), 3, "{plan:#}");
+    desk.tenant.write("more.yaml", "apiVersion: plumb.dev/v1\nkind: Database\nmetadata: {name: more\nspec: {}\n");
+    let plan = next();
+    assert_eq!(plan["steps"].as_array().unwrap().len(), 2, "{plan:#}");
+    assert_eq!(plan["diagnostics"][0]["file"], "more.yaml", "{plan:#}");
+}
+
+#[test]
 fn a_platform_that_does_not_validate_is_explained() {
     let desk = Desk::with_starter();
     desk.platform.write("more.yaml", "apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {name: payments}\nspec: {}\n");

@@ -1,6 +1,7 @@
 //! Bad input and bad days: each ends in a clear message, touches nothing it should not, and holds up nothing else.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use plumb::engine::schedule::Schedule;
@@ -26,14 +27,8 @@ async fn world() -> World {
         world.write_resource("staging", "Database", name, "plumb.dev/deletion: delete", "userVersion: 1");
     }
     world.tenant.commit("Add databases");
-    in_sync(&world).await;
+    world.in_sync().await;
     world
-}
-
-async fn in_sync(world: &World) -> usize {
-    let report = world.apply().await;
-    assert_eq!(report.outcome, ExecutionOutcome::InSync, "{report:#?}");
-    report.done
 }
 
 fn finding<'a>(report: &'a Report, file: &str) -> &'a Diagnostic {
@@ -104,7 +99,7 @@ async fn on_both() -> World {
     world.write_database("staging", "orders", "connectionLimit: 20");
     world.write_database("staging", "file", "provider: files\nuserVersion: 1");
     world.tenant.commit("Add both");
-    in_sync(&world).await;
+    world.in_sync().await;
     world
 }
 
@@ -139,7 +134,7 @@ async fn a_wrong_password_makes_one_provider_unknown_and_shows_up_nowhere() {
     assert!(world.files_with("hunter2").is_empty());
     world.start().await;
     world.write_login(PostgresServer::shared().login().1);
-    assert_eq!(in_sync(&world).await, 1, "the rotated credential is picked up");
+    assert_eq!(world.in_sync().await, 1, "the rotated credential is picked up");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +145,7 @@ async fn a_credential_that_is_not_there_makes_one_provider_unknown() {
     let unknown = &world.apply().await.plan.unknown[0].1;
     assert!(unknown.message.contains("pg-password"), "{unknown:?}");
     world.write_login(PostgresServer::shared().login().1);
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +160,7 @@ async fn a_redis_that_is_silent_or_down_makes_one_provider_unknown() {
     world.write_resource("staging", "Cache", "sessions", "", "categories: [read]");
     world.write_database("staging", "orders", "userVersion: 1");
     world.tenant.commit("Add both");
-    in_sync(&world).await;
+    world.in_sync().await;
     server.pause();
     world.write_resource("staging", "Cache", "sessions", "", "categories: [read, write]");
     world.write_database("staging", "orders", "userVersion: 2");
@@ -183,7 +178,7 @@ async fn a_redis_that_is_silent_or_down_makes_one_provider_unknown() {
     assert_eq!(world.inventory().await.records.len(), 2);
     server.restart();
     // A user is kept in a file here, so it is there again after the restart, and goes now.
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert!(!server.cli(&["ACL", "USERS"]).contains("sessions"));
 }
 
@@ -236,7 +231,7 @@ async fn a_repository_that_vanishes_changes_nothing_and_goes_on_when_it_is_back(
     );
     assert_eq!(world.inventory().await.records.len(), 3);
     world.tenant.come_back();
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,13 +242,13 @@ async fn a_deleted_branch_changes_nothing_and_goes_on_when_it_is_back() {
     assert!(matches!(error, EngineError::BranchGone(_)) && error.to_string().contains("main"), "{error}");
     assert!(world.file("staging", "orders").exists());
     world.tenant.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_that_is_thrown_away_while_the_program_runs_is_made_again() {
     let world = world().await;
-    in_sync(&world).await;
+    world.in_sync().await;
     let mirrors = std::fs::read_dir(world.data().join("mirrors")).unwrap().map(|entry| entry.unwrap().path());
     for mirror in mirrors.filter(|path| path.is_dir()) {
         std::fs::remove_dir_all(mirror).unwrap();
@@ -265,8 +260,54 @@ async fn a_mirror_that_is_thrown_away_while_the_program_runs_is_made_again() {
     world.tenant.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
     world.tenant.remote_git(&["reflog", "expire", "--expire=now", "--all"]);
     world.tenant.remote_git(&["gc", "--quiet", "--prune=now"]);
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_that_panics_is_begun_anew_and_what_it_had_read_is_not_taken_for_done() {
+    let world = world().await;
+    world.look(Width::Changed).await.unwrap();
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Version seven");
+    world.on_event(|event| assert!(!matches!(event.kind, EventKind::Planned { .. }), "at an unlucky moment"));
+    let (engine, in_force, tenant) = (Arc::clone(world.engine()), world.in_force().await, world.name.clone());
+    let ask = Ask { trigger: Trigger::Poll, width: Width::Changed };
+    let pass = tokio::spawn(async move { engine.reconcile(&in_force, &tenant, ask).await.map(drop) });
+    assert!(pass.await.unwrap_err().is_panic());
+    world.on_event(|_| {});
+    assert_eq!(world.look(Width::Changed).await.unwrap().done, 1);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_tenants_at_once_do_not_wait_for_each_other_for_ever() {
+    /// Twice as many as the store has readers, and more than the schedule looks at at once.
+    const TENANTS: usize = 12;
+    let world = World::with_files().await;
+    let mut documents = String::new();
+    let repositories: Vec<GitRepo> = (0..TENANTS).map(|_| GitRepo::new()).collect();
+    for (number, repository) in repositories.iter().enumerate() {
+        repository.write(
+            "environments/staging/orders.yaml",
+            "apiVersion: plumb.dev/v1\nkind: Database\nmetadata: {name: orders, labels: {owner: x}}\nspec: {userVersion: 1}\n",
+        );
+        repository.commit("Add orders");
+        documents.push_str(&format!(
+            "---\napiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {{name: team-{number}-x}}\nspec:\n  repository: {{url: \
+             \"{}\"}}\n  environments: [staging]\n  providers: [files]\n",
+            repository.url()
+        ));
+    }
+    world.platform.write("more.yaml", documents);
+    world.platform.commit("Many tenants");
+    let in_force = world.in_force().await;
+    let names: Vec<String> = (0..TENANTS).map(|number| format!("team-{number}-x")).collect();
+    let ask = Ask { trigger: Trigger::Start, width: Width::Deep };
+    let looks = futures::future::join_all(names.iter().map(|name| world.engine().reconcile(&in_force, name, ask)));
+    // The store gives up after half a minute of waiting.
+    let reports = tokio::time::timeout(Duration::from_secs(25), looks).await.expect("nobody waits for ever");
+    assert_eq!(reports.into_iter().map(|report| report.unwrap().done).sum::<usize>(), TENANTS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -276,10 +317,10 @@ async fn an_empty_repository_says_so_and_its_first_commit_works() {
     assert!(error.to_string().contains("no branch main"), "{error}");
     world.tenant.write("README.md", "Soon\n");
     world.tenant.commit("A first commit without any manifest");
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     world.write_database("staging", "orders", "userVersion: 1");
     world.tenant.commit("Add orders");
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,7 +338,7 @@ async fn a_platform_head_that_does_not_validate_leaves_the_last_good_one_in_forc
         let texts: BTreeSet<&String> = in_force.sources.keys().collect();
         let named: BTreeSet<&String> = in_force.findings.iter().map(|finding| &finding.file).collect();
         assert_eq!(texts, named, "the texts of what the findings are about, and no other");
-        assert_eq!(in_sync(&world).await, 0);
+        assert_eq!(world.in_sync().await, 0);
         world.restart().await;
     }
     world.platform.write("providers.yaml", providers);
@@ -335,7 +376,7 @@ async fn another_platform_id_is_refused_since_every_mark_bears_the_first() {
     let in_force = world.in_force().await;
     assert!(in_force.rejected.is_some());
     assert!(in_force.findings.iter().any(|f| f.help.as_ref().is_some_and(|help| help.contains("test-platform"))));
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,7 +399,7 @@ async fn a_provider_removed_while_it_has_resources_deletes_and_forgets_nothing()
     world.platform.write("providers.yaml", FILES);
     world.write_tenant("providers: [files]");
     world.platform.commit("Bring it back");
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert!(!world.file("staging", "going").exists());
 }
 
@@ -376,14 +417,14 @@ async fn a_tenant_in_a_folder_of_a_shared_repository_has_branches_of_its_own() {
     world.tenant.write(file, text);
     world.tenant.write("teams/billing/broken.yaml", "kind: [\n");
     world.tenant.commit("Two teams");
-    assert_eq!(in_sync(&world).await, 1, "the neighbour's broken file is not ours");
+    assert_eq!(world.in_sync().await, 1, "the neighbour's broken file is not ours");
     world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
     world.apply().await;
     let branch = "plumb/drift/checkout/staging/database-orders";
     assert_eq!(world.proposal(ORDERS).await.unwrap().branch, branch);
     assert_eq!(world.tenant.show(&format!("{branch}:{file}")), text.replace("userVersion: 1 ", "userVersion: 42 "));
     world.tenant.merge(branch, MergeHow::Squash);
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     assert!(!world.tenant.branches().contains(&branch.to_owned()));
 }
 
@@ -399,7 +440,7 @@ async fn two_environments_in_one_file_are_two_resources() {
     let text = format!("{}---\n{}", document("staging", 1), document("production", 2));
     world.tenant.write("orders.yaml", &text);
     world.tenant.commit("Both at once");
-    assert_eq!(in_sync(&world).await, 2);
+    assert_eq!(world.in_sync().await, 2);
     world.by_hand("production", "orders", "PRAGMA user_version = 42").await;
     world.apply().await;
     let branch = "plumb/drift/production/database-orders";
@@ -429,7 +470,7 @@ async fn a_step_that_fails_holds_up_only_what_depends_on_it() {
     // The half-made one is finished once its document can be.
     world.write_database("staging", "first", "extensions: [pgcrypto]");
     world.tenant.commit("Ask for what there is");
-    assert_eq!(in_sync(&world).await, 2);
+    assert_eq!(world.in_sync().await, 2);
     assert_eq!(server.query("postgres", &made).await.len(), 1);
     let extension = "SELECT extname::text FROM pg_extension WHERE extname = 'pgcrypto'";
     let rows = server.query(&world.object("staging", "first"), extension).await;
@@ -461,7 +502,7 @@ async fn over_the_quota_only_new_resources_wait_in_the_order_of_their_keys() {
     world.platform.commit("Three are enough");
     world.write_database("staging", "zebra", "userVersion: 1");
     world.tenant.commit("Add one");
-    in_sync(&world).await;
+    world.in_sync().await;
     for name in ["a", "b", "c"] {
         world.write_database("staging", name, "userVersion: 1");
     }

@@ -10,6 +10,7 @@ mod managers_postgres;
 mod managers_redis;
 mod managers_sqlite;
 mod manifest;
+mod narrow;
 mod rooms;
 mod rules;
 mod schedule;

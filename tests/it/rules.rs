@@ -11,8 +11,6 @@ mod renames;
 mod three_way;
 mod unknown;
 
-use plumb::model::ExecutionOutcome;
-
 use crate::harness::world::World;
 
 const VERSION: &str = "PRAGMA user_version";
@@ -26,15 +24,8 @@ async fn world_with(names: &[&str], annotations: &str) -> World {
         world.write_resource("staging", "Database", name, annotations, "userVersion: 1");
     }
     world.tenant.commit("Add databases");
-    in_sync(&world).await;
+    world.in_sync().await;
     world
-}
-
-/// Applies; everything is in plumb then. Gives how many steps that took.
-async fn in_sync(world: &World) -> usize {
-    let report = world.apply().await;
-    assert_eq!(report.outcome, ExecutionOutcome::InSync, "{report:#?}");
-    report.done
 }
 
 /// Removes the documents of these databases of staging, without a commit.

@@ -99,6 +99,14 @@ impl Desk {
         Server { child, address }
     }
 
+    /// Starts the program with the platform set; gives it, and what it prints line by line.
+    pub fn start(&self, args: &[&str]) -> (Started, impl Iterator<Item = String> + use<>) {
+        let mut command = self.command(args, &[("PLUMB_PLATFORM", &self.platform.url())]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        (Started(child), lines.map_while(Result::ok))
+    }
+
     fn command(&self, args: &[&str], variables: &[(&str, &str)]) -> Command {
         let mut command = Command::new(PLUMB);
         command.args(args).current_dir(self.folder()).env_clear().stdin(Stdio::null());
@@ -107,6 +115,16 @@ impl Desk {
         command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("LC_ALL", "C.UTF-8");
         command.envs(variables.iter().copied());
         command
+    }
+}
+
+/// A program that runs until this is dropped.
+pub struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use plumb::engine::vault::{StoredSecrets, Vault, system_rng};
 use plumb::engine::{Ask, Engine, EngineError, PlatformStatus, Preview, PreviewSource, Report, Settings, Width, view};
 use plumb::model::{
-    ApprovalKind, Clock, Event, Inventory, Plan, PlanId, Proposal, Reason, ResourceKey, ResourceStatus, SystemClock,
-    Trigger,
+    ApprovalKind, Clock, Event, ExecutionOutcome, Inventory, Plan, PlanId, Proposal, Reason, ResourceKey,
+    ResourceStatus, SystemClock, Trigger,
 };
 use plumb::store::sqlite::{Mode, SqliteStore};
 use plumb::store::{Scope, Store};
@@ -192,7 +192,8 @@ impl World {
         let (events, hook) = (Arc::clone(&self.events), Arc::clone(&self.hook));
         let listener = Arc::new(move |event: &Event| {
             events.lock().unwrap().push(event.clone());
-            if let Some(hook) = hook.lock().unwrap().as_mut() {
+            // A hook may panic, to see what becomes of that.
+            if let Some(hook) = hook.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 hook(event);
             }
         });
@@ -234,6 +235,13 @@ impl World {
         self.engine().platform().await.unwrap()
     }
 
+    /// Applies; everything is in plumb then. Gives how many steps that took.
+    pub async fn in_sync(&self) -> usize {
+        let report = self.apply().await;
+        assert_eq!(report.outcome, ExecutionOutcome::InSync, "{report:#?}");
+        report.done
+    }
+
     /// One deep look at the tenant.
     pub async fn apply(&self) -> Report {
         self.try_apply().await.unwrap()
@@ -256,7 +264,7 @@ impl World {
 
     /// Hears every event from now on, before the engine goes on.
     pub fn on_event(&self, hook: impl FnMut(&Event) + Send + 'static) {
-        *self.hook.lock().unwrap() = Some(Box::new(hook));
+        *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
     }
 
     /// Commits nothing but a trailer.

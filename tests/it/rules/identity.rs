@@ -2,7 +2,7 @@
 
 use plumb::model::{ConditionStatus, ConditionType, Reason};
 
-use super::{VERSION, in_sync, live, world_with};
+use super::{VERSION, live, world_with};
 use crate::harness::world::{FILES, World, held, unseen};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
@@ -41,12 +41,12 @@ async fn r11_a_folder_with_another_marker_is_unknown_until_the_provider_confirms
     confirm(&world, "not-this-one");
     assert_untouched(&world, 2).await;
     confirm(&world, "somebody-elses-folder");
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(world.number("staging", "orders", VERSION).await, 2);
     // Once it is recorded, the confirmation is not needed any more.
     world.platform.write("providers.yaml", FILES);
     world.platform.commit("It is known now");
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,6 +74,6 @@ async fn r11_the_folder_that_comes_back_goes_on_as_before() {
     std::fs::rename(world.databases(), &away).unwrap();
     assert_untouched(&world, 0).await;
     std::fs::rename(&away, world.databases()).unwrap();
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     assert!(world.proposal(ORDERS).await.is_none());
 }

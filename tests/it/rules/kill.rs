@@ -251,7 +251,7 @@ async fn r2_an_owner_without_its_database_is_finished_by_the_next_start() {
     let name = world.object("staging", "orders");
     world.write_database("staging", "orders", "connectionLimit: 20");
     world.tenant.commit("Add orders");
-    super::in_sync(&world).await;
+    world.in_sync().await;
     let comment = format!("SELECT shobj_description('{name}_owner'::regrole, 'pg_authid')");
     let comment: String = server.query("postgres", &comment).await[0].get(0);
     let unfinished = Mark { unfinished: true, ..Mark::from_text(&comment).unwrap() }.to_text();
@@ -259,7 +259,7 @@ async fn r2_an_owner_without_its_database_is_finished_by_the_next_start() {
     server.psql(&format!("COMMENT ON ROLE {name}_owner IS '{unfinished}'")).await;
     let mut world = world;
     world.lose_state().await;
-    assert_eq!(super::in_sync(&world).await, 1, "it never was whole, so no data is missing");
+    assert_eq!(world.in_sync().await, 1, "it never was whole, so no data is missing");
     let (databases, roles, unfinished) = marked_objects(&world).await;
     assert_eq!((databases, roles, unfinished), ([name.clone()].into(), [format!("{name}_owner")].into(), 0));
 }
@@ -274,5 +274,5 @@ async fn a_second_reconciler_on_a_data_directory_stops_and_says_why_and_readers_
     assert!(second.stdout.is_empty());
     let reader = world.plumb(&["get"]).output().unwrap();
     assert!(reader.status.success() && String::from_utf8_lossy(&reader.stdout).contains("Database/orders"));
-    assert_eq!(super::in_sync(&world).await, 0, "the first one is not disturbed");
+    assert_eq!(world.in_sync().await, 0, "the first one is not disturbed");
 }

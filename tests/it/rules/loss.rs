@@ -6,7 +6,7 @@ use plumb::engine::view::OrphanKind;
 use plumb::model::{ApprovalKind, ConditionType, EventKind, ExecutionOutcome, ProposalKind, ProposalStatus, Reason};
 use sqlx::Row;
 
-use super::{DELETE, VERSION, in_sync, live, remove, world_with};
+use super::{DELETE, VERSION, live, remove, world_with};
 use crate::harness::git::MergeHow;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, held, held_message, parse};
@@ -23,7 +23,7 @@ async fn r4_a_lost_inventory_is_rebuilt_and_nothing_is_done() {
     let file = inode(&world);
     world.lose_state().await;
     world.events();
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     let recovered =
         world.events().iter().filter(|e| matches!(e.kind, EventKind::Recorded { reason: Reason::Recovered })).count();
     assert_eq!(recovered, 3);
@@ -34,7 +34,7 @@ async fn r4_a_lost_inventory_is_rebuilt_and_nothing_is_done() {
         assert_eq!((&rebuilt.applied, &rebuilt.readback), (&record.applied, &record.readback));
         assert_eq!((&rebuilt.object, &rebuilt.identity), (&record.object, &record.identity));
     }
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +49,7 @@ async fn r4_live_that_changed_before_the_loss_is_held_and_proposed_and_never_ove
         assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
     }
     world.tenant.delete_branch(BRANCH);
-    assert_eq!(in_sync(&world).await, 1, "a person said to put it back");
+    assert_eq!(world.in_sync().await, 1, "a person said to put it back");
     assert_eq!(world.number("staging", "orders", VERSION).await, 1);
 }
 
@@ -59,7 +59,7 @@ async fn r4_git_that_changed_before_the_loss_is_applied() {
     world.write_database("staging", "orders", "userVersion: 2");
     world.tenant.commit("Want version 2");
     world.lose_state().await;
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(world.number("staging", "orders", VERSION).await, 2);
 }
 
@@ -98,7 +98,7 @@ async fn r4_a_proposal_that_is_out_when_the_state_is_lost_goes_on_on_its_branch(
     assert_eq!(world.tenant.log(BRANCH).len(), world.tenant.log("main").len() + 1);
     assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
     world.tenant.merge(BRANCH, MergeHow::Squash);
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     assert_eq!(world.number("staging", "orders", VERSION).await, 42);
 }
 
@@ -121,7 +121,7 @@ async fn r4_a_document_removed_before_the_loss_is_an_orphan_until_its_deletion_i
     let plan = world.plan().await.plan;
     assert!(held_message(&plan, ORDERS).contains(&format!("Plumb-Approve-Deletes: {}", plan.id)));
     world.approve(ApprovalKind::Deletes, &plan.id);
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(live(&world, &["orders", "payments"]), ["payments"]);
     assert!(world.orphans().await.is_empty());
 }
@@ -135,7 +135,7 @@ async fn r4_an_orphan_is_managed_again_when_its_document_comes_back() {
     world.apply().await;
     world.write_database("staging", "orders", "userVersion: 1");
     world.tenant.commit("Bring it back");
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     assert!(world.orphans().await.is_empty());
 }
 
@@ -156,13 +156,13 @@ async fn r8_a_live_file_that_is_gone_is_proposed_to_be_let_go_of_and_not_made_ag
 
     // Merging it lets go of the record.
     world.tenant.merge(BRANCH, MergeHow::MergeCommit);
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     assert!(!world.inventory().await.records.contains_key(&parse(ORDERS)));
     assert!(!world.file("staging", "orders").exists());
     // The same document later is a new database.
     world.write_database("staging", "orders", "userVersion: 1");
     world.tenant.commit("Start over");
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,7 +180,7 @@ async fn r8_recreation_needs_the_trailer_and_an_old_one_does_not_serve_twice() {
     world.approve(ApprovalKind::Deletes, &plan);
     assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::DataMissing), "not that kind of approval");
     world.approve(ApprovalKind::Create, &plan);
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(world.number("staging", "orders", VERSION).await, 1);
     assert!(world.proposal(ORDERS).await.is_none());
 
@@ -203,12 +203,12 @@ async fn r8_a_document_among_others_in_its_file_is_removed_alone() {
     let file = "environments/staging/all.yaml";
     world.tenant.write(file, format!("{}---\n{}---\n{}", document("a"), document("orders"), document("z")));
     world.tenant.commit("Add three");
-    in_sync(&world).await;
+    world.in_sync().await;
     std::fs::remove_file(world.file("staging", "orders")).unwrap();
     world.apply().await;
     world.tenant.merge(BRANCH, MergeHow::FastForward);
     assert_eq!(world.tenant.show(&format!("main:{file}")), format!("{}---\n{}", document("a"), document("z")));
-    in_sync(&world).await;
+    world.in_sync().await;
     assert_eq!(live(&world, &["a", "orders", "z"]), ["a", "z"]);
 }
 
@@ -219,7 +219,7 @@ async fn r8_a_dropped_postgres_database_is_not_made_again_even_after_a_loss_of_t
     let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
     world.write_database("staging", "orders", "roles:\n  - {name: app, access: readwrite}");
     world.tenant.commit("Add orders");
-    in_sync(&world).await;
+    world.in_sync().await;
     server.psql(&format!("DROP DATABASE {name}")).await;
     world.lose_state().await;
     let report = world.apply().await;
@@ -228,7 +228,7 @@ async fn r8_a_dropped_postgres_database_is_not_made_again_even_after_a_loss_of_t
     let exists = format!("SELECT 1 FROM pg_database WHERE datname = '{name}'");
     assert!(server.query("postgres", &exists).await.is_empty());
     world.approve(ApprovalKind::Create, &report.plan.id);
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(server.query("postgres", &exists).await.len(), 1);
     let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname LIKE '{name}%'");
     assert_eq!(server.query("postgres", &roles).await[0].get::<i64, _>(0), 2);

@@ -4,7 +4,7 @@ use plumb::model::{Action, ConditionType, ExecutionOutcome, Reason};
 use serde_json::json;
 use sqlx::Row;
 
-use super::{VERSION, in_sync, world_with};
+use super::{VERSION, world_with};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, held, held_message};
 
@@ -46,7 +46,7 @@ async fn r1_adoption_takes_over_after_the_plan_has_shown_the_difference() {
     );
     assert_eq!(std::fs::read(world.file("staging", "orders")).unwrap(), bytes, "a plan does nothing");
 
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(world.number("staging", "orders", VERSION).await, 7);
     assert_eq!(world.number("staging", "orders", "SELECT id FROM precious").await, 7, "its data is kept");
 
@@ -104,7 +104,7 @@ async fn r1_an_object_whose_mark_was_taken_off_is_left_alone() {
     // Not even its removal from git touches it.
     super::remove(&world, &["orders"]);
     world.tenant.commit("Remove orders");
-    in_sync(&world).await;
+    world.in_sync().await;
     assert!(world.file("staging", "orders").exists());
 }
 
@@ -128,7 +128,7 @@ async fn r1_an_unmarked_postgres_database_is_refused_and_adoption_keeps_who_may_
     world.write_resource("staging", "Database", "orders", "plumb.dev/adopt: \"true\"", "connectionLimit: 20");
     world.tenant.commit("Adopt it");
     assert_eq!(world.plan().await.plan.steps[0].action, Action::Adopt);
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(server.query("postgres", &limit).await[0].get::<i32, _>(0), 20);
     server.query(&name, "SELECT * FROM precious").await;
     let public = format!("SELECT 1 WHERE has_database_privilege('public', '{name}', 'CONNECT')");

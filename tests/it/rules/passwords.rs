@@ -3,7 +3,6 @@
 use plumb::model::{ConditionStatus, ConditionType, Reason};
 use sqlx::{Connection, Row};
 
-use super::in_sync;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, contains};
 
@@ -13,7 +12,7 @@ async fn world_with_orders() -> (World, String, String) {
     let world = World::with_postgres(PostgresServer::shared()).await;
     world.write_database("staging", "orders", SPEC);
     world.tenant.commit("Add orders");
-    in_sync(&world).await;
+    world.in_sync().await;
     let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
     (world, key, name)
 }
@@ -42,10 +41,10 @@ async fn r12_a_password_stays_the_same_over_restarts_and_passes() {
     let before = verifier(&name, "app").await;
     assert!(before.starts_with("SCRAM-SHA-256$"));
     world.restart().await;
-    in_sync(&world).await;
+    world.in_sync().await;
     world.write_database("staging", "orders", &SPEC.replace("20", "30"));
     world.tenant.commit("Raise it");
-    in_sync(&world).await;
+    world.in_sync().await;
     assert_eq!(world.password(&key, "app").await.unwrap(), password);
     assert_eq!(verifier(&name, "app").await, before);
     assert_ne!(world.password(&key, "ro").await.unwrap(), password);
@@ -60,7 +59,7 @@ async fn r12_after_a_loss_the_password_is_unknown_and_the_role_keeps_it_until_it
     world.write_database("staging", "orders", &SPEC.replace("app, access: readwrite", "app, access: admin"));
     world.tenant.commit("Let app change the schema");
     for _ in 0..2 {
-        in_sync(&world).await;
+        world.in_sync().await;
         assert_eq!(world.password(&key, "app").await, None);
         assert!(logs_in(&name, "app", &password).await);
         let ready = world.status(&key).await.unwrap().condition(ConditionType::Ready).unwrap().clone();
@@ -71,12 +70,12 @@ async fn r12_after_a_loss_the_password_is_unknown_and_the_role_keeps_it_until_it
     world.write_resource("staging", "Database", "orders", "plumb.dev/rotate: \"1\"", SPEC);
     world.tenant.commit("New passwords");
     // Without a record nobody knows whether that was done before; with one it is.
-    in_sync(&world).await;
+    world.in_sync().await;
     let rotated = world.password(&key, "app").await.expect("a new password");
     assert_ne!(rotated, password);
     assert!(logs_in(&name, "app", &rotated).await);
     assert!(!logs_in(&name, "app", &password).await);
-    in_sync(&world).await;
+    world.in_sync().await;
     let ready = world.status(&key).await.unwrap().condition(ConditionType::Ready).unwrap().clone();
     assert_ne!(ready.reason, Reason::PasswordUnknown);
     assert_eq!(world.password(&key, "app").await.unwrap(), rotated, "once");
@@ -87,11 +86,11 @@ async fn r12_a_loss_never_rotates_again() {
     let (mut world, key, name) = world_with_orders().await;
     world.write_resource("staging", "Database", "orders", "plumb.dev/rotate: \"1\"", SPEC);
     world.tenant.commit("New passwords");
-    in_sync(&world).await;
+    world.in_sync().await;
     let password = world.password(&key, "app").await.unwrap();
     world.lose_state().await;
-    in_sync(&world).await;
-    in_sync(&world).await;
+    world.in_sync().await;
+    world.in_sync().await;
     assert!(logs_in(&name, "app", &password).await);
     assert_eq!(world.password(&key, "app").await, None);
 }
@@ -101,10 +100,10 @@ async fn r12_a_role_that_is_dropped_and_made_again_does_not_get_an_unstored_pass
     let (world, key, name) = world_with_orders().await;
     world.write_database("staging", "orders", "connectionLimit: 20\nroles:\n  - {name: app, access: readwrite}");
     world.tenant.commit("Drop ro");
-    in_sync(&world).await;
+    world.in_sync().await;
     world.write_database("staging", "orders", SPEC);
     world.tenant.commit("Make ro again");
-    in_sync(&world).await;
+    world.in_sync().await;
     let password = world.password(&key, "ro").await.unwrap();
     assert!(logs_in(&name, "ro", &password).await);
 }

@@ -6,7 +6,7 @@ use plumb::engine::view::OrphanKind;
 use plumb::model::{Action, ApprovalKind, ExecutionOutcome, PlanId, Reason};
 use sqlx::Row;
 
-use super::{DELETE, VERSION, in_sync, live, remove, world_with};
+use super::{DELETE, VERSION, live, remove, world_with};
 use crate::harness::git::GitRepo;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, held, held_message, parse};
@@ -16,6 +16,23 @@ const EIGHT: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
 fn key(name: &str) -> String {
     format!("checkout/staging/Database/{name}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_an_annotation_that_a_policy_denies_permits_nothing_in_later_commits() {
+    let world = World::with_files().await;
+    world.write_resource("production", "Database", "orders", "", "userVersion: 1");
+    world.tenant.commit("Add orders in production");
+    world.in_sync().await;
+    world.write_resource("production", "Database", "orders", DELETE, "userVersion: 1");
+    world.tenant.commit("Ask for what a built-in policy denies");
+    let orders = "checkout/production/Database/orders";
+    assert_eq!(world.apply().await.outcome, ExecutionOutcome::Blocked);
+    world.tenant.remove("environments/production/orders.yaml");
+    world.tenant.commit("And remove it");
+    let report = world.apply().await;
+    assert_eq!(held(&report.plan, orders), Some(Reason::DeletionProtected), "{:#?}", report.plan);
+    assert!(world.file("production", "orders").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +58,7 @@ async fn r6_more_deletions_than_the_guard_lets_pass_wait_for_the_trailer_with_th
     assert_eq!(live(&world, &EIGHT).len(), 8);
 
     world.approve(ApprovalKind::Deletes, &plan.id);
-    assert_eq!(in_sync(&world).await, 6);
+    assert_eq!(world.in_sync().await, 6);
     assert_eq!(live(&world, &EIGHT), ["g", "h"]);
 }
 
@@ -62,7 +79,7 @@ async fn r6_an_approval_covers_its_keys_and_their_subsets_and_no_more() {
     // Without the stranger it is a subset of what was approved.
     world.write_resource("staging", "Database", "g", DELETE, "userVersion: 1");
     world.tenant.commit("Keep g");
-    assert_eq!(in_sync(&world).await, 5);
+    assert_eq!(world.in_sync().await, 5);
     assert_eq!(live(&world, &EIGHT), ["a", "g", "h"]);
 
     // It is used up: the same keys, made again and removed again, wait again.
@@ -71,7 +88,7 @@ async fn r6_an_approval_covers_its_keys_and_their_subsets_and_no_more() {
     }
     world.write_resource("staging", "Database", "i", DELETE, "userVersion: 1");
     world.tenant.commit("Start over");
-    in_sync(&world).await;
+    world.in_sync().await;
     remove(&world, &["b", "c", "d", "e", "f", "i"]);
     world.tenant.commit("Remove them again");
     assert_eq!(world.apply().await.done, 0);
@@ -148,7 +165,7 @@ async fn r6_all_of_a_tenants_resources_are_never_deleted_unasked() {
     let report = world.apply().await;
     assert_eq!(held(&report.plan, ORDERS), Some(Reason::DeletionsHeld), "{:#?}", report.plan);
     world.approve(ApprovalKind::Deletes, &report.plan.id);
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert!(!world.file("staging", "orders").exists());
 }
 
@@ -169,7 +186,7 @@ async fn r6_an_approval_outlives_the_window_that_is_closed() {
     }
     world.write_platform("id: test-platform");
     world.platform.commit("Open");
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert!(!world.file("staging", "orders").exists());
 }
 
@@ -184,7 +201,7 @@ async fn r6_dropped_roles_count_and_what_a_dropped_role_owns_goes_to_the_owner()
     };
     world.write_database("staging", "orders", &with_roles(&["a", "b", "c", "d", "e", "f", "g"]));
     world.tenant.commit("Add orders");
-    in_sync(&world).await;
+    world.in_sync().await;
     let password = world.password(&key, "g").await.unwrap();
     let mut role = server.connect(&name, &format!("{name}_g"), &password).await.unwrap();
     sqlx::raw_sql("CREATE TABLE mine (id int); INSERT INTO mine VALUES (7)").execute(&mut role).await.unwrap();
@@ -202,7 +219,7 @@ async fn r6_dropped_roles_count_and_what_a_dropped_role_owns_goes_to_the_owner()
     let report = world.apply().await;
     assert_eq!(held(&report.plan, &key), Some(Reason::DeletionsHeld), "what was held for this key is not decided");
     world.approve(ApprovalKind::Deletes, &report.plan.id);
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(server.query("postgres", &roles).await[0].get::<i64, _>(0), 7);
     let owner = "SELECT tableowner::text FROM pg_tables WHERE tablename = 'mine'";
     assert_eq!(server.query(&name, owner).await[0].get::<String, _>(0), format!("{name}_owner"));
@@ -229,10 +246,10 @@ async fn r7_a_database_is_protected_and_the_way_out_in_two_commits_works() {
 
     world.write_resource("staging", "Database", "orders", DELETE, "userVersion: 1");
     world.tenant.commit("Allow it");
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     remove(&world, &["orders"]);
     world.tenant.commit("Do it");
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(live(&world, &["orders", "payments"]), ["payments"]);
     assert!(!world.inventory().await.records.contains_key(&parse(ORDERS)));
 }
@@ -244,14 +261,14 @@ async fn r7_retain_forgets_the_object_and_keeps_its_mark() {
     remove(&world, &["orders"]);
     world.tenant.commit("Let go of orders");
     for _ in 0..2 {
-        assert_eq!(in_sync(&world).await, 0);
+        assert_eq!(world.in_sync().await, 0);
         let orphans = world.orphans().await;
         assert_eq!((orphans.len(), orphans[0].kind), (1, OrphanKind::Retained));
     }
     assert_eq!(world.number("staging", "orders", "SELECT count(*) FROM plumb_mark").await, 1);
     world.write_database("staging", "orders", "userVersion: 2");
     world.tenant.commit("Take it back");
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(std::fs::metadata(world.file("staging", "orders")).unwrap().ino(), inode, "it is the same file");
     assert!(world.orphans().await.is_empty());
 }
@@ -269,11 +286,11 @@ async fn r7_a_replacement_is_protected_like_a_deletion() {
 
     world.write_resource("staging", "Database", "orders", DELETE, "userVersion: 1");
     world.tenant.commit("Allow it");
-    in_sync(&world).await;
+    world.in_sync().await;
     world.write_resource("staging", "Database", "orders", DELETE, "userVersion: 1\npageSize: 8192");
     world.tenant.commit("Larger pages, whatever it costs");
     assert_eq!(world.plan().await.plan.steps[0].action, Action::Replace);
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(world.number("staging", "orders", "PRAGMA page_size").await, 8192);
 }
 
@@ -295,7 +312,7 @@ async fn r9_an_unreadable_manifest_stops_all_prunes_and_nothing_else() {
 
     world.write_resource("staging", "Database", "broken", DELETE, "userVersion: 1");
     world.tenant.commit("Mend it");
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(live(&world, &["going", "broken", "changed"]), ["broken", "changed"]);
 }
 
@@ -313,7 +330,7 @@ async fn r9_all_files_deleted_in_one_commit_delete_nothing() {
     assert_eq!(live(&world, &EIGHT).len(), 8);
     world.tenant.git(&["revert", "--no-edit", "HEAD"]);
     world.tenant.git(&["push", "--quiet", "origin", "HEAD"]);
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
 }
 
 /// What of a tenant's source changes.
@@ -385,7 +402,7 @@ async fn r9_a_changed_url_branch_path_or_history_holds_all_deletions() {
         assert_eq!(live(&world, &["going", "kept", "third"]).len(), 3);
         // A person says so, and it is over.
         world.approve(ApprovalKind::Deletes, &report.plan.id);
-        assert_eq!(in_sync(&world).await, 1, "{moved:?}");
+        assert_eq!(world.in_sync().await, 1, "{moved:?}");
         assert_eq!(live(&world, &["going", "kept", "third"]), ["kept", "third"]);
     }
 }
@@ -443,7 +460,7 @@ async fn r9_a_removed_tenant_is_frozen_and_listed_and_goes_on_when_it_comes_back
     assert_eq!(live(&world, &["orders", "payments"]).len(), 2);
     world.platform.write("tenants.yaml", tenant);
     world.platform.commit("Bring it back");
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     assert!(world.orphans().await.is_empty());
 }
 
@@ -452,7 +469,7 @@ async fn r9_a_removed_environment_is_frozen_and_listed() {
     let world = world_with(&["orders", "payments"], DELETE).await;
     world.write_database("production", "ledger", "userVersion: 1");
     world.tenant.commit("Add the ledger");
-    in_sync(&world).await;
+    world.in_sync().await;
     let url = world.tenant.url();
     world.write_tenant_spec(&format!("repository: {{url: \"{url}\"}}\nenvironments: [production]\nproviders: [files]"));
     world.platform.commit("No staging any more");

@@ -2,7 +2,7 @@
 
 use plumb::model::{ApprovalKind, EventKind, Reason};
 
-use super::{in_sync, live, remove, world_with};
+use super::{live, remove, world_with};
 use crate::harness::world::{FILES, World, held, held_message, unseen};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
@@ -13,7 +13,7 @@ async fn r10_a_rename_in_git_is_held_on_both_sides() {
     let world = world_with(&["orders", "payments"], "").await;
     world.write_database("staging", "orders", "userVersion: 5");
     world.tenant.commit("Make it one of a kind");
-    in_sync(&world).await;
+    world.in_sync().await;
     remove(&world, &["orders"]);
     world.write_database("staging", "renamed", "userVersion: 5");
     world.tenant.commit("Rename orders");
@@ -36,10 +36,10 @@ async fn r10_letting_go_of_the_old_one_first_lets_the_new_one_pass() {
     let world = world_with(&["orders", "payments"], "plumb.dev/deletion: retain").await;
     remove(&world, &["orders"]);
     world.tenant.commit("Let go of orders");
-    in_sync(&world).await;
+    world.in_sync().await;
     world.write_database("staging", "renamed", "userVersion: 1");
     world.tenant.commit("Add another");
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(live(&world, &["orders", "renamed"]), ["orders", "renamed"]);
 }
 
@@ -51,13 +51,13 @@ async fn r10_a_renamed_provider_with_the_same_identity_is_rebound_without_a_step
     world.write_tenant("providers: [disk]");
     world.platform.commit("Rename the provider");
     world.events();
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     let rebound =
         world.events().iter().filter(|e| matches!(e.kind, EventKind::Recorded { reason: Reason::Rebound })).count();
     assert_eq!(rebound, 2);
     assert!(world.inventory().await.records.values().all(|record| record.provider == "disk"));
     assert_eq!(std::fs::read(world.file("staging", "orders")).unwrap(), before);
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
 }
 
 /// A second folder beside the first.
@@ -75,7 +75,7 @@ async fn r10_a_resource_is_never_moved_to_another_server() {
         world.write_database("staging", name, "provider: files\nuserVersion: 1");
     }
     world.tenant.commit("Add two");
-    in_sync(&world).await;
+    world.in_sync().await;
     world.write_database("staging", "orders", "provider: other\nuserVersion: 1");
     world.tenant.commit("Move orders");
     let refused = |plan: &plumb::model::Plan| {

@@ -8,7 +8,7 @@ use plumb::model::{EventKind, ExecutionOutcome, Reason};
 use serde_json::json;
 use sqlx::Row;
 
-use super::{VERSION, in_sync, world_with};
+use super::{VERSION, world_with};
 use crate::harness::git::MergeHow;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, run_sql};
@@ -27,7 +27,7 @@ async fn r3_each_field_of_one_database_goes_its_own_way() {
     };
     world.write_database("staging", "orders", &spec(20, "5s", "5s"));
     world.tenant.commit("Add orders");
-    in_sync(&world).await;
+    world.in_sync().await;
 
     world.write_database("staging", "orders", &spec(30, "7s", "6s"));
     world.tenant.commit("Raise what we need");
@@ -65,7 +65,7 @@ async fn r3_each_field_of_one_database_goes_its_own_way() {
     // One merge accepts both.
     let branch = world.proposal(&key).await.unwrap().branch;
     world.tenant.merge(&branch, MergeHow::MergeCommit);
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     let text = world.tenant.show("main:environments/staging/orders.yaml");
     assert!(text.contains("work_mem: 16MB") && text.contains("lock_timeout: 9s"), "{text}");
 }
@@ -76,7 +76,7 @@ async fn r3_a_field_that_both_changed_to_the_same_value_is_only_recorded() {
     world.by_hand("staging", "orders", "PRAGMA user_version = 2").await;
     world.write_database("staging", "orders", "userVersion: 2");
     world.tenant.commit("Say what is");
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     assert!(world.proposal(ORDERS).await.is_none());
     let record = &world.inventory().await.records[&ORDERS.parse().unwrap()];
     assert_eq!(record.applied.get("/spec/userVersion"), Some(&json!(2)));
@@ -87,10 +87,10 @@ async fn r3_a_field_that_git_stops_setting_goes_to_its_default_once_and_is_unman
     let world = world_with(&["orders"], "").await;
     world.write_database("staging", "orders", "");
     world.tenant.commit("Stop caring for the version");
-    assert_eq!(in_sync(&world).await, 1);
+    assert_eq!(world.in_sync().await, 1);
     assert_eq!(world.number("staging", "orders", VERSION).await, 0);
     world.by_hand("staging", "orders", "PRAGMA user_version = 9").await;
-    assert_eq!(in_sync(&world).await, 0);
+    assert_eq!(world.in_sync().await, 0);
     assert_eq!(world.number("staging", "orders", VERSION).await, 9);
 }
 
@@ -166,7 +166,7 @@ async fn r13_postgres_checks_the_start_of_a_step_under_its_lock() {
     let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
     world.write_database("staging", "orders", "connectionLimit: 20");
     world.tenant.commit("Add orders");
-    in_sync(&world).await;
+    world.in_sync().await;
     world.write_database("staging", "orders", "connectionLimit: 30");
     world.tenant.commit("Raise it");
     let statement = format!("ALTER DATABASE {name} CONNECTION LIMIT 50");

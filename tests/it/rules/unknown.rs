@@ -3,7 +3,7 @@
 use plumb::model::{ConditionStatus, ConditionType, ExecutionOutcome, ProposalStatus, Reason};
 use sqlx::Row;
 
-use super::{DELETE, in_sync, world_with};
+use super::{DELETE, world_with};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, unseen};
 
@@ -18,7 +18,7 @@ async fn r5_while_a_provider_is_down_or_silent_nothing_is_made_deleted_or_decide
     }
     world.write_database("staging", "file", "provider: files\nuserVersion: 1");
     world.tenant.commit("Add databases");
-    in_sync(&world).await;
+    world.in_sync().await;
     server.psql(&format!("ALTER DATABASE {} CONNECTION LIMIT 50", world.object("staging", "drifted"))).await;
     world.apply().await;
     let branch = world.proposal(&drifted).await.unwrap().branch;

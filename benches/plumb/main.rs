@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use plumb::model::EventKind;
-use rig::{Rig, measured};
+use rig::{Ground, Rig, Run, measured};
 use serde_json::Value;
 
 /// One line of the table.
@@ -26,7 +26,7 @@ pub struct Row {
 }
 
 /// A name to ask for, and what it measures.
-type Bench = (&'static str, fn() -> Vec<Row>);
+type Bench = (&'static str, fn(&Ground) -> Vec<Row>);
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
@@ -37,10 +37,11 @@ fn main() {
         ("commit", one_file_commit),
         ("postgres", postgres::two_hundred_databases),
     ];
+    let ground = Ground::new();
     let mut rows = Vec::new();
     for (name, bench) in benches.iter().filter(|(name, _)| is_wanted(name)) {
         eprintln!("measuring {name} ...");
-        rows.extend(bench());
+        rows.extend(bench(&ground));
     }
     println!("\nOn {}:\n\n{}", machine(), table(&rows));
 }
@@ -77,8 +78,8 @@ pub fn ratio(ours: Duration, theirs: Duration) -> String {
 }
 
 /// `plumb validate` over 10,000 documents, from a cold start.
-fn validate() -> Vec<Row> {
-    let rig = Rig::new();
+fn validate(ground: &Ground) -> Vec<Row> {
+    let rig = Rig::new(ground);
     rig.write_platform();
     rig.write_databases(10_000);
     rig.write_policies();
@@ -93,23 +94,23 @@ fn validate() -> Vec<Row> {
 }
 
 /// Plans over 10,000 embedded resources, and an apply of 1,000, beside terraform where there is one.
-fn embedded() -> Vec<Row> {
+fn embedded(ground: &Ground) -> Vec<Row> {
     let mut rows = Vec::new();
-    let thousand = Rig::new();
+    let thousand = Rig::new(ground);
     thousand.write_platform();
     thousand.write_databases(1_000);
     thousand.commit();
     let apply = measured(thousand.plumb(&["apply", "-q"]));
-    let terraform_apply = terraform(1_000, &["apply", "-auto-approve"], Before::Nothing);
+    let terraform_apply = terraform(ground, 1_000, &["apply", "-auto-approve"], Before::Nothing);
     rows.push(beside("apply 1,000 embedded resources", &apply, terraform_apply, "10x faster (29 s)"));
 
-    let rig = Rig::new();
+    let rig = Rig::new(ground);
     rig.write_platform();
     rig.write_databases(10_000);
     rig.commit();
     measured(rig.plumb(&["apply", "-q"]));
     let plan = measured(rig.plumb(&["plan", "-q"]));
-    let terraform_plan = terraform(10_000, &["plan"], Before::Applied);
+    let terraform_plan = terraform(ground, 10_000, &["plan"], Before::Applied);
     rows.push(beside(
         "no-op plan over 10,000 embedded resources",
         &plan,
@@ -129,7 +130,7 @@ fn embedded() -> Vec<Row> {
     rows
 }
 
-fn beside(what: &str, ours: &rig::Run, theirs: Option<rig::Run>, budget: &'static str) -> Row {
+fn beside(what: &str, ours: &Run, theirs: Option<Run>, budget: &'static str) -> Row {
     Row {
         what: what.into(),
         ours: format!("{}, {} MiB", shown(ours.time), ours.peak_mib),
@@ -150,17 +151,19 @@ enum Before {
     Applied,
 }
 
-/// Terraform over as many `terraform_data`; `None` where there is no terraform.
-fn terraform(count: usize, args: &[&str], before: Before) -> Option<rig::Run> {
+/// Terraform over as many `terraform_data`, each in a block of its own as each of our databases is in a file of its
+/// own; `None` where there is no terraform.
+fn terraform(ground: &Ground, count: usize, args: &[&str], before: Before) -> Option<Run> {
     Command::new("terraform").arg("version").output().ok().filter(|output| output.status.success())?;
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = ground.folder();
     let declare = |count: usize| {
-        let text = format!("resource \"terraform_data\" \"r\" {{\n  count = {count}\n  input = count.index\n}}\n");
-        std::fs::write(folder.path().join("main.tf"), text).expect("the folder can be written");
+        let blocks =
+            (0..count).map(|number| format!("resource \"terraform_data\" \"r{number}\" {{\n  input = {number}\n}}\n"));
+        std::fs::write(folder.join("main.tf"), blocks.collect::<String>()).expect("the folder can be written");
     };
     let run = |args: &[&str]| {
         let mut command = Command::new("terraform");
-        command.current_dir(folder.path()).args(args).arg("-input=false");
+        command.current_dir(&folder).args(args).arg("-input=false");
         measured(command)
     };
     declare(1);
@@ -168,7 +171,7 @@ fn terraform(count: usize, args: &[&str], before: Before) -> Option<rig::Run> {
     if before == Before::Applied {
         // Applying ten thousand takes it longer than all else here: its state is spelled from that of one.
         run(&["apply", "-auto-approve"]);
-        let state = folder.path().join("terraform.tfstate");
+        let state = folder.join("terraform.tfstate");
         let text = std::fs::read_to_string(&state).expect("terraform wrote its state");
         std::fs::write(&state, multiplied(&text, count)).expect("the folder can be written");
     }
@@ -179,26 +182,25 @@ fn terraform(count: usize, args: &[&str], before: Before) -> Option<rig::Run> {
 /// A state of one `terraform_data` as one of `count`.
 fn multiplied(state: &str, count: usize) -> String {
     let mut state: Value = serde_json::from_str(state).expect("a state is JSON");
-    let instances = &mut state["resources"][0]["instances"];
-    let first = instances[0].clone();
-    *instances = (0..count)
-        .map(|number| {
-            let mut instance = first.clone();
-            instance["index_key"] = number.into();
-            instance["attributes"]["id"] = format!("00000000-0000-0000-0000-{number:012}").into();
-            for value in ["input", "output"] {
-                instance["attributes"][value]["value"] = number.into();
-            }
-            instance
-        })
-        .collect();
+    let first = state["resources"][0].clone();
+    let each = |number: usize| {
+        let mut resource = first.clone();
+        resource["name"] = format!("r{number}").into();
+        let attributes = &mut resource["instances"][0]["attributes"];
+        attributes["id"] = format!("00000000-0000-0000-0000-{number:012}").into();
+        for value in ["input", "output"] {
+            attributes[value]["value"] = number.into();
+        }
+        resource
+    };
+    state["resources"] = (0..count).map(each).collect();
     state.to_string()
 }
 
 /// A commit that changes one file of 10,000, from the commit to the plan, and to what it asks for being done and
 /// recorded, in an engine that has seen the commit before it; beside git's own answer to which files changed.
-fn one_file_commit() -> Vec<Row> {
-    let rig = Rig::new();
+fn one_file_commit(ground: &Ground) -> Vec<Row> {
+    let rig = Rig::new(ground);
     rig.write_platform();
     rig.write_databases(10_000);
     let before = rig.commit();

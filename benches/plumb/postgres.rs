@@ -15,17 +15,17 @@ use std::time::Instant;
 
 use server::PostgresServer;
 
-use super::rig::{Rig, measured};
+use super::rig::{Ground, Rig, measured};
 use super::{Row, ratio, shown};
 
 /// How many databases.
 const DATABASES: usize = 200;
 
-pub fn two_hundred_databases() -> Vec<Row> {
+pub fn two_hundred_databases(ground: &Ground) -> Vec<Row> {
     let sql = {
         let server = PostgresServer::start();
         log_statements(&server);
-        let (_rig, command) = rig_on(&server);
+        let command = rig_on(ground, &server);
         measured(command);
         let log = std::fs::read(server.socket_folder().join("log")).expect("the server's log");
         as_script(&String::from_utf8_lossy(&log))
@@ -33,7 +33,7 @@ pub fn two_hundred_databases() -> Vec<Row> {
 
     let ours = {
         let server = PostgresServer::start();
-        let (_rig, command) = rig_on(&server);
+        let command = rig_on(ground, &server);
         measured(command)
     };
     let theirs = {
@@ -72,10 +72,9 @@ fn log_statements(server: &PostgresServer) {
     });
 }
 
-/// A tenant that wants the databases on `server`, and the apply that makes them. The rig has to live until the apply
-/// has ended.
-fn rig_on(server: &PostgresServer) -> (Rig, Command) {
-    let rig = Rig::new();
+/// A tenant that wants the databases on `server`, and the apply that makes them.
+fn rig_on(ground: &Ground, server: &PostgresServer) -> Command {
+    let rig = Rig::new(ground);
     rig.write_provider(&format!(
         "apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: main}}\nspec:\n  type: postgres\n  url: {}\n  credentials: \
          {{env: BENCH_PASSWORD}}\n  serves: [{{kind: Database}}]\n",
@@ -94,7 +93,7 @@ fn rig_on(server: &PostgresServer) -> (Rig, Command) {
     rig.commit();
     let mut command = rig.plumb(&["apply", "-q"]);
     command.env("BENCH_PASSWORD", server.login().1);
-    (rig, command)
+    command
 }
 
 /// The statements that changed something: first all in the maintenance database, in the order of the log, then those

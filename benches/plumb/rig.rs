@@ -48,18 +48,34 @@ fn resident_peak(status_file: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Where all that is measured stands until everything has been: ext4 walks past each inode that was freed within the
+/// last minute when it makes a file, so a bench that ran after another's ten thousand files were deleted would measure
+/// that.
+pub struct Ground(TempDir);
+
+impl Ground {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// A new folder, empty.
+    pub fn folder(&self) -> PathBuf {
+        tempfile::tempdir_in(self.0.path()).expect("a temporary folder").keep()
+    }
+}
+
 /// A platform with one tenant, `bench`.
 pub struct Rig {
-    folder: TempDir,
+    folder: PathBuf,
 }
 
 impl Rig {
-    pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+    pub fn new(ground: &Ground) -> Self {
+        Self { folder: ground.folder() }
     }
 
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        &self.folder
     }
 
     fn tenant(&self) -> PathBuf {

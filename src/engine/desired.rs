@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::manifest;
-use crate::model::{DesiredState, Diagnostic, ObjectHex, Platform, ResourceKey, TenantSpec};
+use crate::model::{AppliedDocument, DesiredState, Diagnostic, ObjectHex, Platform, ResourceKey, TenantSpec};
 use crate::source::{Mirror, SourceError, Wanted, WorkingFiles};
 use crate::validate::{self, CheckedFile, PolicySet, TenantCache, TenantContext, Validator};
 
@@ -69,7 +69,7 @@ pub(super) struct Owner<'a> {
     pub name: &'a str,
     pub tenant: &'a TenantSpec,
     /// What git said at the last recorded commit, for policies.
-    pub previous: &'a BTreeMap<ResourceKey, Arc<serde_json::Value>>,
+    pub previous: &'a BTreeMap<ResourceKey, AppliedDocument>,
 }
 
 impl Workspace {

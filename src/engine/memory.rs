@@ -1,13 +1,10 @@
 //! What the store knows of a tenant: read when a pass begins, and written wherever a death must not forget it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
-use serde_json::Value;
 
 use crate::model::{
-    Approval, ConditionStatus, ConditionType, Decisions, DesiredState, Diagnostic, Inventory, ObjectHex, Plan,
-    Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, TenantSpec,
+    AppliedDocument, Approval, ConditionStatus, ConditionType, Decisions, DesiredState, Diagnostic, Inventory,
+    ObjectHex, Plan, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, TenantSpec,
 };
 use crate::store::{HeldPlan, Scope, TenantState, Tx};
 
@@ -26,13 +23,13 @@ pub(super) struct Memory {
     pub approvals: Vec<Approval>,
     pub identities: BTreeMap<String, ProviderIdentity>,
     /// What git said when each was applied last, for policies.
-    pub documents: BTreeMap<ResourceKey, Arc<Value>>,
+    pub documents: BTreeMap<ResourceKey, AppliedDocument>,
 }
 
 /// The large parts of a memory, kept in this process from one pass to the next.
 pub(super) struct Kept {
     inventory: Inventory,
-    documents: BTreeMap<ResourceKey, Arc<Value>>,
+    documents: BTreeMap<ResourceKey, AppliedDocument>,
     statuses: BTreeMap<ResourceKey, ResourceStatus>,
     /// Keys that are not ready.
     unready: BTreeSet<ResourceKey>,
@@ -56,10 +53,10 @@ impl Kept {
             self.documents.remove(key);
         }
         for record in records {
-            if record.retained || record.document.is_null() {
+            if record.retained || record.document.is_unknown() {
                 self.documents.remove(&record.key);
             } else {
-                self.documents.insert(record.key.clone(), Arc::clone(&record.document));
+                self.documents.insert(record.key.clone(), record.document.clone());
             }
             self.inventory.records.insert(record.key.clone(), record);
         }
@@ -239,8 +236,8 @@ async fn read_inventory(tx: &mut dyn Tx) -> Result<Kept, EngineError> {
     let inventory = tx.inventory().await?;
     let documents = inventory
         .live()
-        .filter(|record| !record.document.is_null())
-        .map(|record| (record.key.clone(), Arc::clone(&record.document)))
+        .filter(|record| !record.document.is_unknown())
+        .map(|record| (record.key.clone(), record.document.clone()))
         .collect();
     Ok(Kept { inventory, documents, statuses: BTreeMap::new(), unready: BTreeSet::new() })
 }

@@ -6,8 +6,8 @@ use futures::future::join_all;
 
 use crate::managers::{Cx, Found, ManagerError};
 use crate::model::{
-    Depth, DesiredState, Inventory, Observation, Observations, Ownership, Platform, ProviderIdentity, Reason,
-    ResourceKey, Stray, Target, Unknown,
+    Depth, DesiredState, FieldPath, Inventory, Observation, Observations, Ownership, Platform, ProviderIdentity,
+    Reason, ResourceKey, Stray, Target, Unknown,
 };
 use crate::plan::object_name;
 
@@ -191,9 +191,10 @@ pub(super) fn targets(
             (None, Some(record)) => record.object_name.clone(),
             _ => object_name(platform, key, provider),
         };
-        let mut fields: BTreeSet<_> = resource.into_iter().flat_map(|r| r.fields.0.keys().cloned()).collect();
-        fields.extend(record.into_iter().flat_map(|r| r.applied.0.keys().chain(r.unsettled.keys()).cloned()));
-        let target = Target { key: key.clone(), object_name: name, fields };
+        let wanted = resource.into_iter().flat_map(|r| r.fields.0.keys());
+        let recorded = record.into_iter().flat_map(|r| r.applied.0.keys().chain(r.unsettled.keys()));
+        let fields: BTreeSet<&FieldPath> = wanted.chain(recorded).collect();
+        let target = Target { key: key.clone(), object_name: name, fields: fields.into_iter().cloned().collect() };
         targets.entry(provider.clone()).or_default().push(target);
     }
     targets

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{
-    Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, ObjectHex, Observation, Observations,
-    Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey, Summary, TenantSpec, Trigger,
+    AppliedDocument, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, ObjectHex, Observation,
+    Observations, Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey, Summary, TenantSpec, Trigger,
 };
 use crate::plan::{self, Terms};
 use crate::source::{Mirror, Refs, Wanted, WorkingTree};
@@ -104,7 +104,7 @@ impl<'a> Subject<'a> {
         Ok(Self { in_force, tenant, spec })
     }
 
-    fn owner(self, previous: &'a BTreeMap<ResourceKey, Arc<serde_json::Value>>) -> Owner<'a> {
+    fn owner(self, previous: &'a BTreeMap<ResourceKey, AppliedDocument>) -> Owner<'a> {
         let Self { in_force, tenant, spec } = self;
         Owner { platform: &in_force.platform, policies: &in_force.policies, name: tenant, tenant: spec, previous }
     }
@@ -272,8 +272,8 @@ impl Engine {
         };
         self.complete(&mut decisions, subject, &memory);
         let sources = sources_of(&workspace, &reading.desired);
-        // Nothing is read a second time; a large tenant's files are worth forgetting before it is looked at.
-        drop(workspace);
+        // Nothing is read a second time; a large tenant's files are worth forgetting while it is looked at.
+        tokio::task::spawn_blocking(move || drop(workspace));
         let ground = Ground { subject, memory: &memory, access: Access::Read, depth: Depth::Deep };
         let Planned { plan, .. } = self.plan(ground, &reading.desired, &PlanScope::Full, None, decisions).await;
         Ok(Preview { plan, desired: reading.desired, sources })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::condition::Reason;
 use super::fields::{FieldHash, FieldPath, Fields};
@@ -34,7 +35,7 @@ pub struct Record {
     pub annotations: Annotations,
     /// The document as it was applied: what policies call `previous`.
     #[serde(default)]
-    pub document: Arc<Value>,
+    pub document: AppliedDocument,
     pub depends_on: Vec<ResourceKey>,
     /// The file it came from.
     pub file: String,
@@ -43,6 +44,48 @@ pub struct Record {
     /// Forgotten on purpose (`deletion: retain`): kept so that it is not shown as an orphan.
     pub retained: bool,
     pub updated_at: DateTime<Utc>,
+}
+
+/// A document as it was applied, as JSON text: a tenant has thousands of them, and one is looked into only where git
+/// says something else by now. Null where nobody knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AppliedDocument(Arc<RawValue>);
+
+impl AppliedDocument {
+    /// Whether nobody knows what was applied.
+    pub fn is_unknown(&self) -> bool {
+        self.0.get() == RawValue::NULL.get()
+    }
+
+    /// Whether it says what `document` says, in the same order.
+    pub fn is(&self, document: &Value) -> bool {
+        *self == Self::from(document)
+    }
+
+    /// What it says.
+    pub fn value(&self) -> Value {
+        serde_json::from_str(self.0.get()).expect("it is JSON")
+    }
+}
+
+impl Default for AppliedDocument {
+    fn default() -> Self {
+        Self(RawValue::NULL.to_owned().into())
+    }
+}
+
+impl From<&Value> for AppliedDocument {
+    fn from(document: &Value) -> Self {
+        let text = RawValue::from_string(document.to_string()).expect("it is JSON");
+        Self(text.into())
+    }
+}
+
+impl PartialEq for AppliedDocument {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
 }
 
 /// All records of one tenant.

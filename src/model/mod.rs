@@ -19,7 +19,8 @@ pub use diagnostic::{Code, Diagnostic, Related, Severity, Span};
 pub use event::{Event, EventKind, Execution, ExecutionOutcome, Trigger};
 pub use fields::{FieldHash, FieldPath, Fields};
 pub use inventory::{
-    Approval, ApprovalKind, Decisions, Inventory, Proposal, ProposalKind, ProposalStatus, ProposedField, Record,
+    AppliedDocument, Approval, ApprovalKind, Decisions, Inventory, Proposal, ProposalKind, ProposalStatus,
+    ProposedField, Record,
 };
 pub use key::{Kind, ObjectHex, ResourceKey, bounded_name, revision};
 pub use kind::{Access, CacheSpec, DatabaseSpec, JournalMode, KindInfo, ListShape, Role, SettingValue};

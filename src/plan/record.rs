@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use crate::model::{
-    Annotations, Deletion, FieldHash, FieldPath, Fields, Live, Mark, ObjectHex, Ownership, ProviderIdentity, Record,
-    Resource,
+    Annotations, AppliedDocument, Deletion, FieldHash, FieldPath, Fields, Live, Mark, ObjectHex, Ownership,
+    ProviderIdentity, Record, Resource,
 };
 
 /// The three field maps of a record.
@@ -105,7 +105,7 @@ pub fn record_after(
         annotations: annotations_after(resource, prior, place.denied),
         document: match place.denied {
             true => prior.map(|record| record.document.clone()).unwrap_or_default(),
-            false => resource.document.clone(),
+            false => AppliedDocument::from(&*resource.document),
         },
         depends_on: resource.depends_on.clone(),
         file: resource.origin.file.clone(),

@@ -10,13 +10,13 @@ use super::parallel::in_shares;
 use super::policy::{Basis, Effect, PolicyFinding, PolicyInput, PolicySet, TenantInput, tenant_input};
 use super::references::type_of;
 use super::tenant::{Assembly, Entry, TenantCache, TenantContext};
-use crate::model::{Diagnostic, ListShape, Platform, ProviderType, Resource};
+use crate::model::{AppliedDocument, Diagnostic, ListShape, Platform, ProviderType, Resource};
 
 /// What policies said of a resource, and of what exactly.
 #[derive(Debug)]
 pub(super) struct Judged {
     resource: Arc<Resource>,
-    previous: Option<Arc<Value>>,
+    previous: Option<AppliedDocument>,
     frame: Arc<Frame>,
     provider_type: Option<ProviderType>,
     findings: Vec<PolicyFinding>,
@@ -88,7 +88,7 @@ fn is_known(
     entry: &Entry<'_>,
     cache: &TenantCache,
     frame: &Arc<Frame>,
-    previous: Option<&Arc<Value>>,
+    previous: Option<&AppliedDocument>,
     platform: Option<&Platform>,
 ) -> bool {
     let Some(judged) = cache.kept.get(&entry.key).and_then(|kept| kept.judged.as_ref()) else { return false };
@@ -111,10 +111,14 @@ fn ask_all(cx: &TenantContext<'_>, entries: &[Entry<'_>], open: &[usize], frame:
                 let entry = &entries[*at];
                 let Some(resource) = &entry.resource else { return Vec::new() };
                 let provider = type_of(cx.platform, &resource.provider).map(|kind| (resource.provider.as_str(), kind));
+                let previous = cx.previous.get(&entry.key).map(|applied| match applied.is(&resource.document) {
+                    true => Arc::clone(&resource.document),
+                    false => Arc::new(applied.value()),
+                });
                 evaluator.evaluate(&PolicyInput {
                     key: &entry.key,
                     resource: &resource.document,
-                    previous: cx.previous.get(&entry.key).map(|previous| &**previous),
+                    previous: previous.as_deref(),
                     tenant: &frame.tenant,
                     provider,
                 })

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::check::{CheckedDocument, CheckedFile, Spans, Verdict};
 use super::codes;
 use super::policy::PolicySet;
@@ -13,7 +11,8 @@ use super::sentence::clipped;
 use super::suggest::did_you_mean;
 use super::{judge, names, quota, references};
 use crate::model::{
-    Code, DesiredState, Diagnostic, Kind, ObjectHex, Origin, Platform, Resource, ResourceKey, Span, TenantSpec,
+    AppliedDocument, Code, DesiredState, Diagnostic, Kind, ObjectHex, Origin, Platform, Resource, ResourceKey, Span,
+    TenantSpec,
 };
 
 /// Stands in for the environment of documents that name none, where no tenant says what there is.
@@ -31,7 +30,7 @@ pub struct TenantContext<'a> {
     pub path: &'a str,
     pub commit: Option<&'a ObjectHex>,
     /// The documents that were in force before.
-    pub previous: &'a BTreeMap<ResourceKey, Arc<Value>>,
+    pub previous: &'a BTreeMap<ResourceKey, AppliedDocument>,
     pub policies: &'a PolicySet,
 }
 

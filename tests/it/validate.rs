@@ -12,11 +12,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use plumb::manifest;
-use plumb::model::{DesiredState, Diagnostic, Platform, PlatformId, ResourceKey, Severity};
+use plumb::model::{AppliedDocument, DesiredState, Diagnostic, Platform, PlatformId, ResourceKey, Severity};
 use plumb::validate::{
     CheckedFile, PolicySet, TenantCache, TenantContext, Validator, assemble_platform, assemble_tenant,
 };
-use serde_json::Value;
 
 static VALIDATOR: LazyLock<Validator> = LazyLock::new(Validator::new);
 static BUILTIN: LazyLock<PolicySet> = LazyLock::new(PolicySet::builtin);
@@ -109,7 +108,7 @@ fn platform() -> Platform {
 /// A tenant `shop` of [`PLATFORM`] with these files.
 struct Shop {
     platform: Platform,
-    previous: BTreeMap<ResourceKey, Arc<Value>>,
+    previous: BTreeMap<ResourceKey, AppliedDocument>,
     cache: TenantCache,
 }
 
@@ -120,7 +119,7 @@ impl Shop {
 
     fn context<'a>(
         platform: &'a Platform,
-        previous: &'a BTreeMap<ResourceKey, Arc<Value>>,
+        previous: &'a BTreeMap<ResourceKey, AppliedDocument>,
         policies: &'a PolicySet,
     ) -> TenantContext<'a> {
         let spec = platform.tenants.get("shop");

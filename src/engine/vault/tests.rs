@@ -322,7 +322,7 @@ mod stored {
             applied: Fields::new(),
             readback: Fields::new(),
             unsettled: Default::default(),
-            document: serde_json::Value::Null.into(),
+            document: Default::default(),
             annotations: Annotations { rotate: rotation.map(str::to_owned), ..Annotations::default() },
             depends_on: Vec::new(),
             file: "orders.yaml".into(),

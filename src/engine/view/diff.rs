@@ -200,7 +200,7 @@ mod tests {
             applied,
             readback,
             unsettled: Default::default(),
-            document: Value::Null.into(),
+            document: Default::default(),
             annotations: Annotations { drift_ignore: vec!["/spec/quiet".into()], ..Annotations::default() },
             depends_on: Vec::new(),
             file: "orders.yaml".into(),

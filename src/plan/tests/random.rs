@@ -371,7 +371,7 @@ impl ObjectRecipe {
             applied: Fields::new(),
             readback: Fields::new(),
             unsettled: Default::default(),
-            document: serde_json::Value::Null.into(),
+            document: Default::default(),
             annotations: self.annotations_before.clone(),
             depends_on: needed,
             file: document.origin.file,

@@ -48,7 +48,7 @@ impl PolicyInput<'_> {
         let document = rego(resource);
         let previous = match previous {
             None => regorus::Value::Null,
-            Some(same) if same == resource => document.clone(),
+            Some(same) if std::ptr::eq(same, resource) || same == resource => document.clone(),
             Some(other) => rego(other),
         };
         mapping([
@@ -70,7 +70,7 @@ impl PolicyInput<'_> {
             mapping([("action", text(action)), ("changes", changes.into())])
         };
         let Some(previous) = self.previous else { return plan("create", Vec::new()) };
-        if previous == self.resource {
+        if std::ptr::eq(previous, self.resource) || previous == self.resource {
             return plan("none", Vec::new());
         }
         let (before, after) = (info.flatten(&previous["spec"]), info.flatten(&self.resource["spec"]));

@@ -53,7 +53,7 @@ pub fn record(key: &ResourceKey) -> Record {
             suspend: false,
             rotate: Some(HOSTILE.into()),
         },
-        document: json!({"kind": "Database", "spec": {}}).into(),
+        document: (&json!({"kind": "Database", "spec": {}})).into(),
         depends_on: vec![ResourceKey::new(&key.tenant, "staging", Kind::Cache, "sessions")],
         file: "db/orders.yaml".into(),
         commit: "c0ffee".into(),

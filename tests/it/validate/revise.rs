@@ -111,7 +111,7 @@ proptest! {
             if recorded != at {
                 // A pass recorded another resource: what policies call `previous` changed.
                 let key: ResourceKey = format!("shop/staging/Database/{}", ["one", "two", "three"][recorded]).parse().unwrap();
-                shop.previous.insert(key, json!({"spec": {"connectionLimit": variant}}).into());
+                shop.previous.insert(key, (&json!({"spec": {"connectionLimit": variant}})).into());
                 was.push(Arc::clone(&files[recorded]));
                 is.push(Arc::clone(&files[recorded]));
             }

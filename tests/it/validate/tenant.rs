@@ -120,7 +120,7 @@ fn two_keys_with_one_name_on_a_server_are_told() {
     assert!(state.rejected.contains_key(&key("shop/staging-eu/Database/orders")));
 
     // The one that was there first keeps the name.
-    shop.previous.insert(key("shop/staging-eu/Database/orders"), json!({}).into());
+    shop.previous.insert(key("shop/staging-eu/Database/orders"), (&json!({})).into());
     let state = shop.assemble(&files, &BUILTIN);
     assert!(state.resources.contains_key(&key("shop/staging-eu/Database/orders")));
     assert!(state.rejected.contains_key(&key("shop/staging/Database/eu-orders")));
@@ -291,7 +291,7 @@ fn over_the_quota_the_new_keys_are_named_and_nothing_is_rejected() {
         names.iter().map(|name| check(&format!("{name}.yaml"), &staging("Database", name, ""))).collect();
     let mut shop = Shop::new();
     for name in ["c", "e"] {
-        shop.previous.insert(key(&format!("shop/staging/Database/{name}")), json!({}).into());
+        shop.previous.insert(key(&format!("shop/staging/Database/{name}")), (&json!({})).into());
     }
     let state = shop.assemble(&files, &BUILTIN);
     assert_told(
@@ -303,7 +303,7 @@ fn over_the_quota_the_new_keys_are_named_and_nothing_is_rejected() {
     assert_eq!(state.resources.len(), 5);
 
     for name in names {
-        shop.previous.insert(key(&format!("shop/staging/Database/{name}")), json!({}).into());
+        shop.previous.insert(key(&format!("shop/staging/Database/{name}")), (&json!({})).into());
     }
     let state = shop.assemble(&files, &BUILTIN);
     assert_told(
@@ -420,6 +420,6 @@ fn what_is_kept_changes_no_answer() {
     let text = "package plumb.own\nwarn contains sprintf(\"%v\", [input.plan.action])\n";
     let own = PolicySet::compile(&BTreeMap::from([("own.rego".to_owned(), text.to_owned())])).unwrap();
     assert_eq!(shop.assemble(std::slice::from_ref(&orders), &own).diagnostics[0].message, "plumb.own: create");
-    shop.previous.insert(at, json!({"spec": {"connectionLimit": 5}}).into());
+    shop.previous.insert(at, (&json!({"spec": {"connectionLimit": 5}})).into());
     assert_eq!(shop.assemble(std::slice::from_ref(&orders), &own).diagnostics[0].message, "plumb.own: update");
 }

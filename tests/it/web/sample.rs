@@ -89,7 +89,7 @@ impl Sample {
             applied: desired.clone(),
             readback: desired.clone(),
             unsettled: BTreeMap::new(),
-            document: serde_json::Value::Null.into(),
+            document: Default::default(),
             annotations: Annotations::default(),
             depends_on: Vec::new(),
             file: file.clone(),

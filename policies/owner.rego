@@ -9,7 +9,4 @@ warn contains {"msg": msg, "path": "/metadata"} if {
 	msg := "the label owner is missing; it says who answers for this resource"
 }
 
-owned if {
-	some owner in [input.resource.metadata.labels.owner]
-	trim_space(owner) != ""
-}
+owned if trim_space(input.resource.metadata.labels.owner) != ""

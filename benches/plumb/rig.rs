@@ -41,6 +41,12 @@ pub fn measured(mut command: Command) -> Run {
     Run { time, peak_mib: watch.join().expect("the watch ends") / 1024 }
 }
 
+/// The run in the middle, by time.
+pub fn median(mut runs: Vec<Run>) -> Run {
+    runs.sort_by_key(|run| run.time);
+    runs.swap_remove(runs.len() / 2)
+}
+
 /// `VmHWM` in KiB; `None` once the process is gone.
 fn resident_peak(status_file: &str) -> Option<u64> {
     let text = std::fs::read_to_string(status_file).ok()?;

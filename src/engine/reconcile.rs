@@ -187,7 +187,7 @@ impl Engine {
         let (timeline, mut started) = tokio::join!(open, self.start(subject, &mut workspace));
         let mut timeline = timeline?;
         let mut ask = ask;
-        let (mut replans, mut done) = (0, 0);
+        let (mut replans, mut earlier) = (0, Vec::new());
         let passed = loop {
             let passed = match started {
                 Ok(start) => self.pass(subject, ask, start, &mut workspace, &mut timeline).await,
@@ -196,7 +196,8 @@ impl Engine {
             match passed {
                 Ok(passed) if passed.applied.has_conflict() && replans < MOST_REPLANS => {
                     replans += 1;
-                    done += passed.applied.done.len();
+                    let Passed { plan, applied, .. } = passed;
+                    earlier.extend(plan.steps.into_iter().filter(|step| applied.done.contains(&step.key)));
                     // What changed under the plan may be anything.
                     ask = Ask { width: Width::Deep, ..ask };
                     started = self.start(subject, &mut workspace).await;
@@ -220,14 +221,15 @@ impl Engine {
         };
         let Passed { plan, desired, applied, refs, commit, sources } = passed;
         let outcome = outcome_of(&plan, &desired, &applied);
-        let summary = plan.summary();
+        let mut summary = plan.summary();
+        summary.count(&earlier);
         timeline.finish(outcome, Some(&commit), Some(&plan.id), summary).await?;
         Ok(Report {
             tenant: tenant.to_owned(),
             execution,
             outcome,
             wants_retry: applied.wants_retry() || !plan.unknown.is_empty() || waits_for_time(&plan),
-            done: done + applied.done.len(),
+            done: earlier.len() + applied.done.len(),
             failed: applied.failed.into_iter().map(|(key, e)| (key, (e.reason(), e.to_string()))).collect(),
             plan,
             desired,

@@ -212,19 +212,26 @@ pub struct Summary {
     pub unchanged: usize,
 }
 
+impl Summary {
+    /// Counts these steps too.
+    pub fn count<'a>(&mut self, steps: impl IntoIterator<Item = &'a Step>) {
+        for step in steps {
+            *match step.action {
+                Action::Create => &mut self.create,
+                Action::Update => &mut self.update,
+                Action::Replace => &mut self.replace,
+                Action::Delete => &mut self.delete,
+                Action::Adopt => &mut self.adopt,
+            } += 1;
+        }
+    }
+}
+
 impl Plan {
     /// The counts.
     pub fn summary(&self) -> Summary {
         let mut summary = Summary { unchanged: self.unchanged, ..Summary::default() };
-        for step in &self.steps {
-            *match step.action {
-                Action::Create => &mut summary.create,
-                Action::Update => &mut summary.update,
-                Action::Replace => &mut summary.replace,
-                Action::Delete => &mut summary.delete,
-                Action::Adopt => &mut summary.adopt,
-            } += 1;
-        }
+        summary.count(&self.steps);
         summary
     }
 

@@ -15,7 +15,7 @@ use plumb::model::{
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 use tempfile::TempDir;
 
 /// An SQLite file has no roles; asking for a password is a fault.
@@ -531,6 +531,51 @@ async fn what_an_open_write_ahead_log_holds_is_seen() {
     application.close().await.unwrap();
     bench.apply(&on("orders", Action::Delete, &json!({}), &now)).await.unwrap();
     assert_eq!(bench.files(), BTreeSet::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_seen_without_sqlite_is_what_sqlite_says() {
+    let bench = Bench::new();
+    let filled = "CREATE TABLE t (a, b); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) \
+                  INSERT INTO t SELECT i, hex(randomblob(40)) FROM n; CREATE INDEX i ON t (b);";
+    let many = (0..200).map(|n| format!("CREATE TABLE t{n} (a PRIMARY KEY, b UNIQUE);")).collect::<String>();
+    let by_hand = [
+        String::new(),
+        filled.to_owned(),
+        many,
+        format!("PRAGMA journal_mode = DELETE; PRAGMA page_size = 65536; {filled} VACUUM;"),
+        "PRAGMA journal_mode = DELETE; PRAGMA page_size = 512; PRAGMA auto_vacuum = FULL; VACUUM; CREATE TABLE t (a);"
+            .to_owned(),
+        format!("{filled} DROP TABLE t; PRAGMA user_version = -7;"),
+        "PRAGMA journal_mode = WAL; CREATE TABLE t (a);".to_owned(),
+        "PRAGMA journal_mode = PERSIST; CREATE TABLE t (a); INSERT INTO t VALUES (1);".to_owned(),
+    ];
+    for (number, sql) in by_hand.iter().enumerate() {
+        let name = format!("db{number}");
+        bench.create(&name, json!({"userVersion": number, "foreignKeys": true})).await;
+        bench.by_hand(&name, sql).await;
+        let seen = bench.live(&name).await;
+        let mut connection = bench.open(&name).await;
+        for (field, pragma) in [("/spec/pageSize", "PRAGMA page_size"), ("/spec/userVersion", "PRAGMA user_version")] {
+            let said: i64 = sqlx::query(pragma).fetch_one(&mut connection).await.unwrap().get(0);
+            assert_eq!(seen.fields.get(field), Some(&json!(said)), "{field} after {sql}");
+        }
+        let mode: String = sqlx::query("PRAGMA journal_mode").fetch_one(&mut connection).await.unwrap().get(0);
+        let is_wal = seen.fields.get("/spec/journalMode") == Some(&json!("wal"));
+        assert_eq!(is_wal, mode == "wal", "the journal mode after {sql}");
+        let id: String = sqlx::query("SELECT id FROM plumb_mark").fetch_one(&mut connection).await.unwrap().get(0);
+        assert_eq!((id, &mark_of(&seen).key), (seen.object.0.clone(), &key(&name)), "after {sql}");
+        connection.close().await.unwrap();
+
+        // Cut off, it is never taken for gone.
+        let whole = fs::read(bench.path(&name)).unwrap();
+        for length in [1, 99, 100, whole.len() / 2, whole.len() - 1] {
+            fs::write(bench.path(&name), &whole[..length]).unwrap();
+            let seen = bench.see(&name, Depth::Deep).await;
+            let is_gone = matches!(seen, Observation::Absent { .. });
+            assert!(!is_gone, "{length} bytes of {}, after {sql}", whole.len());
+        }
+    }
 }
 
 #[tokio::test]

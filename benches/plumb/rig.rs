@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use plumb::engine::vault::{StoredSecrets, Vault, system_rng};
 use plumb::engine::{Engine, Settings};
 use plumb::model::{Clock, Event, SystemClock};
+use plumb::store::Mode;
 use plumb::store::Store;
-use plumb::store::sqlite::{Mode, SqliteStore};
+use plumb::store::sqlite::SqliteStore;
 use tempfile::TempDir;
 
 /// A program, run to its end.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
+
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
@@ -40,6 +42,11 @@ pub struct Common {
         help_heading = "Common"
     )]
     pub data_dir: PathBuf,
+
+    /// The state database: postgres://login@host/database, its password in PGPASSWORD, or sqlite:DIR; plumb.db in the
+    /// data directory by default
+    #[arg(long, global = true, env = "PLUMB_DATABASE", value_name = "URL", help_heading = "Common")]
+    pub database: Option<String>,
 
     /// Ask this running server, not the state database (get, describe, diff, events, reconcile)
     #[arg(long, global = true, env = "PLUMB_SERVER", value_name = "URL", help_heading = "Common")]
@@ -83,6 +90,15 @@ pub struct Common {
     pub no_color: bool,
 }
 
+/// Where the state is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// In a file in this folder.
+    Sqlite(PathBuf),
+    /// In the database of this URL.
+    Postgres(String),
+}
+
 impl Common {
     /// The same, where an empty variable (or value) is none: what scripts leave behind that unset by emptying.
     pub fn without_empty(self) -> Self {
@@ -106,5 +122,19 @@ impl Common {
     /// The data directory, absolute: relative paths of embedded providers are relative to it.
     pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
         Ok(std::path::absolute(&self.data_dir)?)
+    }
+
+    /// Where the state is.
+    pub fn database(&self) -> anyhow::Result<Database> {
+        match self.database.as_deref().filter(|url| !url.is_empty()) {
+            None => Ok(Database::Sqlite(self.data_dir()?)),
+            Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+                Ok(Database::Postgres(url.to_owned()))
+            }
+            Some(url) => match url.strip_prefix("sqlite:").filter(|folder| !folder.is_empty()) {
+                Some(folder) => Ok(Database::Sqlite(std::path::absolute(folder.trim_start_matches("//"))?)),
+                None => bail!("--database is neither postgres://login@host/database nor sqlite:DIR"),
+            },
+        }
     }
 }

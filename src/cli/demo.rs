@@ -87,6 +87,8 @@ impl Story {
             platform: Some(places.platform.display().to_string()),
             platform_branch: None,
             data_dir: data_dir.clone(),
+            // The story leaves nothing behind.
+            database: None,
             tenant: None,
             ..common.clone()
         };

@@ -13,12 +13,14 @@ use crate::engine::vault::{KEY_VARIABLE, StoredSecrets, Vault, system_rng};
 use crate::engine::{Engine, Listener, Settings};
 use crate::managers::{ManagerError, Secrets};
 use crate::model::{Clock, Reason, ResourceKey, SystemClock};
-use crate::store::sqlite::{DATABASE_FILE, Mode, SqliteStore};
+use crate::store::Mode;
+use crate::store::postgres::PostgresStore;
+use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
 
 use crate::web::{Look, Metrics, WebState};
 
-use super::args::Common;
+use super::args::{Common, Database};
 
 /// What plans with: it reads, and has no password to give.
 pub struct House {
@@ -56,7 +58,7 @@ impl House {
     /// A house that reconciles: the store is locked for it, and passwords can be made.
     pub async fn reconciling(common: &Common, listener: Listener) -> anyhow::Result<Self> {
         let settings = settings(common)?;
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&settings.data_dir, Mode::Reconcile).await?);
+        let store = open(&common.database()?, Mode::Reconcile).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let secrets = Arc::new(stored_secrets(common, Arc::clone(&store), Arc::clone(&clock)).await?);
         let mut tx = store.begin(crate::store::Scope::Platform).await?;
@@ -70,13 +72,14 @@ impl House {
     /// fresh CI runner.
     pub async fn planning(common: &Common) -> anyhow::Result<Self> {
         let settings = settings(common)?;
-        let (store, borrowed) = if settings.data_dir.join(DATABASE_FILE).exists() {
-            (SqliteStore::open(&settings.data_dir, Mode::ReadOnly).await?, None)
-        } else {
-            let folder = tempfile::tempdir().context("a temporary folder could not be made")?;
-            (SqliteStore::open(folder.path(), Mode::Reconcile).await?, Some(folder))
+        let (store, borrowed) = match open(&common.database()?, Mode::ReadOnly).await {
+            Ok(store) => (store, None),
+            Err(StoreError::Missing { .. }) => {
+                let folder = tempfile::tempdir().context("a temporary folder could not be made")?;
+                (open(&Database::Sqlite(folder.path().to_owned()), Mode::Reconcile).await?, Some(folder))
+            }
+            Err(error) => return Err(error.into()),
         };
-        let store: Arc<dyn Store> = Arc::new(store);
         let engine =
             Engine::new(settings, Arc::clone(&store), Arc::new(NoSecrets), Arc::new(SystemClock), Arc::new(|_| {}));
         Ok(Self { engine: Arc::new(engine), store, _borrowed: borrowed })
@@ -85,15 +88,22 @@ impl House {
 
 /// The store of a command that reads.
 pub async fn reading(common: &Common) -> anyhow::Result<Arc<dyn Store>> {
-    Ok(Arc::new(existing_store(common, Mode::ReadOnly).await?))
+    existing_store(common, Mode::ReadOnly).await
+}
+
+async fn open(database: &Database, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match database {
+        Database::Sqlite(folder) => Arc::new(SqliteStore::open(folder, mode).await?),
+        Database::Postgres(url) => Arc::new(PostgresStore::open(url, mode).await?),
+    })
 }
 
 /// The store that a reconciler made, for those who make none.
-pub async fn existing_store(common: &Common, mode: Mode) -> anyhow::Result<SqliteStore> {
-    SqliteStore::open(common.data_dir()?, mode).await.map_err(|error| match error {
+pub async fn existing_store(common: &Common, mode: Mode) -> anyhow::Result<Arc<dyn Store>> {
+    open(&common.database()?, mode).await.map_err(|error| match error {
         StoreError::Missing { .. } => anyhow!(
-            "{error}\n  `plumb apply` makes it; name another folder with --data-dir, or ask a running server with \
-             --server URL"
+            "{error}\n  `plumb apply` makes it; name another folder with --data-dir, another database with --database, or \
+             ask a running server with --server URL"
         ),
         other => other.into(),
     })

@@ -12,8 +12,8 @@ use crate::engine::vault::{StoredSecrets, system_rng};
 use crate::model::{
     Clock, EventKind, ExecutionOutcome, Fields, Kind, Record, ResourceKey, Summary, SystemClock, Trigger,
 };
-use crate::store::sqlite::Mode;
-use crate::store::{NewEvent, Scope, Store};
+use crate::store::Mode;
+use crate::store::{NewEvent, Scope};
 
 use super::args::Common;
 use super::{house, output};
@@ -41,7 +41,7 @@ enum SecretCommand {
 /// Shows the password.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let SecretCommand::Get { key, role } = args.command;
-    let store: Arc<dyn Store> = Arc::new(house::existing_store(common, Mode::Append).await?);
+    let store = house::existing_store(common, Mode::Append).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let vault = Arc::new(house::existing_vault(common)?);
     let secrets = StoredSecrets::open(Arc::clone(&store), vault, Arc::clone(&clock), system_rng()).await?;

@@ -5,6 +5,7 @@
 //! Whatever is written together is written in one transaction.
 
 mod columns;
+pub mod postgres;
 pub mod sqlite;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +30,9 @@ pub enum StoreError {
         source: sqlx::Error,
     },
     /// Another reconciler has the data directory.
-    #[error("another plumb is reconciling with {path}; stop it first, or give this one its own --data-dir")]
+    #[error(
+        "another plumb is reconciling with {path}; stop it first, or give this one its own --data-dir or --database"
+    )]
     Locked { path: String },
     /// Opened for reading, and there is no database.
     #[error("nothing has been reconciled here yet: there is no state database at {path}")]
@@ -55,6 +58,21 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
+    /// The role that the tables are used with cannot be made, or not be taken.
+    #[error(
+        "plumb works with its state in {path} as the role {role}, which owns nothing there and sees one tenant at a \
+         time; let its login make it (CREATEROLE), or have an administrator run: CREATE ROLE \"{role}\" NOLOGIN; GRANT \
+         \"{role}\" TO the login"
+    )]
+    Role {
+        path: String,
+        role: String,
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The connection that kept other reconcilers out is gone.
+    #[error("the connection that kept other reconcilers from {path} was lost; restart this one")]
+    LostLock { path: String },
     /// A write in a store that was opened for reading.
     #[error("the state database is open for reading only")]
     ReadOnly,
@@ -98,6 +116,17 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// To reconcile: makes and migrates what is missing, and keeps every other reconciler out.
+    Reconcile,
+    /// To add to the timeline beside a reconciler that may be running: makes and migrates nothing, locks nothing.
+    Append,
+    /// To read what a reconciler wrote, while it runs or not: makes nothing, changes nothing, locks nothing.
+    ReadOnly,
 }
 
 /// What a transaction may see and change. On PostgreSQL this is what row-level security is set to.
@@ -181,8 +210,9 @@ pub struct HistoryFilter {
 /// Opens transactions.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// A transaction that may write. On SQLite it takes the one write lock at once: others wait for it, so it is kept
-    /// short, nothing slow is awaited while it is open, and the task that holds it never begins a second one.
+    /// A transaction that may write. Others wait for it: on PostgreSQL those of its tenant and of the platform, on
+    /// SQLite all. So it is kept short, nothing slow is awaited while it is open, and the task that holds it never begins
+    /// a second one.
     ///
     /// # Errors
     /// When the database does not answer, or is open for reading only.

@@ -2,13 +2,19 @@
 
 mod contract;
 mod isolation;
+mod postgres;
 mod sample;
 mod sqlite;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use plumb::store::sqlite::{Mode, SqliteStore};
+use plumb::store::Mode;
+use plumb::store::postgres::PostgresStore;
+use plumb::store::sqlite::SqliteStore;
 use plumb::store::{HistoryFilter, Scope, Store, Tx};
+
+use crate::harness::postgres::PostgresServer;
 
 /// All of the history.
 const ALL: HistoryFilter = HistoryFilter { execution: None, key: None, before: None, limit: 1000 };
@@ -16,6 +22,8 @@ const ALL: HistoryFilter = HistoryFilter { execution: None, key: None, before: N
 /// A store for one test, with what it stands on.
 struct Fixture {
     store: Arc<dyn Store>,
+    /// Where it is, for those that have an address.
+    url: String,
     /// The data directory; removed after the store is gone.
     _folder: tempfile::TempDir,
 }
@@ -24,7 +32,19 @@ impl Fixture {
     async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path(), Mode::Reconcile).await.unwrap();
-        Self { store: Arc::new(store), _folder: folder }
+        Self { store: Arc::new(store), url: String::new(), _folder: folder }
+    }
+
+    /// A database of its own on the server that all tests share.
+    async fn postgres() -> Self {
+        static DATABASES: AtomicUsize = AtomicUsize::new(0);
+        let server = PostgresServer::shared();
+        let database = format!("state_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        let (login, password) = server.login();
+        server.psql(&format!("CREATE DATABASE {database} OWNER {login}")).await;
+        let url = format!("postgres://{login}:{password}@127.0.0.1:{}/{database}", server.port());
+        let store = PostgresStore::open(&url, Mode::Reconcile).await.unwrap();
+        Self { store: Arc::new(store), url, _folder: tempfile::tempdir().unwrap() }
     }
 }
 

@@ -10,7 +10,8 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::managers::{ManagerError, Secrets};
 use crate::model::{Annotations, Clock, Fields, Kind, ObjectId, ProviderIdentity, Reason, Record, ResourceKey};
-use crate::store::sqlite::{Mode, SqliteStore};
+use crate::store::Mode;
+use crate::store::sqlite::SqliteStore;
 use crate::store::{Scope, Store, StoredSecret};
 
 fn rng(seed: u64) -> StdRng {

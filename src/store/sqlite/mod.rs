@@ -9,8 +9,12 @@
 //! before its role was made (R12) would be lost while the role keeps it. A sync costs a few milliseconds a commit, so
 //! what belongs together should be committed together.
 
+#[path = "../rows.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod rows;
-mod tx;
+#[path = "../statements.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
+mod statements;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -20,12 +24,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Connection;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection, Sqlite};
 
-use self::tx::{Access, SqliteTx};
-use super::{Scope, Store, StoreError, Tx};
+use self::statements::{Access, SqlTx};
+use super::{Mode, Scope, Store, StoreError, Tx};
+
+/// The database of the statements.
+type Db = Sqlite;
 
 /// The database's file in the data directory.
 pub const DATABASE_FILE: &str = "plumb.db";
@@ -46,17 +53,6 @@ const ROWS_AHEAD: usize = 1024;
 /// What the write-ahead log is cut back to after a checkpoint, in bytes, so that one large pass does not leave it large.
 const LOG_LIMIT: &str = "67108864";
 
-/// What a store is opened for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// To reconcile: makes and migrates what is missing, and keeps every other reconciler out.
-    Reconcile,
-    /// To add to the timeline beside a reconciler that may be running: makes and migrates nothing, locks nothing.
-    Append,
-    /// To read what a reconciler wrote, while it runs or not: makes nothing, changes nothing, locks nothing.
-    ReadOnly,
-}
-
 /// The state in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -70,16 +66,16 @@ enum Writer {
     /// The one writing connection, and the lock that it stands under.
     Open {
         pool: SqlitePool,
-        lock: Option<Arc<DirectoryLock>>,
+        lock: Option<Arc<Lock>>,
     },
     None,
 }
 
 /// The lock on a data directory, let go when dropped.
 #[derive(Debug)]
-struct DirectoryLock(File);
+struct Lock(File);
 
-impl Drop for DirectoryLock {
+impl Drop for Lock {
     fn drop(&mut self) {
         // Closing alone would leave it locked while a child process that is just being started has the file, too. That
         // it fails is no loss: the lock goes with the process at the latest.
@@ -156,7 +152,7 @@ impl Store for SqliteStore {
             Writer::Open { pool, lock } => {
                 let inner = pool.begin_with("BEGIN IMMEDIATE").await.map_err(|source| self.cannot_begin(source))?;
                 let access = Access::Write { _lock: lock.clone() };
-                Ok(Box::new(SqliteTx::new(inner, scope, access, Arc::clone(&self.path))))
+                Ok(Box::new(SqlTx::new(inner, scope, access, Arc::clone(&self.path))))
             }
             Writer::None => Err(StoreError::ReadOnly),
         }
@@ -164,7 +160,7 @@ impl Store for SqliteStore {
 
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
         let inner = self.readers.begin().await.map_err(|source| self.cannot_begin(source))?;
-        Ok(Box::new(SqliteTx::new(inner, scope, Access::Read, Arc::clone(&self.path))))
+        Ok(Box::new(SqlTx::new(inner, scope, Access::Read, Arc::clone(&self.path))))
     }
 }
 
@@ -184,11 +180,11 @@ fn private_file(path: &Path) -> io::Result<File> {
 }
 
 /// Takes the lock of the data directory.
-fn lock(data_dir: &Path) -> Result<DirectoryLock, StoreError> {
+fn lock(data_dir: &Path) -> Result<Lock, StoreError> {
     let path = data_dir.join(LOCK_FILE);
     let file = private_file(&path).map_err(|source| directory(&path, source))?;
     match file.try_lock() {
-        Ok(()) => Ok(DirectoryLock(file)),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: data_dir.display().to_string() }),
         Err(TryLockError::Error(source)) => Err(directory(&path, source)),
     }

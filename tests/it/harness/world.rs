@@ -11,7 +11,8 @@ use plumb::model::{
     ApprovalKind, Clock, Event, ExecutionOutcome, Inventory, Plan, PlanId, Proposal, Reason, ResourceKey,
     ResourceStatus, SystemClock, Trigger,
 };
-use plumb::store::sqlite::{Mode, SqliteStore};
+use plumb::store::Mode;
+use plumb::store::sqlite::SqliteStore;
 use plumb::store::{Scope, Store};
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;

@@ -446,6 +446,16 @@ macro_rules! on_every_database {
                 }
             )+
         }
+
+        mod postgres {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    let fixture = super::Fixture::postgres().await;
+                    super::$module::$test(&*fixture.store).await;
+                }
+            )+
+        }
     };
 }
 

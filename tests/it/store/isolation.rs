@@ -80,7 +80,7 @@ impl Write {
 }
 
 /// Writes one of everything for each of two tenants; gives their executions.
-async fn fill(store: &dyn Store) -> BTreeMap<&'static str, i64> {
+pub async fn fill(store: &dyn Store) -> BTreeMap<&'static str, i64> {
     let mut tx = begin(store).await;
     let mut executions = BTreeMap::new();
     tx.put_platform(&platform_state()).await.unwrap();

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use plumb::store::sqlite::{DATABASE_FILE, LOCK_FILE, Mode, SqliteStore};
+use plumb::store::Mode;
+use plumb::store::sqlite::{DATABASE_FILE, LOCK_FILE, SqliteStore};
 use plumb::store::{Scope, Store, StoreError};
 
 use super::sample::{key, record, secret};

@@ -1,5 +1,6 @@
-//! The statements. They are plain enough for PostgreSQL to run as they are; what is SQLite's own stands beside them in
-//! the pragmas and the migrations.
+//! The statements, compiled once for each database: they are plain enough for both to run as they are. The module that
+//! takes this file in says which database it is (`Db`), what a writer holds (`Lock`), and how its errors are told
+//! (`failed`); what is a database's own stands there and in its migrations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,11 +11,10 @@ use futures::TryStreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{QueryBuilder, Sqlite, Transaction, query};
+use sqlx::{Database, QueryBuilder, Transaction, query};
 
 use super::rows::{column, read_event, read_execution, read_secret};
-use super::{DirectoryLock, failed};
+use super::{Db, Lock, failed};
 use crate::model::{
     Approval, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record, ResourceKey,
     ResourceStatus, Stray, Summary, Trigger,
@@ -38,18 +38,18 @@ macro_rules! narrowed {
     };
 }
 
-type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+type Statement<'q> = Query<'q, Db, <Db as Database>::Arguments>;
 
-/// How many rows one statement writes. Each statement is a message to SQLite's thread and an answer; databases take some
-/// ten thousand values in one.
+/// How many rows one statement writes. Each statement is a message to the database and an answer; databases take
+/// some ten thousand values in one.
 const ROWS_AT_ONCE: usize = 200;
 
 /// What a transaction may do.
 pub(super) enum Access {
     Read,
-    /// Keeps the data directory locked for as long as it could still write.
+    /// Keeps other reconcilers out for as long as it could still write.
     Write {
-        _lock: Option<Arc<DirectoryLock>>,
+        _lock: Option<Arc<Lock>>,
     },
 }
 
@@ -60,16 +60,16 @@ enum Progress {
     Broken,
 }
 
-pub(super) struct SqliteTx {
-    inner: Transaction<'static, Sqlite>,
+pub(super) struct SqlTx {
+    inner: Transaction<'static, Db>,
     scope: Scope,
     access: Access,
     progress: Progress,
     path: Arc<str>,
 }
 
-impl SqliteTx {
-    pub(super) fn new(inner: Transaction<'static, Sqlite>, scope: Scope, access: Access, path: Arc<str>) -> Self {
+impl SqlTx {
+    pub(super) fn new(inner: Transaction<'static, Db>, scope: Scope, access: Access, path: Arc<str>) -> Self {
         Self { inner, scope, access, progress: Progress::Sound, path }
     }
 
@@ -154,7 +154,11 @@ impl SqliteTx {
         column(what, &row, 0)
     }
 
-    async fn rows(&mut self, what: &'static str, statement: Statement<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+    async fn rows(
+        &mut self,
+        what: &'static str,
+        statement: Statement<'_>,
+    ) -> Result<Vec<<Db as Database>::Row>, StoreError> {
         self.expect_sound()?;
         statement.fetch_all(&mut *self.inner).await.map_err(|source| self.broken(what, source))
     }
@@ -211,7 +215,7 @@ impl SqliteTx {
 }
 
 #[async_trait]
-impl Tx for SqliteTx {
+impl Tx for SqlTx {
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         self.expect_sound()?;
         self.inner.commit().await.map_err(|source| failed(&self.path, "a commit", source))
@@ -287,7 +291,7 @@ impl Tx for SqliteTx {
                 rows.push((record, document(WHAT, record)?));
             }
             let mut sql =
-                QueryBuilder::<Sqlite>::new("INSERT INTO inventory (tenant, key, provider, updated_at, document) ");
+                QueryBuilder::<Db>::new("INSERT INTO inventory (tenant, key, provider, updated_at, document) ");
             sql.push_values(rows, |mut row, (record, document)| {
                 row.push_bind(&record.key.tenant)
                     .push_bind(record.key.to_string())
@@ -322,7 +326,7 @@ impl Tx for SqliteTx {
                 self.claim(WHAT, &status.key.tenant)?;
                 rows.push((status, document(WHAT, status)?));
             }
-            let mut sql = QueryBuilder::<Sqlite>::new("INSERT INTO statuses (tenant, key, updated_at, document) ");
+            let mut sql = QueryBuilder::<Db>::new("INSERT INTO statuses (tenant, key, updated_at, document) ");
             sql.push_values(rows, |mut row, (status, document)| {
                 row.push_bind(&status.key.tenant)
                     .push_bind(status.key.to_string())
@@ -560,7 +564,7 @@ impl Tx for SqliteTx {
 
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError> {
         let HistoryFilter { execution, key, before, limit } = filter;
-        let mut sql = QueryBuilder::<Sqlite>::new(
+        let mut sql = QueryBuilder::<Db>::new(
             "SELECT id, tenant, trigger_kind, commit_id, plan_id, outcome, summary, started_at, finished_at \
              FROM executions WHERE 1 = 1",
         );
@@ -584,7 +588,7 @@ impl Tx for SqliteTx {
             for event in some {
                 rows.push((event, document(WHAT, &event.kind)?));
             }
-            let mut sql = QueryBuilder::<Sqlite>::new("INSERT INTO events (execution, tenant, key, at, document) ");
+            let mut sql = QueryBuilder::<Db>::new("INSERT INTO events (execution, tenant, key, at, document) ");
             sql.push_values(rows, |mut row, (event, document)| {
                 row.push_bind(execution)
                     .push_bind(tenant)
@@ -600,7 +604,7 @@ impl Tx for SqliteTx {
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError> {
         let HistoryFilter { execution, key, before, limit } = filter;
         let mut sql =
-            QueryBuilder::<Sqlite>::new("SELECT id, execution, tenant, key, at, document FROM events WHERE 1 = 1");
+            QueryBuilder::<Db>::new("SELECT id, execution, tenant, key, at, document FROM events WHERE 1 = 1");
         narrow(&mut sql, &self.scope);
         if let Some(id) = execution {
             sql.push(" AND execution = ").push_bind(*id);
@@ -637,13 +641,13 @@ fn tenant_of(scope: &Scope) -> Option<&str> {
     }
 }
 
-fn narrow(sql: &mut QueryBuilder<Sqlite>, scope: &Scope) {
+fn narrow(sql: &mut QueryBuilder<Db>, scope: &Scope) {
     if let Some(tenant) = tenant_of(scope) {
         sql.push(" AND tenant = ").push_bind(tenant);
     }
 }
 
-fn page(sql: &mut QueryBuilder<Sqlite>, before: Option<i64>, limit: u32) {
+fn page(sql: &mut QueryBuilder<Db>, before: Option<i64>, limit: u32) {
     if let Some(before) = before {
         sql.push(" AND id < ").push_bind(before);
     }

@@ -1,22 +1,24 @@
-//! Rows, read back into what was written.
+//! Rows, read back into what was written; compiled once for each database, as the statements are.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{ColumnIndex, Decode, Row, Sqlite, Type};
+use sqlx::{ColumnIndex, Database, Decode, Row as _, Type};
 
+use super::Db;
 use crate::model::{Event, Execution, PlanId};
 use crate::store::columns::{read_document, read_key, read_time, read_word};
 use crate::store::{StoreError, StoredSecret};
 
+type Row = <Db as Database>::Row;
+
 /// A column's value.
-pub(super) fn column<'r, T, I>(what: &'static str, row: &'r SqliteRow, index: I) -> Result<T, StoreError>
+pub(super) fn column<'r, T, I>(what: &'static str, row: &'r Row, index: I) -> Result<T, StoreError>
 where
-    T: Decode<'r, Sqlite> + Type<Sqlite>,
-    I: ColumnIndex<SqliteRow>,
+    T: Decode<'r, Db> + Type<Db>,
+    I: ColumnIndex<Row>,
 {
     row.try_get(index).map_err(|source| StoreError::Query { what, source })
 }
 
-pub(super) fn read_secret(row: &SqliteRow) -> Result<StoredSecret, StoreError> {
+pub(super) fn read_secret(row: &Row) -> Result<StoredSecret, StoreError> {
     const WHAT: &str = "secrets";
     Ok(StoredSecret {
         key: read_key(WHAT, column(WHAT, row, "key")?)?,
@@ -27,7 +29,7 @@ pub(super) fn read_secret(row: &SqliteRow) -> Result<StoredSecret, StoreError> {
     })
 }
 
-pub(super) fn read_execution(row: &SqliteRow) -> Result<Execution, StoreError> {
+pub(super) fn read_execution(row: &Row) -> Result<Execution, StoreError> {
     const WHAT: &str = "executions";
     let finished_at: Option<&str> = column(WHAT, row, "finished_at")?;
     Ok(Execution {
@@ -43,7 +45,7 @@ pub(super) fn read_execution(row: &SqliteRow) -> Result<Execution, StoreError> {
     })
 }
 
-pub(super) fn read_event(row: &SqliteRow) -> Result<Event, StoreError> {
+pub(super) fn read_event(row: &Row) -> Result<Event, StoreError> {
     const WHAT: &str = "events";
     let key: Option<&str> = column(WHAT, row, "key")?;
     Ok(Event {

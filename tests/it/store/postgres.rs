@@ -1,0 +1,186 @@
+//! What is PostgreSQL's own: rows that the database itself keeps apart, one reconciler, a login without superuser.
+
+use plumb::store::Mode;
+use plumb::store::postgres::PostgresStore;
+use plumb::store::{Store, StoreError};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+
+use super::{Fixture, begin, isolation, tenant};
+use crate::harness::desk::Desk;
+use crate::harness::postgres::PostgresServer;
+
+/// Everything that belongs to a tenant.
+const TABLES: [&str; 10] = [
+    "tenants",
+    "inventory",
+    "statuses",
+    "strays",
+    "proposals",
+    "held_plans",
+    "approvals",
+    "secrets",
+    "executions",
+    "events",
+];
+
+impl Fixture {
+    fn database(&self) -> &str {
+        self.url.rsplit('/').next().unwrap()
+    }
+
+    /// A connection of the login, working as the service does.
+    async fn as_service(&self) -> PgConnection {
+        let mut connection = PgConnection::connect(&self.url).await.unwrap();
+        let role = format!("SET ROLE plumb_{}_service; SET search_path = plumb", self.database());
+        sqlx::raw_sql(AssertSqlSafe(role)).execute(&mut connection).await.unwrap();
+        connection
+    }
+}
+
+async fn run(connection: &mut PgConnection, sql: String) -> Result<u64, sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|done| done.rows_affected())
+}
+
+async fn count(connection: &mut PgConnection, sql: String) -> i64 {
+    sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn the_database_keeps_tenants_apart_whatever_is_asked() {
+    let fixture = Fixture::postgres().await;
+    isolation::fill(&*fixture.store).await;
+    let mut service = fixture.as_service().await;
+    for table in TABLES {
+        let all = format!("SELECT count(*) FROM {table}");
+        assert_eq!(count(&mut service, all.clone()).await, 0, "{table}: without a scope there is nothing");
+        run(&mut service, "BEGIN; SET LOCAL plumb.scope = 'platform'".to_owned()).await.unwrap();
+        let everything = count(&mut service, all.clone()).await;
+        run(
+            &mut service,
+            "ROLLBACK; BEGIN; SET LOCAL plumb.scope = 'tenant'; SET LOCAL plumb.tenant = 'checkout'".to_owned(),
+        )
+        .await
+        .unwrap();
+        let own = count(&mut service, format!("{all} WHERE tenant = 'checkout'")).await;
+        assert!(own > 0 && everything > own, "{table} holds rows of both");
+        assert_eq!(count(&mut service, all).await, own, "{table}");
+        let touched = run(&mut service, format!("UPDATE {table} SET tenant = tenant")).await.unwrap();
+        assert_eq!(touched as i64, own, "{table}");
+        let gone = run(&mut service, format!("DELETE FROM {table} WHERE tenant = 'billing'")).await.unwrap();
+        assert_eq!(gone, 0, "{table}");
+        let given_away = run(&mut service, format!("UPDATE {table} SET tenant = 'billing'")).await.unwrap_err();
+        assert!(given_away.to_string().contains("row-level security"), "{table}: {given_away}");
+        run(&mut service, "ROLLBACK".to_owned()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_service_owns_nothing_and_bypasses_nothing() {
+    let fixture = Fixture::postgres().await;
+    let mut service = fixture.as_service().await;
+    let free = "SELECT count(*) FROM pg_roles WHERE rolname = current_user AND NOT (rolsuper OR rolbypassrls OR rolcanlogin OR \
+                rolcreaterole OR rolcreatedb)";
+    assert_eq!(count(&mut service, free.to_owned()).await, 1);
+    let guarded = "FROM pg_class WHERE relnamespace = 'plumb'::regnamespace AND relkind IN ('r', 'p')";
+    let owned = format!("SELECT count(*) {guarded} AND pg_has_role(current_user, relowner, 'MEMBER')");
+    assert_eq!(count(&mut service, owned).await, 0);
+    let open = format!(
+        "SELECT count(*) {guarded} AND NOT (relrowsecurity AND relforcerowsecurity) AND relname <> '_sqlx_migrations'"
+    );
+    assert_eq!(count(&mut service, open).await, 0, "row-level security is forced on every table");
+    for statement in
+        ["DELETE FROM _sqlx_migrations", "ALTER TABLE events DISABLE ROW LEVEL SECURITY", "CREATE TABLE more ()"]
+    {
+        let refused = run(&mut service, statement.to_owned()).await.unwrap_err();
+        let code = refused.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
+        assert_eq!(code.as_deref(), Some("42501"), "{statement}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn one_process_reconciles_and_readers_and_the_next_one_find_what_it_wrote() {
+    let fixture = Fixture::postgres().await;
+    isolation::fill(&*fixture.store).await;
+    let second = PostgresStore::open(&fixture.url, Mode::Reconcile).await.expect_err("there is one already");
+    assert!(matches!(second, StoreError::Locked { .. }), "{second:?}");
+    let reader = PostgresStore::open(&fixture.url, Mode::ReadOnly).await.unwrap();
+    assert!(matches!(reader.begin(tenant("checkout")).await.err(), Some(StoreError::ReadOnly)));
+    let beside = PostgresStore::open(&fixture.url, Mode::Append).await.unwrap();
+    beside.begin(tenant("checkout")).await.unwrap().commit().await.unwrap();
+    let Fixture { store, url, _folder } = fixture;
+    let before = reader.read(tenant("checkout")).await.unwrap().inventory().await.unwrap();
+    drop(store);
+    let next = loop {
+        // The server lets go of the lock a moment after the connection has ended.
+        match PostgresStore::open(&url, Mode::Reconcile).await {
+            Err(StoreError::Locked { .. }) => tokio::task::yield_now().await,
+            other => break other.unwrap(),
+        }
+    };
+    assert_eq!(next.read(tenant("checkout")).await.unwrap().inventory().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn who_lost_the_lock_writes_no_more() {
+    let fixture = Fixture::postgres().await;
+    drop(begin(&*fixture.store).await);
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM \
+               pg_database WHERE datname = current_database())";
+    PostgresServer::shared().psql_in(fixture.database(), end).await;
+    let lost = loop {
+        match fixture.store.begin(tenant("checkout")).await {
+            Ok(tx) => drop(tx),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(lost, StoreError::LostLock { .. }), "{lost:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_is_explained_without_the_password() {
+    let server = PostgresServer::shared();
+    let (login, password) = server.login();
+    let port = server.port();
+    server.psql("CREATE DATABASE state_empty OWNER plumb").await;
+    let empty = format!("postgres://{login}:{password}@127.0.0.1:{port}/state_empty");
+    let missing = PostgresStore::open(&empty, Mode::ReadOnly).await.expect_err("nothing is there");
+    assert!(matches!(missing, StoreError::Missing { .. }), "{missing:?}");
+    for url in [
+        format!("postgres://{login}:hunter2@127.0.0.1:{port}/state_empty"),
+        format!("postgres://{login}:hunter2@127.0.0.1:1/state_empty"),
+        "postgres://plumb:hunter2@[::".to_owned(),
+    ] {
+        let error = PostgresStore::open(&url, Mode::Reconcile).await.expect_err("it cannot be opened");
+        assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
+        assert!(!format!("{error:?} {error}").contains("hunter2"), "{error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_keeps_its_state_there() {
+    let fixture = Fixture::postgres().await;
+    let Fixture { store, url, _folder } = fixture;
+    drop(store);
+    let desk = Desk::with_starter();
+    let platform = desk.platform.url();
+    let plumb = |args: &[&str]| desk.plumb_with(args, &[("PLUMB_PLATFORM", &platform), ("PLUMB_DATABASE", &url)]);
+    let first = loop {
+        let said = plumb(&["apply"]);
+        // The server lets go of the test's own lock a moment after its connection has ended.
+        if !said.stderr.contains("another plumb is reconciling") {
+            break said;
+        }
+    };
+    assert_eq!((first.code, first.stdout.contains("2 steps done")), (0, true), "{first:?}");
+    assert!(!desk.data("plumb.db").exists());
+    let second = plumb(&["apply"]);
+    assert!(second.stdout.contains("nothing to do"), "{second:?}");
+    let got = plumb(&["get", "-o", "json"]);
+    assert_eq!(got.stdout.matches("\"ready\": \"True\"").count(), 2, "{got:?}");
+    let elsewhere = desk.plumb_with(&["get"], &[("PLUMB_DATABASE", "mysql://somewhere")]);
+    assert_eq!(
+        (elsewhere.code, elsewhere.stderr.contains("postgres://login@host/database")),
+        (1, true),
+        "{elsewhere:?}"
+    );
+}

@@ -5,6 +5,7 @@ use std::process::Command;
 use serde::Serialize;
 
 use crate::engine::{Check, CheckResult};
+use crate::store::{Mode, StoreError};
 
 use super::args::Common;
 use super::house::{self, House};
@@ -33,7 +34,7 @@ impl From<Check> for Line {
 
 /// Checks. Exits with 0 when all is well.
 pub async fn run(_: Args, common: &Common) -> anyhow::Result<u8> {
-    let mut lines = vec![check_git(), check_data_dir(common)];
+    let mut lines = vec![check_git(), check_data_dir(common), check_database(common).await];
     match platform_lines(common).await {
         Ok(more) => lines.extend(more),
         Err(error) => lines.push(bad("platform", format!("{error:#}"))),
@@ -94,6 +95,20 @@ fn check_data_dir(common: &Common) -> Line {
         }
         Ok(folder) => good("data directory", format!("{} will be made", folder.display())),
         Err(error) => bad("data directory", error.to_string()),
+    }
+}
+
+async fn check_database(common: &Common) -> Line {
+    const WHAT: &str = "state database";
+    let database = match common.database() {
+        Ok(database) => database,
+        Err(error) => return bad(WHAT, error.to_string()),
+    };
+    match house::open(&database, Mode::ReadOnly).await {
+        Ok(_) => good(WHAT, "is there, of this version".to_owned()),
+        Err(StoreError::Missing { .. }) => good(WHAT, "will be made".to_owned()),
+        Err(error @ StoreError::Older { .. }) => good(WHAT, error.to_string()),
+        Err(error) => bad(WHAT, format!("{:#}", anyhow::Error::from(error))),
     }
 }
 

@@ -91,7 +91,8 @@ pub async fn reading(common: &Common) -> anyhow::Result<Arc<dyn Store>> {
     existing_store(common, Mode::ReadOnly).await
 }
 
-async fn open(database: &Database, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
+/// The store of that database.
+pub async fn open(database: &Database, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match database {
         Database::Sqlite(folder) => Arc::new(SqliteStore::open(folder, mode).await?),
         Database::Postgres(url) => Arc::new(PostgresStore::open(url, mode).await?),

@@ -177,6 +177,8 @@ async fn the_program_keeps_its_state_there() {
     assert!(second.stdout.contains("nothing to do"), "{second:?}");
     let got = plumb(&["get", "-o", "json"]);
     assert_eq!(got.stdout.matches("\"ready\": \"True\"").count(), 2, "{got:?}");
+    let doctor = plumb(&["doctor"]);
+    assert_eq!((doctor.code, doctor.stdout.contains("state database: is there")), (0, true), "{doctor:?}");
     let elsewhere = desk.plumb_with(&["get"], &[("PLUMB_DATABASE", "mysql://somewhere")]);
     assert_eq!(
         (elsewhere.code, elsewhere.stderr.contains("postgres://login@host/database")),

@@ -148,9 +148,14 @@ impl Story {
         self.title("Plumb starts, and makes it so.")?;
         let schedule = self.schedule.take().context("the schedule runs already")?;
         let mut stopped = self.stop.subscribe();
-        self.running.push(tokio::spawn(schedule.run(async move {
-            let _ = stopped.wait_for(|stop| *stop).await;
-        })));
+        self.running.push(tokio::spawn(async move {
+            let until = async {
+                let _ = stopped.wait_for(|stop| *stop).await;
+            };
+            if let Err(error) = schedule.run(until).await {
+                tracing::error!(%error, "the schedule ended early");
+            }
+        }));
         self.wait_for("the databases to be made", |kind| matches!(kind, EventKind::Recorded { .. })).await?;
         ensure!(self.live_user_version().await? == 7, "the live database should have user_version 7");
         print(&format!("{} is there, user_version 7.\n", self.database.display()))?;

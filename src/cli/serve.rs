@@ -36,13 +36,13 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     tokio::select! {
         told = signal() => told?,
         ended = &mut work => {
-            ended.context("the schedule ended early")?;
+            ended.context("the schedule ended early")??;
             anyhow::bail!("the schedule ended early");
         }
     }
     tracing::info!("stopping: ending what is under way");
     stop.send_replace(true);
-    work.await.context("the schedule ended early")?;
+    work.await.context("the schedule ended early")??;
     page.await.context("the status page ended early")?;
     Ok(0)
 }

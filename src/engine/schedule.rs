@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::model::{Platform, Trigger};
 use crate::source::Refs;
+use crate::store::StoreError;
 
 use super::platform::PlatformStatus;
 use super::reconcile::{Ask, Width};
@@ -87,6 +88,8 @@ struct Place {
 enum Done {
     /// The schedule ended before it began.
     Ended,
+    /// Nothing more may be done.
+    Over(EngineError),
     Platform(Box<Result<PlatformStatus, EngineError>>),
     Polled(String, Result<Refs, EngineError>),
     Looked {
@@ -117,12 +120,15 @@ impl Schedule {
     }
 
     /// Runs until `shutdown` is done, then lets the looks that are under way end.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// When the store says that another process may be reconciling by now.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), EngineError> {
         let mut tasks = JoinSet::new();
         let mut platform_at = Instant::now();
         let mut prune_at = Instant::now();
         tokio::pin!(shutdown);
-        loop {
+        let ended = loop {
             let now = Instant::now();
             if now >= platform_at && !self.reads_platform {
                 self.reads_platform = true;
@@ -138,21 +144,26 @@ impl Schedule {
             let platform_due = if self.reads_platform { now + LONGEST_SLEEP } else { platform_at };
             let wake = self.next_wake().min(platform_due).min(prune_at);
             tokio::select! {
-                () = &mut shutdown => break,
+                () = &mut shutdown => break Ok(()),
                 () = tokio::time::sleep_until(wake) => {}
                 Some(request) = self.requests.recv() => {
                     self.mark_requested(request);
                     platform_at = Instant::now();
                 }
                 Some(done) = tasks.join_next() => match done {
+                    Ok(Done::Over(error)) => break Err(error),
+                    Ok(Done::Platform(read)) if read.as_ref().as_ref().is_err_and(is_over) => {
+                        break read.map(drop);
+                    }
                     Ok(done) => self.finish(done),
                     Err(error) => tracing::error!(%error, "a look ended early"),
                 },
             }
-        }
+        };
         // Looks that wait for a slot are not begun any more; those under way end in peace.
         self.slots.close();
         while tasks.join_next().await.is_some() {}
+        ended
     }
 
     fn poll_interval(&self) -> Duration {
@@ -254,8 +265,10 @@ impl Schedule {
                     let Ok(_slot) = slots.acquire().await else { return Done::Ended };
                     // Whatever happens in a look, its tenant is looked at again.
                     let looked = AssertUnwindSafe(look(&engine, &in_force, &tenant, ask)).catch_unwind().await;
-                    let (wants_retry, refs) = looked.unwrap_or((true, None));
-                    Done::Looked { tenant, wants_retry, refs }
+                    match looked.unwrap_or(Ok((true, None))) {
+                        Ok((wants_retry, refs)) => Done::Looked { tenant, wants_retry, refs },
+                        Err(error) => Done::Over(error),
+                    }
                 });
             } else if now >= place.poll_at {
                 place.busy = true;
@@ -271,7 +284,7 @@ impl Schedule {
 
     fn finish(&mut self, done: Done) {
         match done {
-            Done::Ended => {}
+            Done::Ended | Done::Over(_) => {}
             Done::Platform(read) => self.take_platform(*read),
             Done::Polled(tenant, refs) => {
                 let Some(place) = self.places.get_mut(&tenant) else { return };
@@ -346,19 +359,30 @@ impl Place {
     }
 }
 
-/// One look; its errors are in the timeline, here they are only logged. Gives whether it wants a retry, and the refs
-/// that it saw.
-async fn look(engine: &Engine, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> (bool, Option<Refs>) {
+/// Whether no further look may be begun.
+fn is_over(error: &EngineError) -> bool {
+    matches!(error, EngineError::Store(StoreError::LostLock { .. }))
+}
+
+/// One look; its errors are in the timeline, here they are only logged, save what ends the schedule. Gives whether it
+/// wants a retry, and the refs that it saw.
+async fn look(
+    engine: &Engine,
+    in_force: &PlatformStatus,
+    tenant: &str,
+    ask: Ask,
+) -> Result<(bool, Option<Refs>), EngineError> {
     match engine.reconcile(in_force, tenant, ask).await {
         Ok(report) => {
             let summary = report.plan.summary();
             tracing::info!(tenant, outcome = ?report.outcome, done = report.done, blocked = report.plan.blocked.len(),
                 drifted = report.plan.drift.len(), unchanged = summary.unchanged, "looked");
-            (report.wants_retry, Some(report.refs))
+            Ok((report.wants_retry, Some(report.refs)))
         }
+        Err(error) if is_over(&error) => Err(error),
         Err(error) => {
             tracing::warn!(tenant, error = %super::reconcile::chain(&error), "the tenant could not be reconciled");
-            (true, None)
+            Ok((true, None))
         }
     }
 }

@@ -71,7 +71,7 @@ pub enum StoreError {
         source: sqlx::Error,
     },
     /// The connection that kept other reconcilers out is gone.
-    #[error("the connection that kept other reconcilers from {path} was lost; restart this one")]
+    #[error("the connection that kept other reconcilers from {path} was lost; start this one anew")]
     LostLock { path: String },
     /// A write in a store that was opened for reading.
     #[error("the state database is open for reading only")]

@@ -207,7 +207,7 @@ async fn a_schedule_tries_again_by_itself_until_the_provider_is_back() {
     std::fs::rename(&away, world.databases()).unwrap();
     until(&mut heard, |kind| matches!(kind, EventKind::StepDone { .. })).await;
     stop.send(()).unwrap();
-    running.await.unwrap();
+    running.await.unwrap().unwrap();
     assert_eq!(world.number("staging", "orders", VERSION).await, 2);
     let filter = plumb::store::HistoryFilter { limit: 10, ..Default::default() };
     let mut tx = world.store().read(plumb::store::Scope::Platform).await.unwrap();

@@ -77,9 +77,15 @@ impl Desk {
 
     /// Starts `plumb serve` on a free port, and waits until its first look is over.
     pub fn serve(&self) -> Server {
+        self.serve_with(&[])
+    }
+
+    /// The same, with more variables.
+    pub fn serve_with(&self, variables: &[(&str, &str)]) -> Server {
         let args = ["serve", "--listen", "127.0.0.1:0"];
         let mut child = self
             .command(&args, &[("PLUMB_PLATFORM", &self.platform.url())])
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -141,6 +147,13 @@ impl Server {
         let sent = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().expect("kill runs");
         assert!(sent.success());
         self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Server {
+    /// Waits until it ends by itself; gives its exit code.
+    pub fn wait(mut self) -> Option<i32> {
+        self.child.wait().expect("it was started").code()
     }
 }
 

@@ -23,6 +23,10 @@ const TABLES: [&str; 10] = [
     "events",
 ];
 
+/// Ends the connection that holds the lock of the reconciler.
+const END_OF_THE_LOCK: &str = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = \
+                               (SELECT oid FROM pg_database WHERE datname = current_database())";
+
 impl Fixture {
     fn database(&self) -> &str {
         self.url.rsplit('/').next().unwrap()
@@ -124,9 +128,7 @@ async fn one_process_reconciles_and_readers_and_the_next_one_find_what_it_wrote(
 async fn who_lost_the_lock_writes_no_more() {
     let fixture = Fixture::postgres().await;
     drop(begin(&*fixture.store).await);
-    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM \
-               pg_database WHERE datname = current_database())";
-    PostgresServer::shared().psql_in(fixture.database(), end).await;
+    PostgresServer::shared().psql_in(fixture.database(), END_OF_THE_LOCK).await;
     let lost = loop {
         match fixture.store.begin(tenant("checkout")).await {
             Ok(tx) => drop(tx),
@@ -134,6 +136,23 @@ async fn who_lost_the_lock_writes_no_more() {
         }
     };
     assert!(matches!(lost, StoreError::LostLock { .. }), "{lost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lost_the_lock_ends() {
+    let fixture = Fixture::postgres().await;
+    let database = fixture.database().to_owned();
+    let Fixture { store, url, _folder } = fixture;
+    drop(store);
+    let desk = Desk::with_starter();
+    // The test's own lock goes a moment after its connection.
+    while desk.plumb_with(&["apply"], &[("PLUMB_PLATFORM", &desk.platform.url()), ("PLUMB_DATABASE", &url)]).code != 0 {
+    }
+    let server = desk.serve_with(&[("PLUMB_DATABASE", &url)]);
+    PostgresServer::shared().psql_in(&database, END_OF_THE_LOCK).await;
+    let asked = desk.plumb_with(&["reconcile", "checkout", "--server", &server.address], &[]);
+    assert_eq!(asked.code, 0, "{asked:?}");
+    assert_eq!(server.wait(), Some(1));
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
@@ -106,6 +105,7 @@ impl Common {
         Self {
             platform: some(self.platform),
             platform_branch: some(self.platform_branch),
+            database: some(self.database),
             server: some(self.server),
             tenant: some(self.tenant),
             environment: some(self.environment),
@@ -126,7 +126,7 @@ impl Common {
 
     /// Where the state is.
     pub fn database(&self) -> anyhow::Result<Database> {
-        match self.database.as_deref().filter(|url| !url.is_empty()) {
+        match self.database.as_deref() {
             None => Ok(Database::Sqlite(self.data_dir()?)),
             Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
                 Ok(Database::Postgres(url.to_owned()))

@@ -13,10 +13,9 @@ use crate::engine::vault::{KEY_VARIABLE, StoredSecrets, Vault, system_rng};
 use crate::engine::{Engine, Listener, Settings};
 use crate::managers::{ManagerError, Secrets};
 use crate::model::{Clock, Reason, ResourceKey, SystemClock};
-use crate::store::Mode;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Store, StoreError};
+use crate::store::{Mode, Store, StoreError};
 
 use crate::web::{Look, Metrics, WebState};
 

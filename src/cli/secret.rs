@@ -12,8 +12,7 @@ use crate::engine::vault::{StoredSecrets, system_rng};
 use crate::model::{
     Clock, EventKind, ExecutionOutcome, Fields, Kind, Record, ResourceKey, Summary, SystemClock, Trigger,
 };
-use crate::store::Mode;
-use crate::store::{NewEvent, Scope};
+use crate::store::{Mode, NewEvent, Scope};
 
 use super::args::Common;
 use super::{house, output};

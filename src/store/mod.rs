@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sqlx::migrate::Migrator;
 
 use crate::model::{
     Approval, ApprovalKind, Event, EventKind, Execution, ExecutionOutcome, Inventory, ObjectHex, PlanId, PlatformId,
@@ -127,6 +128,17 @@ pub enum Mode {
     Append,
     /// To read what a reconciler wrote, while it runs or not: makes nothing, changes nothing, locks nothing.
     ReadOnly,
+}
+
+/// Refuses a database that the statements of this version would not fit. `applied` are the migrations it has had.
+fn expect_this_version(migrations: &Migrator, applied: &[i64], path: &str) -> Result<(), StoreError> {
+    if applied.iter().any(|version| !migrations.version_exists(*version)) {
+        return Err(StoreError::Newer { path: path.to_owned() });
+    }
+    if migrations.iter().any(|migration| !applied.contains(&migration.version)) {
+        return Err(StoreError::Older { path: path.to_owned() });
+    }
+    Ok(())
 }
 
 /// What a transaction may see and change. On PostgreSQL this is what row-level security is set to.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Transaction};
 
 use self::statements::{Access, SqlTx};
 use super::{Mode, Scope, Store, StoreError, Tx};
@@ -119,61 +119,80 @@ impl PostgresStore {
         self.pool.close().await;
     }
 
-    async fn begin_with(&self, start: &'static str, scope: Scope, access: Access) -> Result<Box<dyn Tx>, StoreError> {
-        let failed = |source| failed(&self.name, "a transaction", source);
-        let mut inner = self.pool.begin_with(start).await.map_err(failed)?;
-        let (kind, tenant) = match &scope {
+    async fn start(&self, statement: &'static str) -> Result<Transaction<'static, Db>, StoreError> {
+        self.pool.begin_with(statement).await.map_err(|source| self.cannot_begin(source))
+    }
+
+    /// Waits until no other writes what this is about to write.
+    async fn wait_for_writers(&self, connection: &mut PgConnection, scope: &Scope) -> Result<(), StoreError> {
+        let wait = match scope {
+            Scope::Platform => sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(WRITERS),
+            Scope::Tenant(tenant) => {
+                sqlx::query("SELECT pg_advisory_xact_lock_shared($1), pg_advisory_xact_lock(hashtextextended($2, $1))")
+                    .bind(WRITERS)
+                    .bind(tenant)
+            }
+        };
+        wait.execute(connection).await.map_err(|source| self.cannot_begin(source))?;
+        Ok(())
+    }
+
+    async fn expect_lock(&self, connection: &mut PgConnection, lock: &Lock) -> Result<(), StoreError> {
+        // The two halves of the lock's number are two columns.
+        let held: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = $1 \
+             AND (classid::bigint << 32 | objid::bigint) = $2)",
+        )
+        .bind(lock.backend)
+        .bind(LOCK)
+        .fetch_one(connection)
+        .await
+        .map_err(|source| self.cannot_begin(source))?;
+        if held { Ok(()) } else { Err(StoreError::LostLock { path: self.name.to_string() }) }
+    }
+
+    /// Sets what the rest of the transaction may see and change.
+    async fn enter(&self, connection: &mut PgConnection, scope: &Scope) -> Result<(), StoreError> {
+        let (kind, tenant) = match scope {
             Scope::Platform => ("platform", ""),
             Scope::Tenant(tenant) => ("tenant", tenant.as_str()),
         };
-        let backend = match &self.writes {
-            Writes::Locked(lock) => Some(lock.backend),
-            Writes::Beside | Writes::Never => None,
-        };
-        // Set for this transaction alone. The two halves of the lock's number are two columns.
-        let is_ours: bool = sqlx::query_scalar(
-            "SELECT set_config('plumb.scope', $1, true) = $1 AND set_config('plumb.tenant', $2, true) = $2 AND ($3 IS NULL \
-             OR EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = $3 \
-             AND (classid::bigint << 32 | objid::bigint) = $4))",
-        )
-        .bind(kind)
-        .bind(tenant)
-        .bind(backend)
-        .bind(LOCK)
-        .fetch_one(&mut *inner)
-        .await
-        .map_err(failed)?;
-        if !is_ours {
-            return Err(StoreError::LostLock { path: self.name.to_string() });
-        }
-        if matches!(access, Access::Write { .. }) {
-            let wait = match &scope {
-                Scope::Platform => sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(WRITERS),
-                Scope::Tenant(tenant) => sqlx::query(
-                    "SELECT pg_advisory_xact_lock_shared($1), pg_advisory_xact_lock(hashtextextended($2, $1))",
-                )
-                .bind(WRITERS)
-                .bind(tenant),
-            };
-            wait.execute(&mut *inner).await.map_err(failed)?;
-        }
-        Ok(Box::new(SqlTx::new(inner, scope, access, Arc::clone(&self.name))))
+        sqlx::query("SELECT set_config('plumb.scope', $1, true), set_config('plumb.tenant', $2, true)")
+            .bind(kind)
+            .bind(tenant)
+            .execute(connection)
+            .await
+            .map_err(|source| self.cannot_begin(source))?;
+        Ok(())
+    }
+
+    fn cannot_begin(&self, source: sqlx::Error) -> StoreError {
+        failed(&self.name, "a transaction", source)
     }
 }
 
 #[async_trait]
 impl Store for PostgresStore {
     async fn begin(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
-        let access = match &self.writes {
-            Writes::Locked(lock) => Access::Write { _lock: Some(Arc::clone(lock)) },
-            Writes::Beside => Access::Write { _lock: None },
+        let lock = match &self.writes {
+            Writes::Locked(lock) => Some(Arc::clone(lock)),
+            Writes::Beside => None,
             Writes::Never => return Err(StoreError::ReadOnly),
         };
-        self.begin_with("BEGIN", scope, access).await
+        let mut inner = self.start("BEGIN").await?;
+        self.wait_for_writers(&mut inner, &scope).await?;
+        // After the wait: the lock may have been lost meanwhile, and another process may have written.
+        if let Some(lock) = &lock {
+            self.expect_lock(&mut inner, lock).await?;
+        }
+        self.enter(&mut inner, &scope).await?;
+        Ok(Box::new(SqlTx::new(inner, scope, Access::Write { _lock: lock }, Arc::clone(&self.name))))
     }
 
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
-        self.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", scope, Access::Read).await
+        let mut inner = self.start("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        self.enter(&mut inner, &scope).await?;
+        Ok(Box::new(SqlTx::new(inner, scope, Access::Read, Arc::clone(&self.name))))
     }
 }
 
@@ -254,13 +273,7 @@ async fn expect_this_version(login: &mut PgConnection, name: &Arc<str>) -> Resul
         .fetch_all(&mut *login)
         .await
         .map_err(failed)?;
-    if applied.iter().any(|version| !MIGRATIONS.version_exists(*version)) {
-        return Err(StoreError::Newer { path: name.to_string() });
-    }
-    if MIGRATIONS.iter().any(|migration| !applied.contains(&migration.version)) {
-        return Err(StoreError::Older { path: name.to_string() });
-    }
-    Ok(())
+    super::expect_this_version(&MIGRATIONS, &applied, name)
 }
 
 fn failed(_: &Arc<str>, what: &'static str, source: sqlx::Error) -> StoreError {

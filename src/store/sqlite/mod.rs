@@ -250,13 +250,7 @@ async fn expect_this_version(pool: &SqlitePool, path: &Arc<str>) -> Result<(), S
         .fetch_all(pool)
         .await
         .map_err(|source| failed(path, WHAT, source))?;
-    if applied.iter().any(|version| !MIGRATIONS.version_exists(*version)) {
-        return Err(StoreError::Newer { path: path.to_string() });
-    }
-    if MIGRATIONS.iter().any(|migration| !applied.contains(&migration.version)) {
-        return Err(StoreError::Older { path: path.to_string() });
-    }
-    Ok(())
+    super::expect_this_version(&MIGRATIONS, &applied, path)
 }
 
 fn directory(path: &Path, source: io::Error) -> StoreError {

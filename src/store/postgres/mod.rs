@@ -36,6 +36,9 @@ const SCHEMA: &str = "plumb";
 const LOCK: i64 = 0x70_6c_75_6d_62;
 /// The advisory lock of writers: shared by those of tenants, taken alone by those of the platform.
 const WRITERS: i64 = LOCK + 1;
+/// How transactions begin, whatever the defaults of the database or the login.
+const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// The longest name that PostgreSQL keeps whole, in bytes.
 const LONGEST_NAME: usize = 63;
 /// How long a transaction waits for a connection.
@@ -119,8 +122,15 @@ impl PostgresStore {
         self.pool.close().await;
     }
 
+    /// Begins a transaction, in a task of its own: one that is cut short by the end of its caller is begun all the
+    /// same, and rolled back. Left to itself, the pool would take the connection back inside a transaction that it does
+    /// not know of, and the next one on it would be that one.
     async fn start(&self, statement: &'static str) -> Result<Transaction<'static, Db>, StoreError> {
-        self.pool.begin_with(statement).await.map_err(|source| self.cannot_begin(source))
+        let pool = self.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin_with(statement).await });
+        // A task that never ends: the process is about to.
+        let begun = begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed));
+        begun.map_err(|source| self.cannot_begin(source))
     }
 
     /// Waits until no other writes what this is about to write.
@@ -179,7 +189,7 @@ impl Store for PostgresStore {
             Writes::Beside => None,
             Writes::Never => return Err(StoreError::ReadOnly),
         };
-        let mut inner = self.start("BEGIN").await?;
+        let mut inner = self.start(BEGIN_WRITE).await?;
         self.wait_for_writers(&mut inner, &scope).await?;
         // After the wait: the lock may have been lost meanwhile, and another process may have written.
         if let Some(lock) = &lock {
@@ -190,7 +200,7 @@ impl Store for PostgresStore {
     }
 
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
-        let mut inner = self.start("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let mut inner = self.start(BEGIN_READ).await?;
         self.enter(&mut inner, &scope).await?;
         Ok(Box::new(SqlTx::new(inner, scope, Access::Read, Arc::clone(&self.name))))
     }

@@ -1,10 +1,15 @@
 //! What is PostgreSQL's own: rows that the database itself keeps apart, one reconciler, a login without superuser.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
 use plumb::store::Mode;
 use plumb::store::postgres::PostgresStore;
 use plumb::store::{Store, StoreError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
+use super::sample::tenant_state;
 use super::{Fixture, begin, isolation, tenant};
 use crate::harness::desk::Desk;
 use crate::harness::postgres::PostgresServer;
@@ -22,6 +27,9 @@ const TABLES: [&str; 10] = [
     "executions",
     "events",
 ];
+
+/// As many as one process opens.
+const CONNECTIONS: usize = 12;
 
 /// Ends the connection that holds the lock of the reconciler.
 const END_OF_THE_LOCK: &str = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = \
@@ -122,6 +130,41 @@ async fn one_process_reconciles_and_readers_and_the_next_one_find_what_it_wrote(
         }
     };
     assert_eq!(next.read(tenant("checkout")).await.unwrap().inventory().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_read_that_is_given_up_on_the_way_leaves_every_connection_fit_for_writing() {
+    let fixture = Fixture::postgres().await;
+    write_on_every_connection(&*fixture.store).await;
+    let mut polls = 0;
+    while is_given_up_after(polls, fixture.store.read(tenant("checkout"))).await {
+        write_on_every_connection(&*fixture.store).await;
+        polls += 1;
+    }
+    assert!(polls > 1, "it was given up on the way");
+}
+
+async fn write_on_every_connection(store: &dyn Store) {
+    let mut open = Vec::new();
+    for name in (0..CONNECTIONS).map(|number| format!("tenant-{number}")) {
+        let mut tx = store.begin(tenant(&name)).await.unwrap();
+        tx.put_tenant(&tenant_state(&name)).await.unwrap();
+        open.push(tx);
+    }
+}
+
+/// Drops `future` where it goes on after this many polls, whose cause has come by then; or it is over before.
+async fn is_given_up_after(polls: usize, future: impl Future) -> bool {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|cx| match left.checked_sub(1) {
+        None => Poll::Ready(true),
+        Some(fewer) => {
+            left = fewer;
+            future.as_mut().poll(cx).map(|_| false)
+        }
+    })
+    .await
 }
 
 #[tokio::test]

@@ -59,16 +59,30 @@ pub(super) fn fields_after(
     after
 }
 
-/// What is remembered of the annotations. A document that policies deny gives no permission to delete, nor does it take
-/// protection away (R7): a later commit, in which there is no document left to judge, could make use of that.
+/// What is remembered of the annotations. A document that policies deny gives no permission to delete, nor does it make
+/// an object less safe than it was (R7): a later commit, in which there is no document left to judge, could make use of
+/// that.
 pub(super) fn annotations_after(resource: &Resource, prior: Option<&Record>, denied: bool) -> Annotations {
     let annotations = resource.annotations.clone();
-    let is_protected = |annotations: &Annotations| annotations.deletion_of(resource.key.kind) == Deletion::Protect;
-    if !denied || is_protected(&annotations) {
+    if !denied {
         return annotations;
     }
-    let deletion = prior.map(|record| &record.annotations).filter(|prior| is_protected(prior));
-    Annotations { deletion: deletion.and_then(|prior| prior.deletion), ..annotations }
+    let said = [None, prior.and_then(|record| record.annotations.deletion), annotations.deletion];
+    let safest = said
+        .into_iter()
+        .map(|deletion| deletion.filter(|deletion| *deletion != Deletion::Delete))
+        .map(|deletion| Annotations { deletion, ..annotations.clone() })
+        .max_by_key(|said| safety(said.deletion_of(resource.key.kind)));
+    safest.unwrap_or(annotations)
+}
+
+/// How much has to happen before an object is gone.
+fn safety(deletion: Deletion) -> u8 {
+    match deletion {
+        Deletion::Delete => 0,
+        Deletion::Retain => 1,
+        Deletion::Protect => 2,
+    }
 }
 
 /// The record of `resource` after it was applied or settled; `live` is what was read back. A record that was forgotten

@@ -111,6 +111,36 @@ fn r7_a_denied_document_can_protect_and_not_take_protection_away() {
 }
 
 #[test]
+fn r7_a_denied_document_does_not_turn_retain_into_a_deletion() {
+    for now in [None, Some(Deletion::Delete), Some(Deletion::Retain)] {
+        let retained = |key| document(&key).saying(|a| a.deletion = Some(Deletion::Retain));
+        let mut world = World::in_plumb([retained(cache("a")), retained(db("a")), document(&db("unrelated"))]);
+        for key in [cache("a"), db("a")] {
+            world.git_says(&key, |a| a.deletion = now);
+            world.desired.denied.insert(key, "no".to_owned());
+        }
+        world.reconciles();
+        assert!(world.plan().is_quiet(), "{now:?}");
+        world.git_removes(&cache("a"));
+        world.git_removes(&db("a"));
+        let plan = world.plan();
+        assert!(plan.steps.is_empty(), "{now:?}: {plan:#?}");
+        assert_eq!(plan.settled(&cache("a")), Some(Reason::Retained), "{now:?}");
+        assert_eq!(plan.reasons(&db("a")), [Reason::DeletionProtected], "data is protected where nothing is allowed");
+    }
+}
+
+#[test]
+fn r7_a_denied_document_can_have_a_cache_retained() {
+    let mut world = World::in_plumb([document(&cache("a")), document(&cache("b"))]);
+    world.git_says(&cache("a"), |a| a.deletion = Some(Deletion::Retain));
+    world.desired.denied.insert(cache("a"), "no".to_owned());
+    world.reconciles();
+    world.git_removes(&cache("a"));
+    assert_eq!(world.plan().settled(&cache("a")), Some(Reason::Retained));
+}
+
+#[test]
 fn r7_retain_forgets_the_object_and_keeps_its_mark() {
     let mut world = two(Some(Deletion::Retain));
     world.git_removes(&db("orders"));

@@ -311,7 +311,9 @@ impl Draft<'_> {
                     && self.live.identities.get(&record.provider).is_none_or(|identity| *identity == record.identity)
                     && record.annotations == super::record::annotations_after(resource, Some(record), denied)
                     && record.depends_on == resource.depends_on
-                    && record.file == resource.origin.file;
+                    && record.file == resource.origin.file
+                    // Policies are asked about it as what was before, so labels are followed too.
+                    && (denied || record.document.is(&resource.document));
                 (!same).then_some(Reason::Recorded)
             }
         };

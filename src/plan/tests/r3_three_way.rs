@@ -41,6 +41,23 @@ fn r3_git_changed_is_applied() {
 }
 
 #[test]
+fn r3_a_document_that_changed_without_a_field_is_recorded_once() {
+    let mut world = orders();
+    let relabelled = json!({"metadata": {"labels": {"owner": "team-checkout"}}});
+    world.document_mut(&db("orders")).document = relabelled.clone().into();
+    world.desired.denied.insert(db("orders"), "no".to_owned());
+    assert!(world.plan().settles.is_empty(), "what policies deny is not taken for what was in force");
+    world.desired.denied.clear();
+    let plan = world.reconciles();
+    assert!(plan.steps.is_empty() && plan.drift.is_empty());
+    let [Settle::Record { reason: Reason::Recorded, remark: None, .. }] = &plan.settles[..] else {
+        panic!("{:#?}", plan.settles)
+    };
+    assert!(world.record_mut(&db("orders")).document.is(&relabelled));
+    assert!(world.plan().is_quiet());
+}
+
+#[test]
 fn r3_live_changed_is_drift_and_proposed() {
     let mut world = orders();
     world.live_becomes(&db("orders"), LIMIT, 50);

@@ -12,6 +12,7 @@ use plumb::model::{
     Action, Change, Depth, Expect, Fields, Kind, Live, Mark, ObjectId, Observation, Ownership, PlatformId,
     ProviderType, Reason, ResourceKey, Step, Target,
 };
+use plumb::store::sqlite::{DATABASE_FILE, LOCK_FILE};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -711,6 +712,32 @@ async fn a_url_is_read_relative_to_the_base_or_absolute() {
             timeout: Duration::from_secs(1),
         };
         assert_eq!(connect(endpoint).err().map(|error| error.reason()), Some(Reason::Rejected), "{url}");
+    }
+}
+
+#[test]
+fn the_folder_of_the_state_is_refused_wherever_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    for file in [DATABASE_FILE, LOCK_FILE] {
+        let state = directory.path().join(format!("of-{file}"));
+        fs::create_dir(&state).unwrap();
+        fs::write(state.join(file), "").unwrap();
+        let link = directory.path().join(format!("link-to-{file}"));
+        std::os::unix::fs::symlink(&state, &link).unwrap();
+        for folder in [state, link] {
+            let endpoint = Endpoint {
+                name: "files".into(),
+                provider_type: ProviderType::Sqlite,
+                url: format!("sqlite://{}", folder.display()),
+                password: None,
+                base_dir: directory.path().join("plumb-data"),
+                max_concurrency: 1,
+                timeout: Duration::from_secs(1),
+            };
+            let refused = connect(endpoint).err().expect("it is refused");
+            assert_eq!(refused.reason(), Reason::Rejected);
+            assert!(refused.to_string().contains("Plumb keeps its own state"), "{refused}");
+        }
     }
 }
 

@@ -43,6 +43,9 @@ use self::image::Press;
 use super::{Cx, Endpoint, Found, ManagerError, Outcome, ResourceManager};
 use crate::model::{Depth, Kind, Observation, ProviderIdentity, ProviderType, Reason, Step, Target, Unknown};
 
+/// What is in the folder of the state store. No database of a resource is called so: its name has underscores.
+const STATE_FILES: [&str; 2] = ["plumb.db", "plumb.lock"];
+
 /// How long a look waits for a locked file. Less than an apply waits: there will be another look.
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -62,7 +65,7 @@ pub struct Sqlite {
 /// `sqlite:///absolute/dir`. Touches nothing yet.
 ///
 /// # Errors
-/// When the URL names no folder, or `endpoint.base_dir` itself.
+/// When the URL names no folder, or one where Plumb keeps its own state.
 pub fn connect(endpoint: Endpoint) -> Result<Sqlite, ManagerError> {
     let Endpoint { name, provider_type: _, url, password: _, base_dir, max_concurrency, timeout } = endpoint;
     let invalid = |why: &str| {
@@ -81,10 +84,8 @@ pub fn connect(endpoint: Endpoint) -> Result<Sqlite, ManagerError> {
     }
     let path = std::path::absolute(base_dir.join(path))
         .map_err(|error| error::io("find the folder of the databases", &PathBuf::from(path), &error))?;
-    // Looking at the file of the state store would take this process's locks off it.
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    if real(&path) == real(&base_dir) {
-        return Err(invalid("names the data directory, where Plumb keeps its own state"));
+    if is_of_the_state(&path, &base_dir) {
+        return Err(invalid("names a folder where Plumb keeps its own state, and databases need one of their own"));
     }
     Ok(Sqlite {
         folder: Folder::new(path, timeout),
@@ -92,6 +93,13 @@ pub fn connect(endpoint: Endpoint) -> Result<Sqlite, ManagerError> {
         timeout,
         max_concurrency: max_concurrency.max(1),
     })
+}
+
+/// Whether Plumb keeps its own state in `folder`: looking at that file would take this process's locks off it. The
+/// state may be elsewhere than in the data directory, so what stands in the folder counts too.
+fn is_of_the_state(folder: &Path, data_dir: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real(folder) == real(data_dir) || STATE_FILES.iter().any(|file| folder.join(file).exists())
 }
 
 impl Sqlite {

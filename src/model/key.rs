@@ -49,6 +49,9 @@ pub enum KeyError {
     /// Not four parts separated by slashes.
     #[error("{0:?} is not a key; a key is tenant/environment/Kind/name, like checkout/staging/Database/orders")]
     Shape(String),
+    /// A part that cannot be the name of anything.
+    #[error("{0:?} is not a name; names are small letters, digits and dashes inside, at most 63")]
+    Name(String),
     /// The third part names no kind.
     #[error("{0:?} is not a kind; kinds are Database and Cache")]
     Kind(String),
@@ -126,7 +129,12 @@ impl FromStr for ResourceKey {
         if tenant.is_empty() || environment.is_empty() || name.is_empty() {
             return Err(KeyError::Shape(text.to_owned()));
         }
-        Ok(Self::new(tenant, environment, kind.parse()?, name))
+        let kind = kind.parse()?;
+        // A mark is read from where others can write; what is no name must not come further than here.
+        match [tenant, environment, name].into_iter().find(|part| !is_label(part)) {
+            Some(part) => Err(KeyError::Name(part.to_owned())),
+            None => Ok(Self::new(tenant, environment, kind, name)),
+        }
     }
 }
 
@@ -140,6 +148,17 @@ impl<'de> Deserialize<'de> for ResourceKey {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// Whether `name` is an RFC 1123 label: what tenants, environments and resources are called.
+pub fn is_label(name: &str) -> bool {
+    const LONGEST: usize = 63;
+    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !name.is_empty()
+        && name.len() <= LONGEST
+        && name.bytes().all(inside)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 /// Hex digits of a git object id: a commit or a blob.
@@ -167,6 +186,12 @@ mod tests {
     fn a_text_that_is_no_key_is_refused() {
         for text in ["", "a/b/c", "a/b/Database/", "a/b/Nope/d", "a/b/Database/d/e"] {
             assert!(text.parse::<ResourceKey>().is_err(), "{text}");
+        }
+        let long = "x".repeat(64);
+        for part in ["\0", "a\0b", "a b", "A", "-a", "a-", "a_b", "ü", "a\n", "..", &long] {
+            for text in [format!("{part}/b/Cache/d"), format!("a/{part}/Cache/d"), format!("a/b/Cache/{part}")] {
+                assert!(text.parse::<ResourceKey>().is_err(), "{text:?}");
+            }
         }
     }
 

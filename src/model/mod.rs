@@ -22,7 +22,7 @@ pub use inventory::{
     AppliedDocument, Approval, ApprovalKind, Decisions, Inventory, Proposal, ProposalKind, ProposalStatus,
     ProposedField, Record,
 };
-pub use key::{Kind, ObjectHex, ResourceKey, bounded_name, revision};
+pub use key::{Kind, ObjectHex, ResourceKey, bounded_name, is_label, revision};
 pub use kind::{Access, CacheSpec, DatabaseSpec, JournalMode, KindInfo, ListShape, Role, SettingValue};
 pub use observation::{
     Depth, Live, Mark, ObjectId, Observation, Observations, Ownership, ProviderIdentity, Stray, Target, Unknown,

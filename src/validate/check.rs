@@ -16,7 +16,7 @@ use super::suggest::{did_you_mean, list};
 use crate::manifest::{self, Document, ParsedFile};
 use crate::model::{
     Annotations, CacheSpec, DatabaseSpec, Diagnostic, Fields, Kind, ListShape, ObjectHex, PlatformSpec, ProviderSpec,
-    Span, TenantSpec,
+    Span, TenantSpec, is_label,
 };
 
 /// How many findings of one document are shown: enough to work on, too few to drown in.
@@ -457,17 +457,6 @@ fn dependencies(value: &Value, findings: &mut Findings<'_>) -> Vec<(Kind, String
         }
     }
     found
-}
-
-/// Whether `name` is an RFC 1123 label, as [`super::schema::NAME_PATTERN`] has it.
-fn is_label(name: &str) -> bool {
-    const LONGEST: usize = 63;
-    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !name.is_empty()
-        && name.len() <= LONGEST
-        && name.bytes().all(inside)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
 }
 
 fn text_at(value: &Value, pointer: &str) -> Option<String> {

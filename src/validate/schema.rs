@@ -14,7 +14,7 @@ use crate::model::{CacheSpec, DatabaseSpec, Kind, PlatformSpec, ProviderSpec, Te
 /// The one `apiVersion` there is.
 pub const API_VERSION: &str = "plumb.dev/v1";
 
-/// What names must look like: an RFC 1123 label.
+/// What names must look like: an RFC 1123 label, as [`crate::model::is_label`] says too.
 pub(super) const NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
 
 /// What `kind:` may be, in either kind of repository.

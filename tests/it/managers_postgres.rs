@@ -52,6 +52,8 @@ struct World {
     platform: PlatformId,
     vault: Vault,
     key: ResourceKey,
+    /// The database's name, where it is not the key's.
+    named: Option<String>,
 }
 
 impl World {
@@ -63,6 +65,7 @@ impl World {
             platform: PlatformId("tests".to_owned()),
             vault: Vault::default(),
             key: ResourceKey::new(tenant, "staging", Kind::Database, "orders"),
+            named: None,
         }
     }
 
@@ -71,7 +74,7 @@ impl World {
     }
 
     fn database(&self) -> String {
-        self.key.object_name(63)
+        self.named.clone().unwrap_or_else(|| self.key.object_name(63))
     }
 
     fn role(&self, role: &str) -> String {
@@ -887,6 +890,27 @@ async fn a_database_in_use_is_not_dropped_and_its_sessions_are_counted() {
 }
 
 #[tokio::test]
+async fn a_mark_on_a_database_of_another_name_tells_of_no_object() {
+    let world = World::new("pgnames");
+    let (stranger, mark) = (format!("{}_by_hand", world.database()), world.mark(&everything()));
+    world.server.psql(&format!("CREATE DATABASE {stranger}")).await;
+    world.server.psql(&format!("COMMENT ON DATABASE {stranger} IS '{}'", mark.to_text())).await;
+    let found = world.manager.discover(&BTreeSet::new(), &world.cx()).await.unwrap();
+    assert!(!found.iter().any(|found| found.mark.key == world.key), "{found:#?}");
+}
+
+#[tokio::test]
+async fn a_database_that_somebody_renamed_is_known_by_its_owner() {
+    let world = World::made("pgrenamed", &everything()).await;
+    world.server.psql(&format!("ALTER DATABASE {} RENAME TO pgrenamed_elsewhere", world.database())).await;
+    assert_eq!(world.observe().await, Observation::Absent { lost: true });
+    let found = world.manager.discover(&BTreeSet::new(), &world.cx()).await.unwrap();
+    let names: Vec<&str> =
+        found.iter().filter(|found| found.mark.key == world.key).map(|found| found.object_name.as_str()).collect();
+    assert_eq!(names, [world.database()]);
+}
+
+#[tokio::test]
 async fn an_admin_cannot_make_a_database_somebody_elses_by_its_comment() {
     let desired = everything();
     let world = World::made("pgforge", &desired).await;
@@ -1007,7 +1031,7 @@ async fn the_servers_own_databases_are_not_adopted() {
 #[tokio::test]
 async fn hostile_names_and_values_stay_names_and_values() {
     let mut world = World::new("pghostile");
-    world.key.name = "o\"; DROP ROLE plumb; -- \\'ß".to_owned();
+    world.named = Some("o\"; DROP ROLE plumb; -- \\'ß".to_owned());
     let desired = fields(&[
         ("/spec/roles/a\"; DROP ROLE plumb; --/access", json!("readwrite")),
         ("/spec/roles/b'\\'; SELECT pg_sleep(99)/access", json!("admin")),

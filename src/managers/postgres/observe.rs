@@ -69,14 +69,19 @@ pub(super) async fn discover(server: &Server, platform: &PlatformId) -> Result<V
             found.entry((mark.key.to_string(), object_name.to_owned())).or_insert(entry);
         }
     };
+    let name_of = |mark: &Mark| mark.key.object_name(ProviderType::Postgres.name_limit());
     for database in catalog.databases.values() {
-        if let Ownership::Marked(mark) = catalog.ownership(database) {
+        // Whoever owns a database may write any mark on it, and only its own is true. One that was renamed is found by
+        // the mark on its owner.
+        if let Ownership::Marked(mark) = catalog.ownership(database)
+            && name_of(&mark) == database.name
+        {
             add(&mark, &database.name, database.object());
         }
     }
     for role in catalog.roles.values() {
         let Some(mark) = &role.mark else { continue };
-        let database = mark.key.object_name(ProviderType::Postgres.name_limit());
+        let database = name_of(mark);
         if !catalog.databases.contains_key(&database) {
             // The owner is the last to be dropped; a login role whose owner is gone too is found by itself.
             let is_owner = role.name == owner_role(&database);

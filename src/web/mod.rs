@@ -11,6 +11,7 @@ mod error;
 mod guard;
 mod look;
 mod metrics;
+mod patience;
 mod query;
 mod server;
 
@@ -24,7 +25,7 @@ use tokio::sync::watch;
 pub use look::Look;
 pub use metrics::Metrics;
 pub use query::MAX_LIMIT;
-pub use server::serve;
+pub use server::{Limits, serve, serve_within};
 
 use crate::model::Clock;
 use crate::store::Store;

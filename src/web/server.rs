@@ -17,10 +17,28 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::patience::Patient;
 use super::{WebState, router};
+
+/// What a server takes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many connections at once; others wait to be accepted.
+    pub connections: usize,
+    /// How long a client may take to read an answer. One that reads nothing would keep its connection for ever.
+    pub read_within: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: MAX_CONNECTIONS, read_within: READ_WITHIN }
+    }
+}
 
 /// More than a company's open browser tabs, few enough to leave the reconciler its file descriptors.
 const MAX_CONNECTIONS: usize = 512;
+/// Enough for the longest page over a bad line.
+const READ_WITHIN: Duration = Duration::from_secs(60);
 /// How long a client may take to send the head of a request, and how long an idle connection is kept.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
 /// The most that is kept of a request's head while it arrives.
@@ -32,8 +50,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Serves `state` on `listener` until `shutdown` is over, then lets answers that are under way end.
 pub async fn serve(listener: TcpListener, state: WebState, shutdown: impl Future<Output = ()>) {
+    serve_within(Limits::default(), listener, state, shutdown).await;
+}
+
+/// The same, within other limits.
+pub async fn serve_within(limits: Limits, listener: TcpListener, state: WebState, shutdown: impl Future<Output = ()>) {
     let app = router(state);
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -51,7 +74,7 @@ pub async fn serve(listener: TcpListener, state: WebState, shutdown: impl Future
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_WITHIN)
             .max_buf_size(HEAD_BUFFER)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Patient::new(stream, limits.read_within)), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

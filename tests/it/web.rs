@@ -13,7 +13,7 @@ use plumb::engine::view::{
     ProposalView, ResourceDetail, ResourceView, StatusWord, TenantView,
 };
 use plumb::model::{Clock, Execution, ExecutionOutcome};
-use plumb::web::{Look, Metrics, WebState, serve};
+use plumb::web::{Limits, Look, Metrics, WebState, serve_within};
 use reqwest::{Client, Method, Response, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -86,6 +86,10 @@ impl Server {
     }
 
     async fn with(data: Data) -> Self {
+        Self::within(Limits::default(), data).await
+    }
+
+    async fn within(limits: Limits, data: Data) -> Self {
         // The client needs to know of TLS even where it speaks none; a second installation is refused, and harmless.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -103,7 +107,7 @@ impl Server {
             metrics: Arc::new(Metrics::new(&started)),
         };
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(serve(listener, state, async { stopped.await.unwrap_or(()) }));
+        let served = tokio::spawn(serve_within(limits, listener, state, async { stopped.await.unwrap_or(()) }));
         let client = Client::builder().no_proxy().build().unwrap();
         Self { address, client, store, ready, looks, stop: Some(stop), served }
     }
@@ -584,6 +588,20 @@ async fn a_look_is_asked_for_from_this_machine_and_on_purpose() {
     assert_eq!(server.refused(response).await.0, StatusCode::NOT_FOUND);
     let checkout = Some("checkout".to_owned());
     assert_eq!(*server.looks.0.lock().unwrap(), [checkout.clone(), checkout, None]);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_answer_makes_room_for_others() {
+    const LONGER_THAN_ANY_BOUND: Duration = Duration::from_secs(20);
+    let limits = Limits { connections: 1, read_within: Duration::from_millis(200) };
+    let server = Server::within(limits, Data::default()).await;
+    let mut deaf = TcpStream::connect(server.address).await.unwrap();
+    deaf.write_all(b"GET /app.js HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    // Asks until its connection is ended; meanwhile answers fill every buffer on the way.
+    let asking = async { while deaf.write_all(b"GET /app.js HTTP/1.1\r\nhost: localhost\r\n\r\n").await.is_ok() {} };
+    tokio::time::timeout(LONGER_THAN_ANY_BOUND, asking).await.expect("the server ends the connection");
+    let answer = tokio::time::timeout(LONGER_THAN_ANY_BOUND, server.get("/health")).await.expect("there is room");
+    assert_eq!(answer.status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -20,11 +20,18 @@ pub enum Format {
     Wide,
 }
 
-/// The common flags.
+/// The common flags. The help shows no value of a variable that may hold a password, as addresses may.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
     /// The platform repository: a URL, or a folder whose HEAD counts (never its working tree)
-    #[arg(long, global = true, env = "PLUMB_PLATFORM", value_name = "URL|DIR", help_heading = "Common")]
+    #[arg(
+        long,
+        global = true,
+        env = "PLUMB_PLATFORM",
+        hide_env_values = true,
+        value_name = "URL|DIR",
+        help_heading = "Common"
+    )]
     pub platform: Option<String>,
 
     /// The platform repository's branch [default: main; HEAD for a folder]
@@ -44,11 +51,25 @@ pub struct Common {
 
     /// The state database: postgres://login@host/database, its password in PGPASSWORD, or sqlite:DIR; plumb.db in the
     /// data directory by default
-    #[arg(long, global = true, env = "PLUMB_DATABASE", value_name = "URL", help_heading = "Common")]
+    #[arg(
+        long,
+        global = true,
+        env = "PLUMB_DATABASE",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Common"
+    )]
     pub database: Option<String>,
 
     /// Ask this running server, not the state database (get, describe, diff, events, reconcile)
-    #[arg(long, global = true, env = "PLUMB_SERVER", value_name = "URL", help_heading = "Common")]
+    #[arg(
+        long,
+        global = true,
+        env = "PLUMB_SERVER",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Common"
+    )]
     pub server: Option<String>,
 
     /// How results are printed

@@ -51,6 +51,19 @@ fn help_says_what_there_is() {
 }
 
 #[test]
+fn help_shows_no_address_that_may_hold_a_password() {
+    let desk = Desk::empty();
+    let secret = "https://a:hunter2@host/d";
+    let variables =
+        [("PLUMB_DATABASE", "postgres://a:hunter2@h/d"), ("PLUMB_PLATFORM", secret), ("PLUMB_SERVER", secret)];
+    for args in [vec!["--help"], vec!["-h"], vec!["get", "--help"], vec!["get", "-h"]] {
+        let help = desk.plumb_with(&args, &variables);
+        assert_eq!(help.code, 0);
+        assert!(!help.stdout.contains("hunter2") && !help.stderr.contains("hunter2"), "{help:?}");
+    }
+}
+
+#[test]
 fn help_names_every_command_of_this_list_and_no_other() {
     let help = Desk::empty().plumb_with(&["-h"], &[]).stdout;
     let listed: Vec<&str> = help

@@ -153,7 +153,10 @@ impl Common {
                 Ok(Database::Postgres(url.to_owned()))
             }
             Some(url) => match url.strip_prefix("sqlite:").filter(|folder| !folder.is_empty()) {
-                Some(folder) => Ok(Database::Sqlite(std::path::absolute(folder.trim_start_matches("//"))?)),
+                Some(folder) => {
+                    let folder = folder.strip_prefix("//").unwrap_or(folder);
+                    Ok(Database::Sqlite(std::path::absolute(folder)?))
+                }
                 None => bail!("--database is neither postgres://login@host/database nor sqlite:DIR"),
             },
         }

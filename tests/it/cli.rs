@@ -64,6 +64,23 @@ fn help_shows_no_address_that_may_hold_a_password() {
 }
 
 #[test]
+fn the_state_is_in_the_folder_that_the_database_names() {
+    let desk = Desk::with_starter();
+    let folder = desk.folder().canonicalize().unwrap();
+    let plumb =
+        |url: &str| desk.plumb_with(&["apply"], &[("PLUMB_PLATFORM", &desk.platform.url()), ("PLUMB_DATABASE", url)]);
+    for (url, name) in [
+        ("sqlite:relative".to_owned(), "relative"),
+        (format!("sqlite:{}/plain", folder.display()), "plain"),
+        (format!("sqlite://{}/absolute", folder.display()), "absolute"),
+        (format!("sqlite:///{}/slashes", folder.display()), "slashes"),
+    ] {
+        let applied = plumb(&url);
+        assert_eq!((applied.code, folder.join(name).join("plumb.db").exists()), (0, true), "{url}: {applied:?}");
+    }
+}
+
+#[test]
 fn help_names_every_command_of_this_list_and_no_other() {
     let help = Desk::empty().plumb_with(&["-h"], &[]).stdout;
     let listed: Vec<&str> = help

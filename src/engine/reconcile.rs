@@ -214,8 +214,12 @@ impl Engine {
             Ok(passed) => passed,
             Err(error) => {
                 timeline.note(EventKind::SourceFailed { reason: error.reason(), message: chain(&error) });
-                self.remember_failure(tenant, subject.spec, &error).await?;
-                timeline.finish(ExecutionOutcome::Failed, None, None, Summary::default()).await?;
+                let remembered = self.remember_failure(tenant, subject.spec, &error).await;
+                let finished = timeline.finish(ExecutionOutcome::Failed, None, None, Summary::default()).await;
+                // What failed first is what a person has to know of.
+                if let Err(unwritten) = remembered.and(finished.map_err(EngineError::from)) {
+                    tracing::warn!(tenant, error = chain(&unwritten), "a failed look could not be written down whole");
+                }
                 return Err(error);
             }
         };

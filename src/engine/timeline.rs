@@ -72,7 +72,11 @@ impl<'a> Timeline<'a> {
         Ok(())
     }
 
-    /// Ends the execution.
+    /// Ends the execution, even where what was noted of it cannot be written: an execution that stays `Running` would
+    /// say that somebody is at work.
+    ///
+    /// # Errors
+    /// The first of what went wrong.
     pub(super) async fn finish(
         mut self,
         outcome: ExecutionOutcome,
@@ -80,9 +84,12 @@ impl<'a> Timeline<'a> {
         plan: Option<&PlanId>,
         summary: Summary,
     ) -> Result<(), StoreError> {
-        self.flush().await?;
-        let mut tx = self.store.begin(Scope::Tenant(self.tenant.clone())).await?;
-        tx.finish_execution(self.execution, outcome, commit, plan, summary, self.clock.now()).await?;
-        tx.commit().await
+        let flushed = self.flush().await;
+        let finished = async {
+            let mut tx = self.store.begin(Scope::Tenant(self.tenant.clone())).await?;
+            tx.finish_execution(self.execution, outcome, commit, plan, summary, self.clock.now()).await?;
+            tx.commit().await
+        };
+        flushed.and(finished.await)
     }
 }

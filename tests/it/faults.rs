@@ -9,12 +9,13 @@ use plumb::engine::{Ask, EngineError, Report, Width};
 use plumb::model::{
     ConditionStatus, ConditionType, Diagnostic, EventKind, ExecutionOutcome, ProposalStatus, Reason, Trigger,
 };
+use plumb::store::{HistoryFilter, Scope};
 use sqlx::Row;
 
 use crate::harness::git::{GitRepo, MergeHow};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::redis::{RedisOptions, RedisServer};
-use crate::harness::world::{FILES, World, contains, held, held_message, unseen};
+use crate::harness::world::{FILES, World, contains, held, held_message, run_sql, unseen};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const VERSION: &str = "PRAGMA user_version";
@@ -91,6 +92,40 @@ async fn a_link_out_of_the_tree_is_a_finding_and_others_go_on() {
     let report = world.apply().await;
     assert_eq!(report.done, 1);
     assert!(finding(&report, BAD).is_error());
+}
+
+/// What the execution of the last look came to.
+async fn last_outcome(world: &World) -> ExecutionOutcome {
+    let mut tx = world.store().read(Scope::Platform).await.unwrap();
+    let newest = HistoryFilter { limit: 1, ..HistoryFilter::default() };
+    tx.executions(&newest).await.unwrap()[0].outcome
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_look_ends_though_its_failure_cannot_be_remembered() {
+    let world = world().await;
+    run_sql(
+        &world.data().join("plumb.db"),
+        "CREATE TRIGGER tenants_are_full BEFORE UPDATE ON tenants BEGIN SELECT RAISE(ABORT, 'full'); END",
+    )
+    .await;
+    world.tenant.vanish();
+    let error = world.try_apply().await.unwrap_err();
+    assert!(matches!(error, EngineError::Source { .. }), "the first of them is told: {error:?}");
+    assert_eq!(last_outcome(&world).await, ExecutionOutcome::Failed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_ends_though_its_events_cannot_be_kept() {
+    let world = world().await;
+    run_sql(
+        &world.data().join("plumb.db"),
+        "CREATE TRIGGER events_are_full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'full'); END",
+    )
+    .await;
+    let error = world.try_apply().await.unwrap_err();
+    assert!(matches!(error, EngineError::Store(_)), "{error:?}");
+    assert_eq!(last_outcome(&world).await, ExecutionOutcome::Failed);
 }
 
 /// A world with a resource on PostgreSQL and one in a file, both in plumb.

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 
 use super::WebState;
 use crate::engine::view::{self, Gauges, ResourceGauge, TenantCounts};
-use crate::model::{Clock, ExecutionOutcome};
+use crate::model::{Clock, Execution, ExecutionOutcome};
 use crate::store::{HistoryFilter, Scope, Store, StoreError};
 
 /// How many executions are read at once while counting.
@@ -28,10 +28,10 @@ pub struct Metrics {
 /// Ended executions, each counted once.
 #[derive(Default)]
 struct Executions {
-    /// All with a number up to this are counted, or began before the process.
-    counted_to: i64,
-    /// Counted ones above it: they ended before an older one did.
-    counted: BTreeSet<i64>,
+    /// All with a number up to this were seen, or began before the process.
+    seen_to: i64,
+    /// Those of them that had not ended.
+    running: BTreeSet<i64>,
     totals: BTreeMap<&'static str, u64>,
 }
 
@@ -55,35 +55,43 @@ impl Metrics {
 
     /// Counts the executions that ended since the last time.
     async fn count_executions(&self, store: &dyn Store) -> Result<BTreeMap<&'static str, u64>, StoreError> {
-        let mut seen = self.executions.lock().await;
+        let mut known = self.executions.lock().await;
         let mut tx = store.read(Scope::Platform).await?;
+        let mut looked_at = Vec::new();
+        // One that never ends costs a question of its own, and not all that came after it.
+        for id in &known.running {
+            let one = HistoryFilter { execution: Some(*id), limit: 1, ..HistoryFilter::default() };
+            looked_at.extend(tx.executions(&one).await?);
+        }
         let mut filter = HistoryFilter { limit: EXECUTIONS_PAGE, ..HistoryFilter::default() };
-        let (mut newest, mut oldest_running) = (seen.counted_to, None);
-        'pages: loop {
+        loop {
             let page = tx.executions(&filter).await?;
-            for execution in &page {
-                if execution.id <= seen.counted_to || execution.started_at < self.started {
-                    break 'pages;
-                }
-                newest = newest.max(execution.id);
-                match outcome_name(execution.outcome) {
-                    None => oldest_running = Some(execution.id),
-                    Some(name) => {
-                        if seen.counted.insert(execution.id) {
-                            *seen.totals.entry(name).or_default() += 1;
-                        }
-                    }
-                }
-            }
-            match page.last() {
-                Some(last) if page.len() >= EXECUTIONS_PAGE as usize => filter.before = Some(last.id),
-                Some(_) | None => break,
+            let is_full = page.len() >= EXECUTIONS_PAGE as usize;
+            filter.before = page.last().map(|last| last.id);
+            let is_new = |one: &Execution| one.id > known.seen_to && one.started_at >= self.started;
+            let reached_known = !page.iter().all(is_new);
+            looked_at.extend(page.into_iter().filter(is_new));
+            if reached_known || !is_full {
+                break;
             }
         }
-        let counted_to = oldest_running.map_or(newest, |id| id - 1);
-        seen.counted_to = counted_to;
-        seen.counted = seen.counted.split_off(&(counted_to + 1));
-        Ok(seen.totals.clone())
+        known.count(&looked_at);
+        Ok(known.totals.clone())
+    }
+}
+
+impl Executions {
+    /// Counts those that ended, of all that ran at the last look and began since. Those that ran and are gone were
+    /// forgotten with the history.
+    fn count(&mut self, looked_at: &[Execution]) {
+        self.running.clear();
+        for execution in looked_at {
+            self.seen_to = self.seen_to.max(execution.id);
+            match outcome_name(execution.outcome) {
+                None => drop(self.running.insert(execution.id)),
+                Some(name) => *self.totals.entry(name).or_default() += 1,
+            }
+        }
     }
 }
 

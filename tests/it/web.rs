@@ -4,6 +4,7 @@ mod fake;
 mod sample;
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -319,22 +320,25 @@ async fn too_much_is_refused_before_it_is_read() {
     assert_eq!(server.get("/health").await.status(), StatusCode::OK);
 }
 
+/// So many of one tenant, that all ended well.
+fn executions(count: i64) -> Vec<Execution> {
+    let ended = |id: i64| Execution {
+        id,
+        tenant: "checkout".into(),
+        trigger: plumb::model::Trigger::Poll,
+        commit: None,
+        plan: None,
+        outcome: ExecutionOutcome::InSync,
+        summary: plumb::model::Summary::default(),
+        started_at: noon() - chrono::Duration::seconds(count - id),
+        finished_at: Some(noon() - chrono::Duration::seconds(count - id)),
+    };
+    (1..=count).map(ended).collect()
+}
+
 #[tokio::test]
 async fn the_longest_page_is_bounded_whatever_is_asked() {
-    let mut data = Data::default();
-    for id in 1..=1500 {
-        data.executions.push(Execution {
-            id,
-            tenant: "checkout".into(),
-            trigger: plumb::model::Trigger::Poll,
-            commit: None,
-            plan: None,
-            outcome: ExecutionOutcome::InSync,
-            summary: plumb::model::Summary::default(),
-            started_at: noon() - chrono::Duration::seconds(1500 - id),
-            finished_at: Some(noon() - chrono::Duration::seconds(1500 - id)),
-        });
-    }
+    let data = Data { executions: executions(1500), ..Data::default() };
     let server = Server::with(data).await;
     let page: Page<ExecutionView> = server.json("/api/v1/executions?limit=4000000000").await;
     assert_eq!(page.items.len(), 1000);
@@ -485,6 +489,26 @@ async fn an_execution_is_counted_once_when_it_ends() {
     server.store.set(Some(data));
     assert_eq!(count().await, "3", "the one that ran has ended");
     assert_eq!(count().await, "3");
+}
+
+#[tokio::test]
+async fn an_execution_that_never_ends_does_not_make_every_scrape_long() {
+    const PAGES_OF_RECENT_ONES: usize = 1500;
+    let mut data = Data { executions: executions(5000), ..Data::default() };
+    data.executions[0].outcome = ExecutionOutcome::Running;
+    let server = Server::with(data.clone()).await;
+    let scrape = async || server.get("/metrics").await.text().await.unwrap();
+    assert!(scrape().await.contains("plumb_executions_total{outcome=\"InSync\"} 4999"));
+    let before = server.store.seen().executions.load(Ordering::SeqCst);
+    assert!(scrape().await.contains("plumb_executions_total{outcome=\"InSync\"} 4999"));
+    let read = server.store.seen().executions.load(Ordering::SeqCst) - before;
+    assert!(read < PAGES_OF_RECENT_ONES, "{read} were read again");
+    data.executions[0].outcome = ExecutionOutcome::Failed;
+    server.store.set(Some(data.clone()));
+    assert!(scrape().await.contains("plumb_executions_total{outcome=\"Failed\"} 1"), "it is counted when it ends");
+    data.executions.remove(0);
+    server.store.set(Some(data));
+    assert!(scrape().await.contains("plumb_executions_total{outcome=\"Failed\"} 1"));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A store of plain maps that can only be read: whatever would write through it fails the test.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -27,16 +28,31 @@ pub struct Data {
     pub events: Vec<Event>,
 }
 
-/// The store; `None` is one that does not answer.
-pub struct FakeStore(Mutex<Option<Arc<Data>>>);
+/// The store.
+pub struct FakeStore {
+    /// `None` while it does not answer.
+    data: Mutex<Option<Arc<Data>>>,
+    seen: Arc<Seen>,
+}
+
+/// What was asked of a store.
+#[derive(Default)]
+pub struct Seen {
+    /// How many executions it gave.
+    pub executions: AtomicUsize,
+}
 
 impl FakeStore {
     pub fn new(data: Data) -> Self {
-        Self(Mutex::new(Some(Arc::new(data))))
+        Self { data: Mutex::new(Some(Arc::new(data))), seen: Arc::default() }
     }
 
     pub fn set(&self, data: Option<Data>) {
-        *self.0.lock().unwrap() = data.map(Arc::new);
+        *self.data.lock().unwrap() = data.map(Arc::new);
+    }
+
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 }
 
@@ -47,15 +63,16 @@ impl Store for FakeStore {
     }
 
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
-        let data = self.0.lock().unwrap().clone();
-        let data = data.ok_or(StoreError::Query { what: "anything", source: sqlx::Error::PoolTimedOut })?;
-        Ok(Box::new(Snapshot { data, scope }))
+        let failed = |source| StoreError::Query { what: "anything", source };
+        let data = self.data.lock().unwrap().clone().ok_or_else(|| failed(sqlx::Error::PoolTimedOut))?;
+        Ok(Box::new(Snapshot { data, scope, seen: Arc::clone(&self.seen) }))
     }
 }
 
 struct Snapshot {
     data: Arc<Data>,
     scope: Scope,
+    seen: Arc<Seen>,
 }
 
 impl Snapshot {
@@ -186,13 +203,15 @@ impl Tx for Snapshot {
     }
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError> {
         let newest_first = self.data.executions.iter().rev();
-        Ok(newest_first
+        let found: Vec<Execution> = newest_first
             .filter(|execution| self.sees(&execution.tenant))
             .filter(|execution| filter.execution.is_none_or(|id| execution.id == id))
             .filter(|execution| filter.before.is_none_or(|before| execution.id < before))
             .take(filter.limit as usize)
             .cloned()
-            .collect())
+            .collect();
+        self.seen.executions.fetch_add(found.len(), Ordering::SeqCst);
+        Ok(found)
     }
     async fn append_events(&mut self, _: i64, _: &str, _: &[NewEvent]) -> Result<(), StoreError> {
         panic!("the page only reads")

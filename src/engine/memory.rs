@@ -145,8 +145,7 @@ impl Engine {
         for approval in fresh {
             tx.put_approval(tenant, approval).await?;
         }
-        let blank = self.blank_state(tenant, spec);
-        let before = memory.state.clone().unwrap_or(blank);
+        let before = self.state_now(tenant, spec, tx.as_mut()).await?;
         tx.put_tenant(&TenantState { hold, findings: desired.diagnostics.clone(), ..before }).await?;
         tx.commit().await?;
         Ok(())
@@ -195,7 +194,8 @@ impl Engine {
             .is_some_and(|before| TenantState { updated_at: state.updated_at, ..before.clone() } == state);
         if !same {
             let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
-            tx.put_tenant(&state).await?;
+            let TenantState { removed, .. } = self.state_now(tenant, spec, tx.as_mut()).await?;
+            tx.put_tenant(&TenantState { removed, ..state }).await?;
             tx.commit().await?;
         }
         Ok(())
@@ -209,10 +209,16 @@ impl Engine {
         error: &EngineError,
     ) -> Result<(), EngineError> {
         let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
-        let before = tx.tenants().await?.remove(tenant).unwrap_or(self.blank_state(tenant, spec));
+        let before = self.state_now(tenant, spec, tx.as_mut()).await?;
         tx.put_tenant(&TenantState { error: chain(error), updated_at: self.clock.now(), ..before }).await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    /// The state as it is while the transaction that writes the next one is open. The platform may have let go of the
+    /// tenant since the pass began, which only the platform takes back.
+    async fn state_now(&self, tenant: &str, spec: &TenantSpec, tx: &mut dyn Tx) -> Result<TenantState, EngineError> {
+        Ok(tx.tenants().await?.remove(tenant).unwrap_or_else(|| self.blank_state(tenant, spec)))
     }
 
     fn blank_state(&self, tenant: &str, spec: &TenantSpec) -> TenantState {

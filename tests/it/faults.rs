@@ -11,6 +11,7 @@ use plumb::model::{
 };
 use plumb::store::{HistoryFilter, Scope};
 use sqlx::Row;
+use tokio::runtime::Handle;
 
 use crate::harness::git::{GitRepo, MergeHow};
 use crate::harness::postgres::PostgresServer;
@@ -126,6 +127,45 @@ async fn a_look_ends_though_its_events_cannot_be_kept() {
     let error = world.try_apply().await.unwrap_err();
     assert!(matches!(error, EngineError::Store(_)), "{error:?}");
     assert_eq!(last_outcome(&world).await, ExecutionOutcome::Failed);
+}
+
+/// Whether the store takes the tenant for one that is no longer in the platform.
+async fn is_removed(world: &World) -> bool {
+    let mut tx = world.store().read(Scope::Platform).await.unwrap();
+    tx.tenants().await.unwrap()[&world.name].removed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_removed_during_its_look_stays_removed() {
+    for commit in ["a change", "an empty tree, which holds deletions"] {
+        let world = world().await;
+        let in_force = world.in_force().await;
+        match commit {
+            "a change" => world.write_resource("staging", "Database", "another", "", ""),
+            _ => ["orders", "going", "third"]
+                .iter()
+                .for_each(|name| world.tenant.remove(&format!("environments/staging/{name}.yaml"))),
+        }
+        world.tenant.commit(commit);
+        let before = world.platform.head();
+        world.platform.remove("tenants.yaml");
+        world.platform.commit("Remove the tenant");
+        let engine = Arc::clone(world.engine());
+        world.on_event(move |event| {
+            if matches!(event.kind, EventKind::SourceRead { .. }) {
+                let platform = tokio::task::block_in_place(|| Handle::current().block_on(engine.platform()));
+                assert!(platform.unwrap().platform.tenants.is_empty());
+            }
+        });
+        let ask = Ask { trigger: Trigger::CommandLine, width: Width::Deep };
+        world.engine().reconcile(&in_force, &world.name, ask).await.unwrap();
+        assert!(is_removed(&world).await, "{commit}");
+        world.on_event(|_| {});
+        world.platform.reset(&before);
+        world.platform.push_force();
+        world.apply().await;
+        assert!(!is_removed(&world).await, "{commit}: and comes back");
+    }
 }
 
 /// A world with a resource on PostgreSQL and one in a file, both in plumb.

@@ -248,15 +248,29 @@ async fn migrate(login: &mut PgConnection, name: &Arc<str>) -> Result<(), StoreE
 /// Makes the role, if it is not there, and lets it use the tables; its rows are the policies' to choose.
 async fn provide_role(login: &mut PgConnection, role: &str, name: &Arc<str>) -> Result<(), StoreError> {
     let cannot = |source| StoreError::Role { path: name.to_string(), role: role.to_owned(), source };
+    let mut tx = login.begin().await.map_err(cannot)?;
     let is_there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
         .bind(role)
-        .fetch_one(&mut *login)
+        .fetch_one(&mut *tx)
         .await
         .map_err(cannot)?;
-    let role = quoted(role);
-    let mut statements = Vec::new();
+    let quoted = quoted(role);
     if !is_there {
-        statements.push(format!("CREATE ROLE {role} NOLOGIN"));
+        let make = AssertSqlSafe(format!("CREATE ROLE {quoted} NOLOGIN"));
+        sqlx::query(make).execute(&mut *tx).await.map_err(cannot)?;
+    }
+    // Whoever makes a role may give it to itself, and may not take it before that.
+    let may_take: bool = sqlx::query_scalar(
+        "SELECT pg_has_role(current_user, $1::name, \
+         CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)",
+    )
+    .bind(role)
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(cannot)?;
+    let role = quoted;
+    let mut statements = Vec::new();
+    if !may_take {
         statements.push(format!("GRANT {role} TO CURRENT_USER"));
     }
     statements.push(format!("GRANT USAGE ON SCHEMA {SCHEMA} TO {role}"));
@@ -264,9 +278,9 @@ async fn provide_role(login: &mut PgConnection, role: &str, name: &Arc<str>) -> 
     statements.push(format!("GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA} TO {role}"));
     statements.push(format!("REVOKE INSERT, UPDATE, DELETE ON {SCHEMA}._sqlx_migrations FROM {role}"));
     for statement in statements {
-        sqlx::query(AssertSqlSafe(statement)).execute(&mut *login).await.map_err(cannot)?;
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await.map_err(cannot)?;
     }
-    Ok(())
+    tx.commit().await.map_err(cannot)
 }
 
 /// Refuses a schema that this version's statements would not fit.

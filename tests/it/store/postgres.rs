@@ -218,6 +218,18 @@ async fn what_cannot_be_opened_is_explained_without_the_password() {
     }
 }
 
+#[tokio::test]
+async fn a_role_whose_making_was_cut_short_is_taken_all_the_same() {
+    let server = PostgresServer::shared();
+    let (login, password) = server.login();
+    server.psql("CREATE DATABASE state_cut OWNER plumb").await;
+    let mut connection = server.connect("state_cut", login, password).await.unwrap();
+    run(&mut connection, "CREATE ROLE plumb_state_cut_service NOLOGIN".to_owned()).await.unwrap();
+    let url = format!("postgres://{login}:{password}@127.0.0.1:{}/state_cut", server.port());
+    let store = PostgresStore::open(&url, Mode::Reconcile).await.unwrap();
+    store.begin(tenant("checkout")).await.unwrap().put_tenant(&tenant_state("checkout")).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_keeps_its_state_there() {
     let fixture = Fixture::postgres().await;

@@ -12,6 +12,7 @@ use crate::engine::view::{
     self, EventView, ExecutionDetail, ExecutionView, OrphanView, Overview, Page, ProposalView, ResourceDetail,
     ResourceView, TenantView,
 };
+use crate::model::is_label;
 use crate::store::Scope;
 
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -29,7 +30,11 @@ pub(super) async fn tenant(
     path: Result<Path<String>, PathRejection>,
 ) -> Answer<TenantView> {
     let Path(name) = path.map_err(unreadable)?;
-    let found = view::tenant(&*web.store, &name, &*web.clock).await?;
+    // A name that no tenant can have is none that a database has to be asked about.
+    let found = match is_label(&name) {
+        true => view::tenant(&*web.store, &name, &*web.clock).await?,
+        false => None,
+    };
     found.map(Json).ok_or_else(|| unknown_tenant(&name))
 }
 
@@ -68,18 +73,18 @@ pub(super) async fn proposals(
     State(web): State<WebState>,
     Asked(asked): Asked<TenantQuery>,
 ) -> Answer<Page<ProposalView>> {
-    Ok(whole(view::proposals(&*web.store, asked.tenant(), &*web.clock).await?))
+    Ok(whole(view::proposals(&*web.store, asked.tenant()?.as_deref(), &*web.clock).await?))
 }
 
 pub(super) async fn orphans(State(web): State<WebState>, Asked(asked): Asked<TenantQuery>) -> Answer<Page<OrphanView>> {
-    Ok(whole(view::orphans(&*web.store, asked.tenant(), &*web.clock).await?))
+    Ok(whole(view::orphans(&*web.store, asked.tenant()?.as_deref(), &*web.clock).await?))
 }
 
 pub(super) async fn executions(
     State(web): State<WebState>,
     Asked(asked): Asked<ExecutionQuery>,
 ) -> Answer<Page<ExecutionView>> {
-    let filter = asked.filter();
+    let filter = asked.filter()?;
     let items = view::executions(&*web.store, &filter, &*web.clock).await?;
     Ok(history(items, filter.limit, |view| view.execution.id))
 }

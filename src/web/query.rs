@@ -45,8 +45,8 @@ pub(super) struct TenantQuery {
 }
 
 impl TenantQuery {
-    pub fn tenant(&self) -> Option<&str> {
-        Some(self.tenant.as_str()).filter(|tenant| !tenant.is_empty())
+    pub fn tenant(&self) -> Result<Option<String>, ApiError> {
+        given("tenant", &self.tenant)
     }
 }
 
@@ -68,8 +68,8 @@ impl ResourceQuery {
     pub fn filter(&self) -> Result<ResourceFilter, ApiError> {
         let ready = [ConditionStatus::True, ConditionStatus::False, ConditionStatus::Unknown];
         Ok(ResourceFilter {
-            tenant: given(&self.tenant),
-            environment: given(&self.environment),
+            tenant: given("tenant", &self.tenant)?,
+            environment: given("environment", &self.environment)?,
             kind: one_of("kind", &self.kind, Kind::ALL, |kind| kind.as_str())?,
             ready: one_of("ready", &self.ready, &ready, |ready| match ready {
                 ConditionStatus::True => "True",
@@ -77,13 +77,13 @@ impl ResourceQuery {
                 ConditionStatus::Unknown => "Unknown",
             })?,
             status: one_of("status", &self.status, StatusWord::ALL, |status| status.as_str())?,
-            text: given(&self.text),
+            text: given("text", &self.text)?,
         })
     }
 
     /// The key that the last page ended with.
     pub fn after(&self) -> Result<Option<ResourceKey>, ApiError> {
-        given(&self.after).map(|key| key_of(&key, ApiError::bad_request)).transpose()
+        given("after", &self.after)?.map(|key| key_of(&key, ApiError::bad_request)).transpose()
     }
 
     pub fn limit(&self) -> usize {
@@ -101,8 +101,9 @@ pub(super) struct ExecutionQuery {
 }
 
 impl ExecutionQuery {
-    pub fn filter(&self) -> ExecutionFilter {
-        ExecutionFilter { tenant: given(&self.tenant), before: self.before, limit: limit(self.limit, DEFAULT_HISTORY) }
+    pub fn filter(&self) -> Result<ExecutionFilter, ApiError> {
+        let tenant = given("tenant", &self.tenant)?;
+        Ok(ExecutionFilter { tenant, before: self.before, limit: limit(self.limit, DEFAULT_HISTORY) })
     }
 }
 
@@ -119,9 +120,9 @@ pub(super) struct EventQuery {
 
 impl EventQuery {
     pub fn filter(&self) -> Result<EventFilter, ApiError> {
-        let key = given(&self.key).map(|key| key_of(&key, ApiError::bad_request)).transpose()?;
+        let key = given("key", &self.key)?.map(|key| key_of(&key, ApiError::bad_request)).transpose()?;
         Ok(EventFilter {
-            tenant: given(&self.tenant),
+            tenant: given("tenant", &self.tenant)?,
             execution: self.execution,
             key,
             before: self.before,
@@ -147,8 +148,15 @@ fn key_of(text: &str, refuse: impl Fn(String, &'static str) -> ApiError) -> Resu
     ResourceKey::from_str(text).map_err(|error| refuse(error.to_string(), KEY_HELP))
 }
 
-fn given(text: &str) -> Option<String> {
-    Some(text).filter(|text| !text.is_empty()).map(str::to_owned)
+/// A filter that filters. No name holds what is not printed, and a database may refuse to be asked about it.
+fn given(name: &str, text: &str) -> Result<Option<String>, ApiError> {
+    if text.chars().any(char::is_control) {
+        return Err(ApiError::bad_request(
+            format!("{name} holds a control character"),
+            "Names are small letters, digits and dashes.",
+        ));
+    }
+    Ok(Some(text).filter(|text| !text.is_empty()).map(str::to_owned))
 }
 
 fn limit(asked: Option<u32>, default: u32) -> u32 {

@@ -64,6 +64,9 @@ impl Store for FakeStore {
 
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
         let failed = |source| StoreError::Query { what: "anything", source };
+        if matches!(&scope, Scope::Tenant(name) if name.contains('\0')) {
+            return Err(failed(sqlx::Error::Protocol("no text, as in PostgreSQL".to_owned())));
+        }
         let data = self.data.lock().unwrap().clone().ok_or_else(|| failed(sqlx::Error::PoolTimedOut))?;
         Ok(Box::new(Snapshot { data, scope, seen: Arc::clone(&self.seen) }))
     }

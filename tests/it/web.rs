@@ -520,6 +520,18 @@ async fn an_execution_that_never_ends_does_not_make_every_scrape_long() {
 }
 
 #[tokio::test]
+async fn few_whole_states_are_read_at_once_however_many_ask() {
+    const MOST: usize = 2;
+    let server = Server::start().await;
+    let paths = ["/api/v1/resources", "/api/v1/overview", "/api/v1/tenants", "/api/v1/orphans", "/api/v1/proposals"];
+    let asked = paths.iter().cycle().take(20).map(|path| server.get(path));
+    for answer in futures::future::join_all(asked).await {
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    assert!(server.store.seen().most_inventories.load(Ordering::SeqCst) <= MOST);
+}
+
+#[tokio::test]
 async fn the_page_is_served_with_careful_headers_and_strong_tags() {
     let server = Server::start().await;
     let views = [

@@ -2,12 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 use crate::model::{Execution, Inventory, Proposal, Reason, Record, ResourceKey, ResourceStatus, Stray};
 use crate::store::{HeldPlan, HistoryFilter, PlatformState, Scope, Store, StoreError, TenantState};
 
 /// How many of the newest executions are searched for each tenant's last before tenants are asked one by one: more
 /// than a busy platform makes between two looks.
 const RECENT_EXECUTIONS: u32 = 500;
+
+/// How many whole states this process holds at once, since each may be large: more than one, so that a short question
+/// gets past a long one.
+static ROOM: Semaphore = Semaphore::const_new(2);
 
 /// All that the current state is shown from, read in one transaction.
 pub(super) struct Facts {
@@ -18,10 +24,13 @@ pub(super) struct Facts {
     pub strays: BTreeMap<ResourceKey, Stray>,
     pub proposals: BTreeMap<ResourceKey, Proposal>,
     pub held: BTreeMap<String, Vec<HeldPlan>>,
+    _room: SemaphorePermit<'static>,
 }
 
 impl Facts {
+    /// Reads them, once there is room. Nobody may hold some and ask for more.
     pub async fn load(store: &dyn Store, scope: Scope) -> Result<Self, StoreError> {
+        let room = ROOM.acquire().await.expect("it is never closed");
         let mut tx = store.read(scope).await?;
         let tenants = tx.tenants().await?;
         let mut held = BTreeMap::new();
@@ -39,6 +48,7 @@ impl Facts {
             strays: tx.strays().await?,
             proposals: tx.proposals().await?,
             held,
+            _room: room,
         })
     }
 

@@ -40,7 +40,13 @@ pub struct FakeStore {
 pub struct Seen {
     /// How many executions it gave.
     pub executions: AtomicUsize,
+    /// How many inventories are being read now, and were at most.
+    inventories: AtomicUsize,
+    pub most_inventories: AtomicUsize,
 }
+
+/// How often whoever reads an inventory lets others go first: long enough for all who may to come in.
+const INVENTORY_TURNS: usize = 1000;
 
 impl FakeStore {
     pub fn new(data: Data) -> Self {
@@ -116,6 +122,12 @@ impl Tx for Snapshot {
         panic!("the page only reads")
     }
     async fn inventory(&mut self) -> Result<Inventory, StoreError> {
+        let now = self.seen.inventories.fetch_add(1, Ordering::SeqCst) + 1;
+        self.seen.most_inventories.fetch_max(now, Ordering::SeqCst);
+        for _ in 0..INVENTORY_TURNS {
+            tokio::task::yield_now().await;
+        }
+        self.seen.inventories.fetch_sub(1, Ordering::SeqCst);
         Ok(Inventory { records: self.mine(&self.data.records) })
     }
     async fn record(&mut self, key: &ResourceKey) -> Result<Option<Record>, StoreError> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plumb::engine::vault::{StoredSecrets, Vault, system_rng};
-use plumb::engine::{Engine, Settings};
-use plumb::model::{Clock, Event, SystemClock};
+use plumb::engine::{Engine, LEASE, Settings};
+use plumb::model::{Clock, Event, Replica, SystemClock};
 use plumb::store::Mode;
 use plumb::store::Store;
 use plumb::store::sqlite::SqliteStore;
@@ -192,6 +192,8 @@ impl Rig {
             platform_branch: None,
             platform_token: None,
             data_dir,
+            replica: Replica("bench".to_owned()),
+            lease: LEASE,
         };
         Engine::new(settings, store, Arc::new(secrets.expect("secrets")), clock, Arc::new(listener))
     }

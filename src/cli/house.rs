@@ -1,18 +1,19 @@
 //! The wiring: which store, which secrets, which engine a command works with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use async_trait::async_trait;
+use rand::RngCore;
 use secrecy::SecretString;
 
 use tokio::sync::watch;
 
 use crate::engine::schedule::Looks;
 use crate::engine::vault::{KEY_VARIABLE, StoredSecrets, Vault, system_rng};
-use crate::engine::{Engine, Listener, Settings};
-use crate::managers::{ManagerError, Secrets};
-use crate::model::{Clock, Reason, ResourceKey, SystemClock};
+use crate::engine::{Engine, LEASE, Listener, NoPasswords, Settings};
+use crate::model::{Clock, Replica, SystemClock};
+use crate::store::lock::DirectoryLock;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Mode, Store, StoreError};
@@ -25,6 +26,8 @@ use super::args::{Common, Database};
 pub struct House {
     pub engine: Arc<Engine>,
     pub store: Arc<dyn Store>,
+    /// Keeps other reconcilers out of the data directory.
+    _lock: Option<DirectoryLock>,
     /// Holds the folder of a store that lives only as long as the command.
     _borrowed: Option<tempfile::TempDir>,
 }
@@ -50,21 +53,31 @@ pub fn settings(common: &Common) -> anyhow::Result<Settings> {
         platform_branch: common.platform_branch.clone(),
         platform_token: std::env::var("PLUMB_PLATFORM_TOKEN").ok().filter(|t| !t.is_empty()).map(SecretString::from),
         data_dir: common.data_dir()?,
+        replica: replica(),
+        lease: LEASE,
     })
 }
 
 impl House {
-    /// A house that reconciles: the store is locked for it, and passwords can be made.
+    /// A house that reconciles: the data directory is locked for it, and passwords can be made.
     pub async fn reconciling(common: &Common, listener: Listener) -> anyhow::Result<Self> {
-        let settings = settings(common)?;
-        let store = open(&common.database()?, Mode::Reconcile).await?;
+        Self::reconciling_with(common, listener, LEASE).await
+    }
+
+    /// The same, with leases of that length.
+    pub async fn reconciling_with(common: &Common, listener: Listener, lease: Duration) -> anyhow::Result<Self> {
+        let settings = Settings { lease, ..settings(common)? };
+        let database = common.database()?;
+        let lock = match &database {
+            // The store takes it.
+            Database::Sqlite(folder) if *folder == settings.data_dir => None,
+            Database::Sqlite(_) | Database::Postgres(_) => Some(DirectoryLock::take(&settings.data_dir)?),
+        };
+        let store = open(&database, Mode::Reconcile).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let secrets = Arc::new(stored_secrets(common, Arc::clone(&store), Arc::clone(&clock)).await?);
-        let mut tx = store.begin(crate::store::Scope::Platform).await?;
-        tx.interrupt_running(clock.now()).await?;
-        tx.commit().await?;
-        let engine = Arc::new(Engine::new(settings, Arc::clone(&store), secrets, clock, listener));
-        Ok(Self { engine, store, _borrowed: None })
+        let passwords = Arc::new(stored_secrets(common, Arc::clone(&store), Arc::clone(&clock)).await?);
+        let engine = Arc::new(Engine::new(settings, Arc::clone(&store), passwords, clock, listener));
+        Ok(Self { engine, store, _lock: lock, _borrowed: None })
     }
 
     /// A house that only plans. Where nothing was reconciled yet it plans from marks and live values alone, as on a
@@ -80,8 +93,8 @@ impl House {
             Err(error) => return Err(error.into()),
         };
         let engine =
-            Engine::new(settings, Arc::clone(&store), Arc::new(NoSecrets), Arc::new(SystemClock), Arc::new(|_| {}));
-        Ok(Self { engine: Arc::new(engine), store, _borrowed: borrowed })
+            Engine::new(settings, Arc::clone(&store), Arc::new(NoPasswords), Arc::new(SystemClock), Arc::new(|_| {}));
+        Ok(Self { engine: Arc::new(engine), store, _lock: None, _borrowed: borrowed })
     }
 }
 
@@ -128,14 +141,17 @@ fn key_variable() -> Option<SecretString> {
     std::env::var(KEY_VARIABLE).ok().map(SecretString::from)
 }
 
-/// Gives no password: what plans must not be able to make a role.
-struct NoSecrets;
-
-#[async_trait]
-impl Secrets for NoSecrets {
-    async fn password(&self, _: &ResourceKey, _: &str, _: &str) -> Result<SecretString, ManagerError> {
-        Err(ManagerError::terminal(Reason::PermissionDenied, "a plan has no passwords"))
-    }
+/// A name for this process among all that share a store.
+fn replica() -> Replica {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = match host.trim() {
+        "" => "plumb",
+        host => host,
+    };
+    // A process of the same number may have been there before.
+    let mut once = [0; 3];
+    system_rng().fill_bytes(&mut once);
+    Replica(format!("{host}/{}/{}", std::process::id(), hex::encode(once)))
 }
 
 /// What the status page works with.
@@ -150,6 +166,6 @@ struct Marks(Looks);
 
 impl Look for Marks {
     fn look(&self, tenant: Option<&str>) -> bool {
-        self.0.mark(tenant)
+        self.0.ask(tenant)
     }
 }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use crate::engine::schedule::Schedule;
+use crate::model::platform::Span;
 use crate::web;
 
 use super::args::Common;
@@ -17,11 +18,15 @@ pub struct Args {
     /// Where the status page listens
     #[arg(long, env = "PLUMB_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+
+    /// How long this process keeps a tenant without a sign of life before another replica takes it over
+    #[arg(long, env = "PLUMB_LEASE", value_name = "TIME", default_value = "15s")]
+    lease: Span,
 }
 
 /// Serves until it is told to stop; looks that are under way are ended in peace.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
-    let house = House::reconciling(common, Arc::new(|_| {})).await?;
+    let house = House::reconciling_with(common, Arc::new(|_| {}), args.lease.0).await?;
     let listener = tokio::net::TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("{} cannot be listened on; choose another with --listen", args.listen))?;
@@ -36,13 +41,13 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     tokio::select! {
         told = signal() => told?,
         ended = &mut work => {
-            ended.context("the schedule ended early")??;
+            ended.context("the schedule ended early")?;
             anyhow::bail!("the schedule ended early");
         }
     }
     tracing::info!("stopping: ending what is under way");
     stop.send_replace(true);
-    work.await.context("the schedule ended early")??;
+    work.await.context("the schedule ended early")?;
     page.await.context("the status page ended early")?;
     Ok(0)
 }

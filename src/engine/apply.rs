@@ -7,10 +7,12 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use crate::managers::{Cx, ManagerError, Outcome};
-use crate::model::{EventKind, Plan, Platform, Reason, ResourceKey, Settle, Step};
+use crate::model::{EventKind, Lease, Plan, Platform, Reason, ResourceKey, Settle, Step};
 
 use super::Engine;
 use super::fleet::{Access, Member};
+use super::lease::{Going, Held};
+use super::passwords::Fenced;
 use super::timeline::Timeline;
 
 /// What became of the steps.
@@ -20,6 +22,8 @@ pub(super) struct Applied {
     pub failed: BTreeMap<ResourceKey, ManagerError>,
     /// Not tried, since a step they depend on failed; with the key of that step.
     pub skipped: BTreeMap<ResourceKey, ResourceKey>,
+    /// Not begun, since a newer commit is there.
+    pub put_off: BTreeSet<ResourceKey>,
 }
 
 impl Applied {
@@ -35,12 +39,14 @@ impl Applied {
 }
 
 impl Engine {
-    /// Applies every step of `plan`, at most `width` at once.
+    /// Applies every step of `plan`, at most `width` at once, for as long as the lease is held and no newer commit is
+    /// there.
     pub(super) async fn apply(
         &self,
         platform: &Platform,
         plan: &Plan,
         width: usize,
+        held: &Held,
         timeline: &mut Timeline<'_>,
     ) -> Applied {
         let mut applied = Applied::default();
@@ -48,12 +54,12 @@ impl Engine {
         let mut running = FuturesUnordered::new();
         loop {
             start_ready(&mut waiting, &mut applied, |step| {
-                if running.len() >= width {
+                if running.len() >= width || held.going() != Going::On {
                     return Room::Full;
                 }
                 let Step { action, changes, destructive, .. } = step.clone();
                 timeline.note_of(&step.key, EventKind::StepStarted { action, changes, destructive });
-                running.push(self.timed(platform, step));
+                running.push(self.timed(platform, step, held.lease()));
                 Room::Taken
             });
             let Some((step, result, millis)) = running.next().await else { break };
@@ -73,19 +79,23 @@ impl Engine {
                 }
             }
         }
+        applied.put_off = waiting.iter().map(|step| step.key.clone()).collect();
         applied
     }
 
     /// Brings marks up to date whose fields were settled without a step. A mark that cannot be written is only older
     /// than it could be; the next pass tries again.
-    pub(super) async fn remark(&self, platform: &Platform, settles: &[Settle], width: usize) {
+    pub(super) async fn remark(&self, platform: &Platform, settles: &[Settle], width: usize, held: &Held) {
         let steps = settles.iter().filter_map(|settle| match settle {
             Settle::Record { remark, .. } => remark.as_deref(),
             Settle::Forget { .. } => None,
         });
         futures::stream::iter(steps)
             .for_each_concurrent(width, |step| async move {
-                if let Err(error) = self.run(platform, step).await {
+                if held.going() != Going::On {
+                    return;
+                }
+                if let Err(error) = self.run(platform, step, held.lease()).await {
                     tracing::debug!(key = %step.key, %error, "a mark could not be brought up to date");
                 }
             })
@@ -105,18 +115,24 @@ impl Engine {
         }
     }
 
-    async fn timed<'s>(&self, platform: &Platform, step: &'s Step) -> (&'s Step, Result<Outcome, ManagerError>, u64) {
+    async fn timed<'s>(
+        &self,
+        platform: &Platform,
+        step: &'s Step,
+        lease: &Lease,
+    ) -> (&'s Step, Result<Outcome, ManagerError>, u64) {
         let started = tokio::time::Instant::now();
-        let result = self.run(platform, step).await;
+        let result = self.run(platform, step, lease).await;
         let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         (step, result, millis)
     }
 
-    async fn run(&self, platform: &Platform, step: &Step) -> Result<Outcome, ManagerError> {
+    async fn run(&self, platform: &Platform, step: &Step, lease: &Lease) -> Result<Outcome, ManagerError> {
         let Member { manager, slots } = self.fleet.member(platform, &step.provider, Access::Write)?;
         let closed = |_| ManagerError::retry(Reason::Internal, "the engine is shutting down");
         let _slot = slots.acquire().await.map_err(closed)?;
-        manager.apply(step, &Cx { platform: &platform.id, secrets: self.secrets.as_ref() }).await
+        let secrets = Fenced { passwords: self.passwords.as_ref(), lease };
+        manager.apply(step, &Cx { platform: &platform.id, secrets: &secrets }).await
     }
 }
 

@@ -21,9 +21,10 @@ pub(super) struct Workspace {
     last: Option<Last>,
     /// Keys whose record was written since: what policies call `previous` is another document now.
     recorded: BTreeSet<ResourceKey>,
-    /// What the store says of the tenant. The lock on the data directory keeps other processes from writing to it, so
-    /// it need not be asked again.
+    /// What the store says of the tenant, as of the claim of this generation. Nobody else writes it without another
+    /// claim, so it need not be asked again while the next claim is this process's too.
     kept: Option<Kept>,
+    generation: Option<i64>,
 }
 
 /// What the last reading gave.
@@ -268,6 +269,14 @@ impl Workspace {
     /// The text of a file, for excerpts.
     pub(super) fn text(&self, file: &str) -> Option<Arc<str>> {
         self.files.get(file).map(|file| file.text())
+    }
+
+    /// Forgets what was read, where anybody else has claimed the tenant since the claim before this one.
+    pub(super) fn expect_generation(&mut self, generation: i64) {
+        if self.generation.is_none_or(|before| before + 1 != generation) {
+            self.forget();
+        }
+        self.generation = Some(generation);
     }
 
     /// Forgets what was read, so that the next reading is whole.

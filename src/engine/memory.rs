@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    AppliedDocument, Approval, ConditionStatus, ConditionType, Decisions, DesiredState, Diagnostic, Inventory,
+    AppliedDocument, Approval, ConditionStatus, ConditionType, Decisions, DesiredState, Diagnostic, Inventory, Lease,
     ObjectHex, Plan, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, TenantSpec,
 };
 use crate::store::{HeldPlan, Scope, TenantState, Tx};
@@ -128,7 +128,7 @@ impl Engine {
     /// why deletions are held, since the source that says so is looked at once.
     pub(super) async fn remember_source(
         &self,
-        tenant: &str,
+        lease: &Lease,
         spec: &TenantSpec,
         memory: &Memory,
         decisions: &Decisions,
@@ -141,11 +141,11 @@ impl Engine {
         if fresh.is_empty() && hold == known_hold {
             return Ok(());
         }
-        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
+        let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
         for approval in fresh {
-            tx.put_approval(tenant, approval).await?;
+            tx.put_approval(&lease.tenant, approval).await?;
         }
-        let before = self.state_now(tenant, spec, tx.as_mut()).await?;
+        let before = self.state_now(&lease.tenant, spec, tx.as_mut()).await?;
         tx.put_tenant(&TenantState { hold, findings: desired.diagnostics.clone(), ..before }).await?;
         tx.commit().await?;
         Ok(())
@@ -155,7 +155,7 @@ impl Engine {
     /// the approval is still about its keys.
     pub(super) async fn remember_coverage(
         &self,
-        tenant: &str,
+        lease: &Lease,
         plan: &Plan,
         decisions: &Decisions,
     ) -> Result<(), EngineError> {
@@ -163,9 +163,9 @@ impl Engine {
         if covered.is_empty() {
             return Ok(());
         }
-        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
+        let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
         for approval in &covered {
-            tx.put_approval(tenant, approval).await?;
+            tx.put_approval(&lease.tenant, approval).await?;
         }
         tx.commit().await?;
         Ok(())
@@ -174,7 +174,7 @@ impl Engine {
     /// Where a pass has come to, and the hold that outlives it.
     pub(super) async fn remember_pass(
         &self,
-        tenant: &str,
+        lease: &Lease,
         spec: &TenantSpec,
         memory: &Memory,
         head: &ObjectHex,
@@ -186,15 +186,15 @@ impl Engine {
             head: Some(head.clone()),
             hold,
             findings: findings.to_vec(),
-            ..self.blank_state(tenant, spec)
+            ..self.blank_state(&lease.tenant, spec)
         };
         let same = memory
             .state
             .as_ref()
             .is_some_and(|before| TenantState { updated_at: state.updated_at, ..before.clone() } == state);
         if !same {
-            let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
-            let TenantState { removed, .. } = self.state_now(tenant, spec, tx.as_mut()).await?;
+            let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
+            let TenantState { removed, .. } = self.state_now(&lease.tenant, spec, tx.as_mut()).await?;
             tx.put_tenant(&TenantState { removed, ..state }).await?;
             tx.commit().await?;
         }
@@ -204,12 +204,12 @@ impl Engine {
     /// Why a tenant could not be reconciled at all.
     pub(super) async fn remember_failure(
         &self,
-        tenant: &str,
+        lease: &Lease,
         spec: &TenantSpec,
         error: &EngineError,
     ) -> Result<(), EngineError> {
-        let mut tx = self.store.begin(Scope::Tenant(tenant.to_owned())).await?;
-        let before = self.state_now(tenant, spec, tx.as_mut()).await?;
+        let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
+        let before = self.state_now(&lease.tenant, spec, tx.as_mut()).await?;
         tx.put_tenant(&TenantState { error: chain(error), updated_at: self.clock.now(), ..before }).await?;
         tx.commit().await?;
         Ok(())

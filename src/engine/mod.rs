@@ -10,6 +10,7 @@ mod decide;
 mod desired;
 mod fleet;
 mod holds;
+mod lease;
 mod memory;
 mod mirrors;
 mod observe;
@@ -24,15 +25,16 @@ mod timeline;
 pub mod vault;
 pub mod view;
 pub mod windows;
+mod worker;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::managers::Secrets;
-use crate::model::{Clock, Event, ObjectHex, Platform, Reason};
+use crate::model::{Clock, Event, ObjectHex, Platform, Reason, Replica};
 use crate::source::SourceError;
 use crate::store::{Store, StoreError};
 use crate::validate::Validator;
@@ -41,10 +43,13 @@ use desired::Workspace;
 use fleet::Fleet;
 use mirrors::Mirrors;
 
+pub use crate::model::{Ask, Width};
 pub use check::{Check, CheckResult};
 pub use desired::Sources;
+pub use lease::LEASE;
+pub use passwords::{NoPasswords, Passwords};
 pub use platform::PlatformStatus;
-pub use reconcile::{Ask, Preview, PreviewSource, Report, Width};
+pub use reconcile::{Preview, PreviewSource, Report};
 
 /// What the engine is told when it starts.
 #[derive(Clone, Debug)]
@@ -57,6 +62,10 @@ pub struct Settings {
     pub platform_token: Option<SecretString>,
     /// Where mirrors and embedded providers live.
     pub data_dir: PathBuf,
+    /// Who this process is among those that share a store.
+    pub replica: Replica,
+    /// How long this process keeps a tenant without a sign of life, before another may take it.
+    pub lease: Duration,
 }
 
 /// Why a tenant, or the platform, could not be reconciled at all.
@@ -119,7 +128,7 @@ pub type Listener = Arc<dyn Fn(&Event) + Send + Sync>;
 pub struct Engine {
     settings: Settings,
     store: Arc<dyn Store>,
-    secrets: Arc<dyn Secrets>,
+    passwords: Arc<dyn Passwords>,
     clock: Arc<dyn Clock>,
     validator: Arc<Validator>,
     fleet: Fleet,
@@ -136,7 +145,7 @@ impl Engine {
     pub fn new(
         settings: Settings,
         store: Arc<dyn Store>,
-        secrets: Arc<dyn Secrets>,
+        passwords: Arc<dyn Passwords>,
         clock: Arc<dyn Clock>,
         listener: Listener,
     ) -> Self {
@@ -145,7 +154,7 @@ impl Engine {
         Self {
             settings,
             store,
-            secrets,
+            passwords,
             clock,
             validator: Arc::new(Validator::new()),
             fleet,

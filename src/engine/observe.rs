@@ -13,6 +13,7 @@ use crate::plan::object_name;
 
 use super::Engine;
 use super::fleet::{Access, Member};
+use super::passwords::NoPasswords;
 
 /// What is to be looked at, and how.
 pub(super) struct Look<'a> {
@@ -66,7 +67,7 @@ impl Engine {
     }
 
     async fn ask(&self, look: &Look<'_>, provider: String, targets: Vec<Target>) -> Answer {
-        let cx = Cx { platform: &look.platform.id, secrets: self.secrets.as_ref() };
+        let cx = Cx { platform: &look.platform.id, secrets: &NoPasswords };
         let unknown = |unknown: Unknown, identity, targets: Vec<Target>| Answer {
             provider: provider.clone(),
             identity,
@@ -140,7 +141,7 @@ impl Engine {
         if let Some(Unknown { reason, message }) = identity_changed(look, provider, identity.as_ref()) {
             return Err(ManagerError::terminal(reason, message));
         }
-        manager.discover(in_place, &Cx { platform: &look.platform.id, secrets: self.secrets.as_ref() }).await
+        manager.discover(in_place, &Cx { platform: &look.platform.id, secrets: &NoPasswords }).await
     }
 }
 

@@ -1,15 +1,72 @@
-//! Says which roles have a password that nobody here knows (R12): their state was lost, or they were adopted.
+//! The passwords of roles, as a look uses them (R12): given under its lease alone, and told of where nobody here knows
+//! them, since their state was lost or they were adopted.
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
+use secrecy::SecretString;
+
+use crate::managers::{ManagerError, Secrets};
 use crate::model::{
-    ConditionType, DesiredState, EventKind, Kind, Live, Observation, Observations, Ownership, Plan, Platform, Reason,
-    Resource, ResourceKey, ResourceStatus,
+    ConditionType, DesiredState, EventKind, Kind, Lease, Live, Observation, Observations, Ownership, Plan, Platform,
+    Reason, Resource, ResourceKey, ResourceStatus,
 };
 use crate::store::Scope;
 
 use super::timeline::Timeline;
 use super::{Engine, EngineError};
+
+/// Gives the passwords of roles, and makes those that are missing.
+#[async_trait]
+pub trait Passwords: Send + Sync {
+    /// The password of a role for a rotation, stored before it is given. A new one is stored only while the lease is held.
+    ///
+    /// # Errors
+    /// When it could not be stored, or not be read.
+    async fn password(
+        &self,
+        lease: &Lease,
+        key: &ResourceKey,
+        role: &str,
+        rotation: &str,
+    ) -> Result<SecretString, ManagerError>;
+}
+
+/// Passwords under one lease: what a manager gets.
+pub(super) struct Fenced<'a> {
+    pub passwords: &'a dyn Passwords,
+    pub lease: &'a Lease,
+}
+
+#[async_trait]
+impl Secrets for Fenced<'_> {
+    async fn password(&self, key: &ResourceKey, role: &str, rotation: &str) -> Result<SecretString, ManagerError> {
+        self.passwords.password(self.lease, key, role, rotation).await
+    }
+}
+
+/// Gives no password: what looks and plans must not be able to make a role.
+pub struct NoPasswords;
+
+impl NoPasswords {
+    fn refuse() -> ManagerError {
+        ManagerError::terminal(Reason::PermissionDenied, "a plan has no passwords")
+    }
+}
+
+#[async_trait]
+impl Passwords for NoPasswords {
+    async fn password(&self, _: &Lease, _: &ResourceKey, _: &str, _: &str) -> Result<SecretString, ManagerError> {
+        Err(Self::refuse())
+    }
+}
+
+#[async_trait]
+impl Secrets for NoPasswords {
+    async fn password(&self, _: &ResourceKey, _: &str, _: &str) -> Result<SecretString, ManagerError> {
+        Err(Self::refuse())
+    }
+}
 
 /// The role of a Cache, whose one user has the Cache's own name.
 const CACHE_ROLE: &str = "user";

@@ -56,23 +56,71 @@ impl Engine {
         self.platform_at(false).await
     }
 
-    async fn platform_at(&self, remember: bool) -> Result<PlatformStatus, EngineError> {
-        let failed = |source| EngineError::Source { what: "the platform repository".to_owned(), source };
+    /// The platform as the store says that it is in force: for those that do not read the head of its repository.
+    ///
+    /// # Errors
+    /// When the store or the repository cannot be read, or nothing was ever in force.
+    pub(super) async fn in_force(&self) -> Result<PlatformStatus, EngineError> {
+        let state = self.store.read(Scope::Platform).await?.platform().await?;
+        let Some(PlatformState { commit, rejected, findings, .. }) = state else {
+            return Err(EngineError::NoPlatform { findings: Vec::new(), sources: Sources::new() });
+        };
+        if let Some(known) = self.platform_known()
+            && known.platform.commit.as_ref() == Some(&commit)
+        {
+            return Ok(PlatformStatus { rejected, findings, ..known });
+        }
+        let mirror = self.platform_mirror().await?;
+        let (reader, wanted) = (Arc::clone(&mirror), commit.clone());
+        let has_it = blocking(move || reader.has(&wanted)).await?;
+        if !has_it {
+            let (reader, branch) = (Arc::clone(&mirror), self.platform_branch());
+            blocking(move || reader.fetch(&branch)).await?.map_err(unreadable)?;
+        }
+        let Revision { platform, policies, sources, .. } = self.revision(&mirror, commit.clone()).await?;
+        let Some(platform) = platform else {
+            return Err(EngineError::NoPlatform { findings, sources });
+        };
+        let status = PlatformStatus {
+            platform: Arc::new(platform),
+            policies: Arc::new(policies),
+            rejected,
+            findings,
+            sources: Sources::new(),
+        };
+        *self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((commit, status.clone()));
+        Ok(status)
+    }
+
+    fn platform_known(&self) -> Option<PlatformStatus> {
+        let known = self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.as_ref().map(|(_, status)| status.clone())
+    }
+
+    async fn platform_mirror(&self) -> Result<Arc<Mirror>, EngineError> {
         let remote = Remote::new(self.settings.platform.clone()).credential(self.settings.platform_token.clone());
-        let mirror = self.mirrors.of(remote).await?.map_err(failed)?;
-        let branch = match &self.settings.platform_branch {
+        self.mirrors.of(remote).await?.map_err(unreadable)
+    }
+
+    fn platform_branch(&self) -> String {
+        match &self.settings.platform_branch {
             Some(branch) => branch.clone(),
             // A folder stands for what is checked out there.
             None if Path::new(&self.settings.platform).is_dir() => source::HEAD.to_owned(),
             None => "main".to_owned(),
-        };
+        }
+    }
+
+    async fn platform_at(&self, remember: bool) -> Result<PlatformStatus, EngineError> {
+        let mirror = self.platform_mirror().await?;
+        let branch = self.platform_branch();
         let (reader, wanted) = (Arc::clone(&mirror), branch.clone());
-        let Refs { head, .. } = blocking(move || reader.advertise(&wanted)).await?.map_err(failed)?;
+        let Refs { head, .. } = blocking(move || reader.advertise(&wanted)).await?.map_err(unreadable)?;
         if let Some(known) = self.platform_known_at(head.as_ref()) {
             return Ok(known);
         }
         let reader = Arc::clone(&mirror);
-        let Refs { head, .. } = blocking(move || reader.fetch(&branch)).await?.map_err(failed)?;
+        let Refs { head, .. } = blocking(move || reader.fetch(&branch)).await?.map_err(unreadable)?;
         let head = head.ok_or_else(|| {
             EngineError::BranchGone(
                 "the platform repository has no commit on its branch; commit the platform's documents first".to_owned(),
@@ -131,9 +179,7 @@ impl Engine {
 
     async fn revision(&self, mirror: &Arc<Mirror>, commit: ObjectHex) -> Result<Revision, EngineError> {
         let (mirror, validator) = (Arc::clone(mirror), Arc::clone(&self.validator));
-        blocking(move || read_revision(&mirror, &validator, &commit))
-            .await?
-            .map_err(|source| EngineError::Source { what: "the platform repository".to_owned(), source })
+        blocking(move || read_revision(&mirror, &validator, &commit)).await?.map_err(unreadable)
     }
 
     async fn remember_platform(
@@ -164,6 +210,10 @@ impl Engine {
         tx.commit().await?;
         Ok(())
     }
+}
+
+fn unreadable(source: SourceError) -> EngineError {
+    EngineError::Source { what: "the platform repository".to_owned(), source }
 }
 
 fn id_changed(was: &PlatformId, is: &PlatformId) -> Diagnostic {

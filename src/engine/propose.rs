@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use crate::forge::{Draft, FileEdit, Forge, ForgeError, ProposalRef};
 use crate::manifest::{self, Edit};
 use crate::model::{
-    Drift, DriftMode, DriftedField, EventKind, ObjectHex, Observation, Plan, Proposal, ProposalKind, ProposalStatus,
-    ProposedField, Reason, Resource, ResourceKey,
+    Drift, DriftMode, DriftedField, EventKind, Lease, ObjectHex, Observation, Plan, Proposal, ProposalKind,
+    ProposalStatus, ProposedField, Reason, Resource, ResourceKey,
 };
 use crate::source::{Mirror, Refs};
 use crate::store::Scope;
@@ -26,6 +26,7 @@ const KEY_TRAILER: &str = "Plumb-Key";
 
 /// What the conversations of one pass are about.
 pub(super) struct Topic<'a> {
+    pub lease: &'a Lease,
     pub owner: Owner<'a>,
     pub mirror: &'a Mirror,
     pub forge: &'a dyn Forge,
@@ -117,7 +118,7 @@ impl Engine {
             let branch = proposal.branch.clone();
             timeline.note_of(key, EventKind::ProposalDecided { branch, status, message });
         }
-        let mut tx = self.store.begin(Scope::Tenant(key.tenant.clone())).await?;
+        let mut tx = self.store.begin(Scope::Leased(topic.lease.clone())).await?;
         tx.remove_proposal(key).await?;
         tx.commit().await?;
         Ok(())
@@ -195,7 +196,7 @@ impl Engine {
             let reference = topic.forge.prepare(&draft).await?;
             // Remembered before it is shown: a death in between finds its own commit on the branch.
             proposal.pushing = Some(reference.commit.clone());
-            self.remember_proposal(&proposal)
+            self.remember_proposal(topic.lease, &proposal)
                 .await
                 .map_err(|error| ForgeError::Unreachable { message: error.to_string() })?;
             if draft.expected.as_ref() != Some(&reference.commit) {
@@ -227,7 +228,7 @@ impl Engine {
                 }
             }
         }
-        self.remember_proposal(&proposal).await?;
+        self.remember_proposal(topic.lease, &proposal).await?;
         Ok(offered)
     }
 
@@ -262,8 +263,8 @@ impl Engine {
         Offer::Edit { path: origin.file.clone(), content, diff }
     }
 
-    async fn remember_proposal(&self, proposal: &Proposal) -> Result<(), EngineError> {
-        let mut tx = self.store.begin(Scope::Tenant(proposal.key.tenant.clone())).await?;
+    async fn remember_proposal(&self, lease: &Lease, proposal: &Proposal) -> Result<(), EngineError> {
+        let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
         tx.put_proposal(proposal).await?;
         tx.commit().await?;
         Ok(())

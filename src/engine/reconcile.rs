@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{
-    AppliedDocument, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, ObjectHex, Observation,
-    Observations, Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey, Summary, TenantSpec, Trigger,
+    AppliedDocument, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Lease, ObjectHex,
+    Observation, Observations, Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey, Summary, TenantSpec,
+    Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::{Mirror, Refs, Wanted, WorkingTree};
@@ -19,6 +20,7 @@ use crate::store::Scope;
 use super::apply::Applied;
 use super::desired::{Loaded, Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
+use super::lease::{Going, Held};
 use super::memory::Memory;
 use super::observe::{Look, targets};
 use super::passwords::Seen;
@@ -30,25 +32,6 @@ use super::{Engine, EngineError, blocking, decide, holds, mirrors, windows};
 
 /// How often a pass is planned anew at once because a target was not what a step expected.
 const MOST_REPLANS: usize = 3;
-
-/// How wide a look is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
-    /// Why; told in the timeline and never acted on.
-    pub trigger: Trigger,
-    pub width: Width,
-}
-
-/// How much of a tenant is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Width {
-    /// Everything, inside each object.
-    Deep,
-    /// Everything, as shared catalogs show it; what was touched, deep.
-    Shallow,
-    /// What changed since the last pass, if that is known; else everything, deep.
-    Changed,
-}
 
 /// What became of a look at one tenant.
 #[derive(Debug)]
@@ -171,30 +154,33 @@ struct Passed {
 }
 
 impl Engine {
-    /// Looks at one tenant and makes live what git says.
+    /// Looks at one tenant, which must be held, and makes live what git says.
     ///
     /// # Errors
     /// When its repository or the store cannot be used. Most errors come before anything is applied, but not all: a
     /// store that fails when the pass is recorded leaves steps that are done, and the next pass finds them so. What
     /// single resources lack is in the report.
-    pub async fn reconcile(&self, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> Result<Report, EngineError> {
+    pub(super) async fn look(&self, in_force: &PlatformStatus, held: &Held, ask: Ask) -> Result<Report, EngineError> {
+        let lease = held.lease();
+        let tenant = lease.tenant.as_str();
         let subject = Subject::of(in_force, tenant)?;
         let shared = self.workspace(tenant);
         let mut shared = shared.lock().await;
         // What a pass that panicked or was given up leaves half done is not used again.
         let mut workspace = std::mem::take(&mut *shared);
-        let open = Timeline::open(self.store.as_ref(), &self.listener, self.clock.as_ref(), tenant, ask.trigger);
+        workspace.expect_generation(lease.generation);
+        let open = Timeline::open(self.store.as_ref(), &self.listener, self.clock.as_ref(), lease, ask.trigger);
         let (timeline, mut started) = tokio::join!(open, self.start(subject, &mut workspace));
         let mut timeline = timeline?;
         let mut ask = ask;
         let (mut replans, mut earlier) = (0, Vec::new());
         let passed = loop {
             let passed = match started {
-                Ok(start) => self.pass(subject, ask, start, &mut workspace, &mut timeline).await,
+                Ok(start) => self.pass(subject, held, ask, start, &mut workspace, &mut timeline).await,
                 Err(error) => Err(error),
             };
             match passed {
-                Ok(passed) if passed.applied.has_conflict() && replans < MOST_REPLANS => {
+                Ok(passed) if passed.applied.has_conflict() && replans < MOST_REPLANS && held.going() == Going::On => {
                     replans += 1;
                     let Passed { plan, applied, .. } = passed;
                     earlier.extend(plan.steps.into_iter().filter(|step| applied.done.contains(&step.key)));
@@ -214,7 +200,7 @@ impl Engine {
             Ok(passed) => passed,
             Err(error) => {
                 timeline.note(EventKind::SourceFailed { reason: error.reason(), message: chain(&error) });
-                let remembered = self.remember_failure(tenant, subject.spec, &error).await;
+                let remembered = self.remember_failure(lease, subject.spec, &error).await;
                 let finished = timeline.finish(ExecutionOutcome::Failed, None, None, Summary::default()).await;
                 // What failed first is what a person has to know of.
                 if let Err(unwritten) = remembered.and(finished.map_err(EngineError::from)) {
@@ -344,12 +330,14 @@ impl Engine {
     async fn pass(
         &self,
         subject: Subject<'_>,
+        held: &Held,
         ask: Ask,
         start: Start,
         workspace: &mut Workspace,
         timeline: &mut Timeline<'_>,
     ) -> Result<Passed, EngineError> {
         let Subject { in_force, tenant, spec } = subject;
+        let lease = held.lease();
         let Start { source, loaded, mut memory } = start;
         let documents = std::mem::take(&mut memory.documents);
         let owner = subject.owner(&documents);
@@ -360,12 +348,12 @@ impl Engine {
         note_reading(timeline, &source, &reading);
 
         // what people decided
-        self.read_decisions(subject, &source, &desired, &mut memory, timeline).await?;
+        self.read_decisions(subject, lease, &source, &desired, &mut memory, timeline).await?;
         let mut decisions = decide::decisions(&memory.proposals);
         decisions.approvals = self.approvals(tenant, &source, &memory).await?;
         decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
         self.complete(&mut decisions, subject, &memory);
-        self.remember_source(tenant, spec, &memory, &decisions, &desired).await?;
+        self.remember_source(lease, spec, &memory, &decisions, &desired).await?;
 
         // observe, plan, gate
         let scope = scope_of(ask, &reading, &desired, &memory);
@@ -382,14 +370,14 @@ impl Engine {
         }
         let Planned { live, silent, decisions, mut plan } = planned;
         note_plan(timeline, &plan);
-        self.remember_coverage(tenant, &plan, &decisions).await?;
+        self.remember_coverage(lease, &plan, &decisions).await?;
         timeline.flush().await?;
 
         // apply, observe
         let platform = &in_force.platform;
-        let applied = self.apply(platform, &plan, spec.max_concurrency, timeline).await;
-        self.remark(platform, &plan.settles, spec.max_concurrency).await;
-        if plan.scope == PlanScope::Full {
+        let applied = self.apply(platform, &plan, spec.max_concurrency, held, timeline).await;
+        self.remark(platform, &plan.settles, spec.max_concurrency, held).await;
+        if plan.scope == PlanScope::Full && held.going() == Going::On {
             self.tidy(platform, &spec.providers).await;
         }
         timeline.flush().await?;
@@ -399,6 +387,7 @@ impl Engine {
 
         // record
         let pass = Pass {
+            lease,
             platform,
             branch: &spec.repository.branch,
             desired: &desired,
@@ -409,19 +398,21 @@ impl Engine {
             after: &after,
             silent: &silent,
             statuses: &memory.statuses,
+            identities: &memory.identities,
         };
         let Written { recorded, changes } = self.record(&pass).await?;
         for (key, reason) in recorded {
             timeline.note_of(&key, EventKind::Recorded { reason });
         }
         let hold = holds::left_over(&decisions, &plan, &applied, &desired, &memory.inventory);
-        self.remember_pass(tenant, spec, &memory, &source.head, hold, &desired.diagnostics).await?;
+        self.remember_pass(lease, spec, &memory, &source.head, hold, &desired.diagnostics).await?;
 
         // propose
         let mut seen = live.objects;
         seen.extend(after.objects);
         let forge = mirrors::forge_of(spec, Arc::clone(&source.mirror));
         let topic = Topic {
+            lease,
             owner,
             mirror: &source.mirror,
             forge: forge.as_ref(),
@@ -461,6 +452,7 @@ impl Engine {
     async fn read_decisions(
         &self,
         subject: Subject<'_>,
+        lease: &Lease,
         source: &Source,
         desired: &DesiredState,
         memory: &mut Memory,
@@ -470,7 +462,7 @@ impl Engine {
         if read.is_empty() {
             return Ok(());
         }
-        let mut tx = self.store.begin(Scope::Tenant(subject.tenant.to_owned())).await?;
+        let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
         for proposal in read {
             let proposal = Proposal { updated_at: self.clock.now(), ..proposal };
             let (branch, status) = (proposal.branch.clone(), proposal.status);

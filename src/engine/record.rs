@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Action, ApprovalKind, DesiredState, Fields, Inventory, Live, Observation, Observations, Plan, PlanScope, Platform,
-    ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Settle, revision,
+    Action, ApprovalKind, DesiredState, Fields, Inventory, Lease, Live, Observation, Observations, Plan, PlanScope,
+    Platform, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Settle, revision,
 };
 use crate::plan::{Place, object_name, record_after};
 use crate::store::{HeldPlan, Scope, StoreError, Tx};
@@ -16,6 +16,7 @@ use super::status::{self, Verdict};
 
 /// All that one pass knows when it is to be written down.
 pub(super) struct Pass<'a> {
+    pub lease: &'a Lease,
     pub platform: &'a Platform,
     pub branch: &'a str,
     pub desired: &'a DesiredState,
@@ -29,6 +30,8 @@ pub(super) struct Pass<'a> {
     /// Providers that could not be asked for strays.
     pub silent: &'a BTreeSet<String>,
     pub statuses: &'a BTreeMap<ResourceKey, ResourceStatus>,
+    /// Who the providers were when the pass began.
+    pub identities: &'a BTreeMap<String, ProviderIdentity>,
 }
 
 /// What was written, for the timeline.
@@ -41,7 +44,7 @@ pub(super) struct Written {
 impl Engine {
     /// Records a pass.
     pub(super) async fn record(&self, pass: &Pass<'_>) -> Result<Written, StoreError> {
-        let mut tx = self.store.begin(Scope::Tenant(pass.desired.tenant.clone())).await?;
+        let mut tx = self.store.begin(Scope::Leased(pass.lease.clone())).await?;
         let mut written = Written::default();
         self.record_objects(pass, tx.as_mut(), &mut written).await?;
         self.record_statuses(pass, tx.as_mut(), &mut written.changes).await?;
@@ -198,14 +201,16 @@ impl Engine {
     /// The identity of a server is remembered once something of ours is recorded on it (R11).
     async fn record_identities(&self, pass: &Pass<'_>) -> Result<(), StoreError> {
         let used: BTreeSet<&String> = pass.desired.resources.values().map(|resource| &resource.provider).collect();
+        let seen = used.into_iter().filter_map(|provider| Some((provider, identity_of(pass, provider)?)));
+        let fresh: Vec<_> =
+            seen.filter(|(provider, identity)| pass.identities.get(*provider) != Some(identity)).collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        // Writing for the platform waits for all that is written for tenants, so it is done only where it must.
         let mut tx = self.store.begin(Scope::Platform).await?;
-        let known = tx.identities().await?;
-        for provider in used {
-            if let Some(identity) = identity_of(pass, provider)
-                && known.get(provider) != Some(identity)
-            {
-                tx.put_identity(provider, identity).await?;
-            }
+        for (provider, identity) in fresh {
+            tx.put_identity(provider, identity).await?;
         }
         tx.commit().await
     }

@@ -1,45 +1,50 @@
-//! When tenants get a look: polls, drift scans, retries and requests all do the same thing, they mark a tenant.
+//! When tenants need a look: polls, drift scans and requests all do the same thing, they ask the queue for one.
 //!
-//! What always holds: a tenant is never looked at twice at once; marks that come meanwhile become one look after;
-//! a new commit ends the waiting for a retry.
+//! What always holds: asking twice is asking once, so it does no harm that two replicas ask; one of them, the leader, asks
+//! the repositories for their heads and lets the clock start scans; a new commit is due at once, whatever its tenant waits
+//! for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures::FutureExt;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::model::{Platform, Trigger};
+use crate::model::{Ask, Place, Platform, Request, Trigger, Width};
 use crate::source::Refs;
-use crate::store::StoreError;
+use crate::store::Lead;
 
 use super::platform::PlatformStatus;
-use super::reconcile::{Ask, Width};
+use super::reconcile::chain;
+use super::worker::{Worker, name_of};
 use super::{Engine, EngineError, blocking, windows};
 
-/// How many tenants are looked at, or asked for their refs, at once. Looks mostly wait for others' servers.
-const TENANTS_AT_ONCE: usize = 8;
+/// How many repositories are asked for their refs at once.
+const POLLS_AT_ONCE: usize = 8;
 
 /// Every so many drift scans one looks inside each object.
 const DEEP_EVERY: u32 = 6;
 
-/// The first wait before a retry, and the longest.
-const RETRY_FIRST: Duration = Duration::from_secs(5);
-const RETRY_LONGEST: Duration = Duration::from_secs(300);
+/// How soon the platform is read again while none is in force.
+const PLATFORM_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often one that does not lead tries to.
+const LEAD_EVERY: Duration = Duration::from_secs(5);
 
 /// The longest sleep between two looks at what is due: often enough for schedules that follow the clock on the wall.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether every tenant was looked at, before they were.
+const READY_EVERY: Duration = Duration::from_millis(500);
+
 /// How often old executions are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
-/// Asks the schedule for a look from outside.
+/// Asks for looks from outside.
 #[derive(Clone)]
 pub struct Looks {
     requests: mpsc::UnboundedSender<Option<String>>,
@@ -47,8 +52,8 @@ pub struct Looks {
 }
 
 impl Looks {
-    /// Marks one tenant, or all; says whether there is such a tenant.
-    pub fn mark(&self, tenant: Option<&str>) -> bool {
+    /// Asks for a look at one tenant, or at all; says whether there is such a tenant.
+    pub fn ask(&self, tenant: Option<&str>) -> bool {
         if tenant.is_some_and(|tenant| !self.tenants.borrow().contains(tenant)) {
             return false;
         }
@@ -56,13 +61,15 @@ impl Looks {
     }
 }
 
-/// The schedule of one engine.
+/// The schedule of one engine, and its worker.
 pub struct Schedule {
     engine: Arc<Engine>,
     requests: mpsc::UnboundedReceiver<Option<String>>,
     tenants: watch::Sender<BTreeSet<String>>,
     ready: watch::Sender<bool>,
-    places: BTreeMap<String, Place>,
+    /// While this process leads.
+    lead: Option<Box<dyn Lead>>,
+    polled: BTreeMap<String, Polled>,
     slots: Arc<Semaphore>,
     in_force: Option<PlatformStatus>,
     reads_platform: bool,
@@ -70,37 +77,24 @@ pub struct Schedule {
     platform_error: Option<String>,
 }
 
-/// Where one tenant stands in the schedule.
-struct Place {
-    /// The refs that the last look, or poll, saw.
-    seen: Option<Refs>,
+/// What the leader knows of one tenant.
+struct Polled {
+    /// The name of the refs that the last poll saw.
+    refs: Option<String>,
     busy: bool,
-    marked: Option<Ask>,
     poll_at: Instant,
     drift_at: Option<DateTime<Utc>>,
     scans: u32,
-    retry_at: Option<Instant>,
-    failures: u32,
-    looked: bool,
 }
 
 /// What a task of the schedule brings back.
 enum Done {
-    /// The schedule ended before it began.
-    Ended,
-    /// Nothing more may be done.
-    Over(EngineError),
     Platform(Box<Result<PlatformStatus, EngineError>>),
     Polled(String, Result<Refs, EngineError>),
-    Looked {
-        tenant: String,
-        wants_retry: bool,
-        refs: Option<Refs>,
-    },
 }
 
 impl Schedule {
-    /// A schedule, the handle that marks tenants, and the flag that is set once every tenant was looked at.
+    /// A schedule, the handle that asks for looks, and the flag that is set once every tenant was looked at.
     pub fn new(engine: Arc<Engine>) -> (Self, Looks, watch::Receiver<bool>) {
         let (requests_in, requests) = mpsc::unbounded_channel();
         let (tenants, tenants_out) = watch::channel(BTreeSet::new());
@@ -110,8 +104,9 @@ impl Schedule {
             requests,
             tenants,
             ready,
-            places: BTreeMap::new(),
-            slots: Arc::new(Semaphore::new(TENANTS_AT_ONCE)),
+            lead: None,
+            polled: BTreeMap::new(),
+            slots: Arc::new(Semaphore::new(POLLS_AT_ONCE)),
             in_force: None,
             reads_platform: false,
             platform_error: None,
@@ -120,62 +115,94 @@ impl Schedule {
     }
 
     /// Runs until `shutdown` is done, then lets the looks that are under way end.
-    ///
-    /// # Errors
-    /// When the store says that another process may be reconciling by now.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), EngineError> {
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        let (stop, stopped) = watch::channel(false);
+        let working = tokio::spawn(Worker::new(Arc::clone(&self.engine)).run(stopped));
         let mut tasks = JoinSet::new();
-        let mut platform_at = Instant::now();
-        let mut prune_at = Instant::now();
+        let (mut platform_at, mut lead_at, mut prune_at) = (Instant::now(), Instant::now(), Instant::now());
         tokio::pin!(shutdown);
-        let ended = loop {
+        loop {
             let now = Instant::now();
+            if now >= lead_at {
+                self.try_to_lead().await;
+                lead_at = now + LEAD_EVERY;
+            }
             if now >= platform_at && !self.reads_platform {
-                self.reads_platform = true;
-                let engine = Arc::clone(&self.engine);
-                tasks.spawn(async move { Done::Platform(Box::new(engine.platform().await)) });
+                self.read_platform(&mut tasks);
                 platform_at = now + self.poll_interval();
             }
-            if now >= prune_at {
+            if now >= prune_at && self.lead.is_some() {
                 self.prune().await;
                 prune_at = now + PRUNE_EVERY;
             }
-            self.start_due(&mut tasks);
+            self.start_due(&mut tasks).await;
+            self.tell_ready().await;
             let platform_due = if self.reads_platform { now + LONGEST_SLEEP } else { platform_at };
-            let wake = self.next_wake().min(platform_due).min(prune_at);
+            let wake = self.next_wake().min(platform_due).min(lead_at);
             tokio::select! {
-                () = &mut shutdown => break Ok(()),
+                () = &mut shutdown => break,
                 () = tokio::time::sleep_until(wake) => {}
-                Some(request) = self.requests.recv() => {
-                    self.mark_requested(request);
+                Some(asked) = self.requests.recv() => {
+                    self.ask_all(asked).await;
                     platform_at = Instant::now();
                 }
                 Some(done) = tasks.join_next() => match done {
-                    Ok(Done::Over(error)) => break Err(error),
-                    Ok(Done::Platform(read)) if read.as_ref().as_ref().is_err_and(is_over) => {
-                        break read.map(drop);
-                    }
-                    Ok(done) => self.finish(done),
-                    Err(error) => tracing::error!(%error, "a look ended early"),
+                    Ok(Done::Platform(read)) => self.take_platform(*read).await,
+                    Ok(Done::Polled(tenant, refs)) => self.take_refs(tenant, refs).await,
+                    Err(error) => tracing::error!(%error, "a poll ended early"),
                 },
             }
-        };
-        // Looks that wait for a slot are not begun any more; those under way end in peace.
+        }
         self.slots.close();
+        // The worker may have ended by itself, if it panicked.
+        let _ = stop.send(true);
+        if let Err(error) = working.await {
+            tracing::error!(%error, "the worker ended early");
+        }
         while tasks.join_next().await.is_some() {}
-        ended
+    }
+
+    /// Becomes the leader where nobody is, and notices when that is over.
+    async fn try_to_lead(&mut self) {
+        if let Some(lead) = &mut self.lead {
+            if lead.still_leads().await {
+                return;
+            }
+            tracing::warn!("this replica does not lead any more: its connection was lost");
+            self.lead = None;
+        }
+        match self.engine.store.lead().await {
+            Ok(Some(lead)) => {
+                tracing::info!(replica = %self.engine.settings.replica, "this replica leads: it polls and scans");
+                self.lead = Some(lead);
+                self.polled.clear();
+                if let Some(in_force) = self.in_force.clone() {
+                    self.place_tenants(&in_force.platform, Trigger::Start).await;
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(error = %chain(&error), "the leader cannot be asked for"),
+        }
+    }
+
+    /// Reads the platform: the leader its repository, the others what is in force.
+    fn read_platform(&mut self, tasks: &mut JoinSet<Done>) {
+        self.reads_platform = true;
+        let (engine, leads) = (Arc::clone(&self.engine), self.lead.is_some());
+        tasks.spawn(async move {
+            let read = if leads { engine.platform().await } else { engine.in_force().await };
+            Done::Platform(Box::new(read))
+        });
     }
 
     fn poll_interval(&self) -> Duration {
-        self.in_force.as_ref().map_or(RETRY_FIRST, |status| status.platform.spec.poll_interval.0)
+        self.in_force.as_ref().map_or(PLATFORM_AGAIN, |status| status.platform.spec.poll_interval.0)
     }
 
-    fn take_platform(&mut self, read: Result<PlatformStatus, EngineError>) {
+    async fn take_platform(&mut self, read: Result<PlatformStatus, EngineError>) {
         self.reads_platform = false;
         match read {
             Ok(status) => {
-                let changed =
-                    self.in_force.as_ref().is_none_or(|before| before.platform.commit != status.platform.commit);
                 if let Some(rejected) = &status.rejected
                     && self.platform_error.as_deref() != Some(rejected)
                 {
@@ -183,11 +210,19 @@ impl Schedule {
                         "the platform's head does not validate; the last good revision stays in force");
                 }
                 self.platform_error = status.rejected.clone();
-                self.place_tenants(&status.platform, changed);
+                let before = self.in_force.as_ref().map(|before| before.platform.commit.clone());
+                self.tenants.send_replace(status.platform.tenants.keys().cloned().collect());
+                self.engine.forget_all_but(|tenant| status.platform.tenants.contains_key(tenant));
+                let platform = Arc::clone(&status.platform);
                 self.in_force = Some(status);
+                match before {
+                    None => self.place_tenants(&platform, Trigger::Start).await,
+                    Some(before) if before != platform.commit => self.place_tenants(&platform, Trigger::Commit).await,
+                    Some(_) => {}
+                }
             }
             Err(error) => {
-                let message = super::reconcile::chain(&error);
+                let message = chain(&error);
                 if self.platform_error.as_ref() != Some(&message) {
                     tracing::error!(error = %message, "the platform repository cannot be used");
                 }
@@ -196,200 +231,155 @@ impl Schedule {
         }
     }
 
-    /// Gives every tenant a place; a new revision of the platform marks all of them.
-    fn place_tenants(&mut self, platform: &Platform, changed: bool) {
+    /// Gives every tenant a place, and asks for a look at each: at the start, and under a new revision of the platform.
+    async fn place_tenants(&mut self, platform: &Platform, trigger: Trigger) {
+        if self.lead.is_none() {
+            return;
+        }
         let now = Instant::now();
-        self.places.retain(|tenant, place| place.busy || platform.tenants.contains_key(tenant));
-        self.engine.forget_all_but(|tenant| platform.tenants.contains_key(tenant));
+        self.polled.retain(|tenant, _| platform.tenants.contains_key(tenant));
         for tenant in platform.tenants.keys() {
-            let place = self.places.entry(tenant.clone()).or_insert_with(|| Place {
-                seen: None,
+            self.polled.entry(tenant.clone()).or_insert_with(|| Polled {
+                refs: None,
                 busy: false,
-                marked: Some(Ask { trigger: Trigger::Start, width: Width::Deep }),
                 poll_at: now,
                 drift_at: None,
                 scans: 0,
-                retry_at: None,
-                failures: 0,
-                looked: false,
             });
-            if changed && place.looked {
-                place.mark(Ask { trigger: Trigger::Commit, width: Width::Deep });
-            }
         }
-        self.tenants.send_replace(platform.tenants.keys().cloned().collect());
-        self.tell_ready();
+        let width = match trigger {
+            // A process that has looked at a tenant before looks at what changed, another at everything.
+            Trigger::Start => Width::Changed,
+            _ => Width::Deep,
+        };
+        let requests: Vec<Request> =
+            platform.tenants.keys().map(|tenant| at_once(tenant, Ask { trigger, width })).collect();
+        let names: Vec<&str> = platform.tenants.keys().map(String::as_str).collect();
+        self.request(&requests).await;
+        if let Err(error) = self.engine.store.keep_only(&names).await {
+            tracing::warn!(error = %chain(&error), "tenants that are gone could not be forgotten");
+        }
     }
 
-    fn tell_ready(&self) {
-        let all_looked = self.in_force.is_some() && self.places.values().all(|place| place.looked);
-        if all_looked {
+    /// Asks the queue. What cannot be asked now is asked again by a later poll or scan.
+    async fn request(&self, requests: &[Request]) {
+        if let Err(error) = self.engine.store.request(requests).await {
+            tracing::warn!(error = %chain(&error), "the queue could not be asked for a look");
+        }
+    }
+
+    async fn ask_all(&self, tenant: Option<String>) {
+        let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
+        let requests: Vec<Request> = match tenant {
+            Some(tenant) => vec![at_once(&tenant, ask)],
+            None => self.tenants.borrow().iter().map(|tenant| at_once(tenant, ask)).collect(),
+        };
+        self.request(&requests).await;
+    }
+
+    async fn tell_ready(&self) {
+        let Some(in_force) = self.in_force.as_ref().filter(|_| !*self.ready.borrow()) else { return };
+        let Ok(places) = self.engine.store.places().await else { return };
+        let looked: BTreeSet<&str> =
+            places.iter().filter(|place| place.looked_at.is_some()).map(|place| place.tenant.as_str()).collect();
+        if in_force.platform.tenants.keys().all(|tenant| looked.contains(tenant.as_str())) {
             self.ready.send_replace(true);
         }
     }
 
-    fn mark_requested(&mut self, tenant: Option<String>) {
-        for (name, place) in &mut self.places {
-            if tenant.as_ref().is_none_or(|tenant| tenant == name) {
-                place.mark(Ask { trigger: Trigger::Request, width: Width::Deep });
-            }
-        }
-    }
-
-    /// Starts a look or a poll for every tenant that is due.
-    fn start_due(&mut self, tasks: &mut JoinSet<Done>) {
-        let Some(in_force) = self.in_force.clone() else { return };
+    /// Starts the polls, and asks for the scans, that are due.
+    async fn start_due(&mut self, tasks: &mut JoinSet<Done>) {
+        let Some(in_force) = self.in_force.clone().filter(|_| self.lead.is_some()) else { return };
         let (now, clock_now) = (Instant::now(), self.engine.clock.now());
-        let drift = in_force.platform.spec.drift.clone();
-        for (tenant, place) in &mut self.places {
-            if place.busy {
-                continue;
-            }
+        let drift = &in_force.platform.spec.drift;
+        let mut scans = Vec::new();
+        for (tenant, polled) in &mut self.polled {
             let jitter = share_of(tenant, drift.jitter.0);
-            let drift_at = *place.drift_at.get_or_insert_with(|| next_scan(&drift.schedule, clock_now, jitter));
+            let drift_at = *polled.drift_at.get_or_insert_with(|| next_scan(&drift.schedule, clock_now, jitter));
             if clock_now >= drift_at {
-                place.drift_at = Some(next_scan(&drift.schedule, clock_now, jitter));
-                place.scans = place.scans.wrapping_add(1);
-                let width = if place.scans.is_multiple_of(DEEP_EVERY) { Width::Deep } else { Width::Shallow };
-                place.mark(Ask { trigger: Trigger::DriftScan, width });
+                polled.drift_at = Some(next_scan(&drift.schedule, clock_now, jitter));
+                polled.scans = polled.scans.wrapping_add(1);
+                let width = if polled.scans.is_multiple_of(DEEP_EVERY) { Width::Deep } else { Width::Shallow };
+                scans.push(at_once(tenant, Ask { trigger: Trigger::DriftScan, width }));
             }
-            if place.retry_at.is_some_and(|at| now >= at) {
-                place.retry_at = None;
-                place.mark(Ask { trigger: Trigger::Retry, width: Width::Changed });
-            }
-            let engine = Arc::clone(&self.engine);
-            let (slots, tenant, in_force) = (Arc::clone(&self.slots), tenant.clone(), in_force.clone());
-            if let Some(ask) = place.marked.take() {
-                place.busy = true;
+            if now >= polled.poll_at && !polled.busy {
+                polled.busy = true;
+                polled.poll_at = now + jittered(tenant, in_force.platform.spec.poll_interval.0);
+                let engine = Arc::clone(&self.engine);
+                let (slots, tenant, in_force) = (Arc::clone(&self.slots), tenant.clone(), in_force.clone());
                 tasks.spawn(async move {
-                    let Ok(_slot) = slots.acquire().await else { return Done::Ended };
-                    // Whatever happens in a look, its tenant is looked at again.
-                    let looked = AssertUnwindSafe(look(&engine, &in_force, &tenant, ask)).catch_unwind().await;
-                    match looked.unwrap_or(Ok((true, None))) {
-                        Ok((wants_retry, refs)) => Done::Looked { tenant, wants_retry, refs },
-                        Err(error) => Done::Over(error),
-                    }
-                });
-            } else if now >= place.poll_at {
-                place.busy = true;
-                place.poll_at = now + jittered(&tenant, in_force.platform.spec.poll_interval.0);
-                tasks.spawn(async move {
-                    let Ok(_slot) = slots.acquire().await else { return Done::Ended };
+                    // Closed slots are the end of the schedule, to which nobody answers.
+                    let _slot = slots.acquire().await;
                     let refs = engine.advertised(&in_force, &tenant).await;
                     Done::Polled(tenant, refs)
                 });
             }
         }
+        if !scans.is_empty() {
+            self.request(&scans).await;
+        }
     }
 
-    fn finish(&mut self, done: Done) {
-        match done {
-            Done::Ended | Done::Over(_) => {}
-            Done::Platform(read) => self.take_platform(*read),
-            Done::Polled(tenant, refs) => {
-                let Some(place) = self.places.get_mut(&tenant) else { return };
-                place.busy = false;
-                match refs {
-                    // The look says what is wrong, and is tried again with growing patience.
-                    Err(_) if place.retry_at.is_none() => {
-                        place.mark(Ask { trigger: Trigger::Poll, width: Width::Changed });
-                    }
-                    Err(_) => {}
-                    Ok(refs) => {
-                        if place.seen.as_ref() != Some(&refs) {
-                            place.mark(Ask { trigger: Trigger::Commit, width: Width::Changed });
-                            place.failures = 0;
-                            place.retry_at = None;
-                            place.seen = Some(refs);
-                        }
-                    }
-                }
+    /// Asks for a look where the refs are others than those that were looked at.
+    async fn take_refs(&mut self, tenant: String, refs: Result<Refs, EngineError>) {
+        let Some(polled) = self.polled.get_mut(&tenant) else { return };
+        polled.busy = false;
+        let place = match self.engine.store.place(&tenant).await {
+            Ok(place) => place,
+            Err(error) => {
+                tracing::warn!(tenant, error = %chain(&error), "the queue cannot be asked");
+                return;
             }
-            Done::Looked { tenant, wants_retry, refs } => {
-                if let Some(place) = self.places.get_mut(&tenant) {
-                    place.busy = false;
-                    place.looked = true;
-                    place.seen = refs.or(place.seen.take());
-                    if wants_retry {
-                        place.retry_at = Some(Instant::now() + patience(place.failures));
-                        place.failures = place.failures.saturating_add(1);
-                    } else {
-                        place.failures = 0;
-                    }
-                }
-                self.tell_ready();
+        };
+        let asks = match refs {
+            // The look says what is wrong, and is tried again with growing patience.
+            Err(_) => place.is_none_or(|place| place.is_idle()).then_some(Trigger::Poll),
+            Ok(refs) => {
+                let name = name_of(&refs);
+                let before = polled.refs.replace(name.clone());
+                is_news(place.as_ref(), before.as_deref(), &name).then_some(Trigger::Commit)
             }
+        };
+        if let Some(trigger) = asks {
+            self.request(&[at_once(&tenant, Ask { trigger, width: Width::Changed })]).await;
         }
     }
 
     /// When something is due next.
     fn next_wake(&self) -> Instant {
         let (now, clock_now) = (Instant::now(), self.engine.clock.now());
-        self.places
+        let latest = if *self.ready.borrow() { LONGEST_SLEEP } else { READY_EVERY };
+        self.polled
             .values()
-            .filter(|place| !place.busy)
-            .flat_map(|place| {
-                let drift = place.drift_at.map(|at| now + (at - clock_now).to_std().unwrap_or_default());
-                [Some(place.poll_at), place.retry_at, drift]
+            .flat_map(|polled| {
+                let drift = polled.drift_at.map(|at| now + (at - clock_now).to_std().unwrap_or_default());
+                [Some(polled.poll_at).filter(|_| !polled.busy), drift]
             })
             .flatten()
-            .fold(now + LONGEST_SLEEP, Instant::min)
+            .fold(now + latest, Instant::min)
     }
 
     async fn prune(&self) {
         let Some(in_force) = &self.in_force else { return };
         if let Err(error) = self.engine.prune_history(&in_force.platform).await {
-            tracing::warn!(error = %super::reconcile::chain(&error), "old executions could not be forgotten");
+            tracing::warn!(error = %chain(&error), "old executions could not be forgotten");
         }
     }
 }
 
-impl Place {
-    /// Two marks are one look: the wider.
-    fn mark(&mut self, ask: Ask) {
-        let wider = |width: Width| match width {
-            Width::Changed => 0,
-            Width::Shallow => 1,
-            Width::Deep => 2,
-        };
-        self.marked = match self.marked {
-            Some(known) if wider(known.width) >= wider(ask.width) => Some(known),
-            Some(_) | None => Some(ask),
-        };
+fn at_once(tenant: &str, ask: Ask) -> Request {
+    Request { tenant: tenant.to_owned(), ask, delay: Duration::ZERO }
+}
+
+/// Whether refs of this name want a look: they are not those that the last look saw and, where a look is under way or due
+/// anyway, not those that the poll before saw either.
+fn is_news(place: Option<&Place>, before: Option<&str>, name: &str) -> bool {
+    match place {
+        None => true,
+        Some(place) if place.seen.as_deref() == Some(name) => false,
+        Some(place) if place.is_idle() || place.waits_for_retry() => true,
+        Some(_) => before.is_some_and(|before| before != name),
     }
-}
-
-/// Whether no further look may be begun.
-fn is_over(error: &EngineError) -> bool {
-    matches!(error, EngineError::Store(StoreError::LostLock { .. }))
-}
-
-/// One look; its errors are in the timeline, here they are only logged, save what ends the schedule. Gives whether it
-/// wants a retry, and the refs that it saw.
-async fn look(
-    engine: &Engine,
-    in_force: &PlatformStatus,
-    tenant: &str,
-    ask: Ask,
-) -> Result<(bool, Option<Refs>), EngineError> {
-    match engine.reconcile(in_force, tenant, ask).await {
-        Ok(report) => {
-            let summary = report.plan.summary();
-            tracing::info!(tenant, outcome = ?report.outcome, done = report.done, blocked = report.plan.blocked.len(),
-                drifted = report.plan.drift.len(), unchanged = summary.unchanged, "looked");
-            Ok((report.wants_retry, Some(report.refs)))
-        }
-        Err(error) if is_over(&error) => Err(error),
-        Err(error) => {
-            tracing::warn!(tenant, error = %super::reconcile::chain(&error), "the tenant could not be reconciled");
-            Ok((true, None))
-        }
-    }
-}
-
-/// The wait before try number `failures + 2`: doubling, capped.
-fn patience(failures: u32) -> Duration {
-    RETRY_FIRST.saturating_mul(1 << failures.min(16)).min(RETRY_LONGEST)
 }
 
 fn next_scan(schedule: &str, now: DateTime<Utc>, jitter: Duration) -> DateTime<Utc> {
@@ -398,7 +388,7 @@ fn next_scan(schedule: &str, now: DateTime<Utc>, jitter: Duration) -> DateTime<U
 }
 
 /// A tenant's own part of `whole`, the same each time: spreads tenants without chance.
-fn share_of(tenant: &str, whole: Duration) -> Duration {
+pub(super) fn share_of(tenant: &str, whole: Duration) -> Duration {
     let digest = Sha256::digest(tenant.as_bytes());
     whole.mul_f64(f64::from(u16::from_be_bytes([digest[0], digest[1]])) / f64::from(u16::MAX))
 }
@@ -434,13 +424,6 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patience_grows_and_ends() {
-        assert_eq!(patience(0), Duration::from_secs(5));
-        assert_eq!(patience(3), Duration::from_secs(40));
-        assert_eq!(patience(60), RETRY_LONGEST);
-    }
 
     #[test]
     fn jitter_stays_within_a_tenth() {

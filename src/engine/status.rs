@@ -92,6 +92,11 @@ pub(super) fn verdicts(
             Verdict { stalled: terminal, reconciling: !terminal, ..Verdict::bad(error.reason(), error.to_string()) };
         verdicts.insert(key.clone(), verdict);
     }
+    for key in &applied.put_off {
+        let verdict =
+            Verdict { reconciling: true, ..Verdict::bad(Reason::Pending, "it waits for the look at a newer commit") };
+        verdicts.insert(key.clone(), verdict);
+    }
     for (key, cause) in &applied.skipped {
         let message = format!("it waits for {cause}, which failed");
         let verdict = Verdict { reconciling: true, ..Verdict::bad(Reason::DependencyNotReady, message) };

@@ -1,17 +1,17 @@
 //! The timeline of one execution: events are gathered and written a batch at a time.
 
-use crate::model::{Event, EventKind, ExecutionOutcome, PlanId, ResourceKey, Summary, Trigger};
+use crate::model::{Event, EventKind, ExecutionOutcome, Lease, PlanId, ResourceKey, Summary, Trigger};
 use crate::store::{NewEvent, Scope, Store, StoreError};
 
 use super::Listener;
 
-/// One execution while it runs. Dropped unfinished it stays `Running` in the store until the next start calls it
-/// interrupted.
+/// One execution while it runs. Dropped unfinished it stays `Running` in the store until the next one of its tenant calls
+/// it interrupted.
 pub(super) struct Timeline<'a> {
     store: &'a dyn Store,
     listener: &'a Listener,
     clock: &'a dyn crate::model::Clock,
-    tenant: String,
+    lease: &'a Lease,
     execution: i64,
     waiting: Vec<NewEvent>,
 }
@@ -22,13 +22,15 @@ impl<'a> Timeline<'a> {
         store: &'a dyn Store,
         listener: &'a Listener,
         clock: &'a dyn crate::model::Clock,
-        tenant: &str,
+        lease: &'a Lease,
         trigger: Trigger,
     ) -> Result<Self, StoreError> {
-        let mut tx = store.begin(Scope::Tenant(tenant.to_owned())).await?;
-        let execution = tx.start_execution(tenant, trigger, None, clock.now()).await?;
+        let mut tx = store.begin(Scope::Leased(lease.clone())).await?;
+        // Whoever was looking before the claim does so no more.
+        tx.interrupt_running(clock.now()).await?;
+        let execution = tx.start_execution(&lease.tenant, trigger, None, clock.now()).await?;
         tx.commit().await?;
-        Ok(Self { store, listener, clock, tenant: tenant.to_owned(), execution, waiting: Vec::new() })
+        Ok(Self { store, listener, clock, lease, execution, waiting: Vec::new() })
     }
 
     /// The number of the execution.
@@ -51,7 +53,7 @@ impl<'a> Timeline<'a> {
         let event = Event {
             id: 0,
             execution: self.execution,
-            tenant: self.tenant.clone(),
+            tenant: self.lease.tenant.clone(),
             at,
             key: key.clone(),
             kind: kind.clone(),
@@ -65,8 +67,8 @@ impl<'a> Timeline<'a> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let mut tx = self.store.begin(Scope::Tenant(self.tenant.clone())).await?;
-        tx.append_events(self.execution, &self.tenant, &self.waiting).await?;
+        let mut tx = self.store.begin(Scope::Leased(self.lease.clone())).await?;
+        tx.append_events(self.execution, &self.lease.tenant, &self.waiting).await?;
         tx.commit().await?;
         self.waiting.clear();
         Ok(())
@@ -86,7 +88,7 @@ impl<'a> Timeline<'a> {
     ) -> Result<(), StoreError> {
         let flushed = self.flush().await;
         let finished = async {
-            let mut tx = self.store.begin(Scope::Tenant(self.tenant.clone())).await?;
+            let mut tx = self.store.begin(Scope::Leased(self.lease.clone())).await?;
             tx.finish_execution(self.execution, outcome, commit, plan, summary, self.clock.now()).await?;
             tx.commit().await
         };

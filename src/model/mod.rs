@@ -11,6 +11,7 @@ pub mod kind;
 pub mod observation;
 pub mod plan;
 pub mod platform;
+pub mod queue;
 pub mod resource;
 
 pub use clock::{Clock, SystemClock};
@@ -32,4 +33,5 @@ pub use platform::{
     CredentialRef, ForgeSpec, ForgeType, Guard, OnClose, Platform, PlatformId, PlatformSpec, ProviderSpec,
     ProviderType, Repository, Serves, TenantSpec, Window, WindowMode,
 };
+pub use queue::{Ask, Claim, Lease, Place, Release, Replica, Request, Width};
 pub use resource::{Annotations, Deletion, DesiredState, DriftMode, Origin, Resource};

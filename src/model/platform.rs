@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -46,10 +47,16 @@ impl Serialize for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_span(&text).map(Self).ok_or_else(|| {
-            serde::de::Error::custom(format!("{text:?} is no length of time; write one like 30s, 10m, 8h or 30d"))
-        })
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let span = parse_span(text).filter(|span| !span.is_zero());
+        span.map(Self).ok_or_else(|| format!("{text:?} is no length of time; write one like 30s, 10m, 8h or 30d"))
     }
 }
 

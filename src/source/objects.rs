@@ -146,6 +146,11 @@ impl Mirror {
         ids.iter().map(|id| self.read_blob(&repo, id.as_ref())).collect()
     }
 
+    /// Whether the mirror has this commit.
+    pub fn has(&self, commit: &str) -> bool {
+        self.commit_id(commit).is_ok()
+    }
+
     /// Whether `ancestor` is `head` or lies behind it. `false` when either is not in the mirror: it cannot be shown.
     ///
     /// # Errors

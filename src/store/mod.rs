@@ -5,19 +5,23 @@
 //! Whatever is written together is written in one transaction.
 
 mod columns;
+pub mod lock;
 pub mod postgres;
 pub mod sqlite;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::migrate::Migrator;
+use tokio::sync::watch;
 
 use crate::model::{
-    Approval, ApprovalKind, Event, EventKind, Execution, ExecutionOutcome, Inventory, ObjectHex, PlanId, PlatformId,
-    Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Stray, Summary, Trigger,
+    Approval, ApprovalKind, Ask, Claim, Event, EventKind, Execution, ExecutionOutcome, Inventory, Lease, ObjectHex,
+    Place, PlanId, PlatformId, Proposal, ProviderIdentity, Reason, Record, Release, Replica, Request, ResourceKey,
+    ResourceStatus, Stray, Summary, Trigger,
 };
 
 /// Why the store could not.
@@ -31,9 +35,7 @@ pub enum StoreError {
         source: sqlx::Error,
     },
     /// Another reconciler has the data directory.
-    #[error(
-        "another plumb is reconciling with {path}; stop it first, or give this one its own --data-dir or --database"
-    )]
+    #[error("another plumb is reconciling with {path}; stop it first, or give this one its own --data-dir")]
     Locked { path: String },
     /// Opened for reading, and there is no database.
     #[error("nothing has been reconciled here yet: there is no state database at {path}")]
@@ -71,9 +73,9 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
-    /// The connection that kept other reconcilers out is gone.
-    #[error("the connection that kept other reconcilers from {path} was lost; start this one anew")]
-    LostLock { path: String },
+    /// Another replica has the tenant by now: this one was silent for longer than its lease.
+    #[error("the lease on tenant {tenant} was lost; another replica goes on with it")]
+    LostLease { tenant: String },
     /// A write in a store that was opened for reading.
     #[error("the state database is open for reading only")]
     ReadOnly,
@@ -122,7 +124,7 @@ pub enum StoreError {
 /// What a store is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// To reconcile: makes and migrates what is missing, and keeps every other reconciler out.
+    /// To reconcile: makes and migrates what is missing.
     Reconcile,
     /// To add to the timeline beside a reconciler that may be running: makes and migrates nothing, locks nothing.
     Append,
@@ -152,6 +154,19 @@ pub enum Scope {
     Platform,
     /// One tenant's rows.
     Tenant(String),
+    /// One tenant's rows, for as long as nobody else has claimed it: beginning to write under a lease that was lost is
+    /// [`StoreError::LostLease`], and while the transaction lasts nobody claims the tenant.
+    Leased(Lease),
+}
+
+impl Scope {
+    /// The tenant whose rows they are; `None` for all.
+    pub fn tenant(&self) -> Option<&str> {
+        match self {
+            Scope::Platform => None,
+            Scope::Tenant(tenant) | Scope::Leased(Lease { tenant, .. }) => Some(tenant),
+        }
+    }
 }
 
 /// The platform revision in force.
@@ -219,9 +234,71 @@ pub struct HistoryFilter {
     pub limit: u32,
 }
 
+/// Which tenants need a look, and who looks at them.
+///
+/// Level-triggered: a request says that a tenant needs a look, never what to do, and two are one. A tenant is claimed by
+/// one replica at a time, under a lease that has to be renewed; one that is not is claimed by another, with the look that
+/// was begun. Each call is a transaction of its own. Times are the store's.
+#[async_trait]
+pub trait Queue: Send + Sync {
+    /// Asks for looks, and wakes whoever waits for one.
+    async fn request(&self, requests: &[Request]) -> Result<(), StoreError>;
+
+    /// Claims the tenant that has been due longest; `None` when none is due.
+    async fn claim(&self, holder: &Replica, lease: Duration) -> Result<Option<Claim>, StoreError>;
+
+    /// Claims this tenant, due or not, for a look as wide as `ask` at least; `None` while another replica has it.
+    async fn claim_tenant(
+        &self,
+        tenant: &str,
+        ask: Ask,
+        holder: &Replica,
+        lease: Duration,
+    ) -> Result<Option<Claim>, StoreError>;
+
+    /// Gives a sign of life: the lease lasts this long from now on. Says what was asked for since the claim.
+    ///
+    /// # Errors
+    /// [`StoreError::LostLease`] when another replica has the tenant.
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Option<Ask>, StoreError>;
+
+    /// Ends a claim.
+    ///
+    /// # Errors
+    /// [`StoreError::LostLease`] when another replica has the tenant.
+    async fn release(&self, lease: &Lease, release: &Release) -> Result<(), StoreError>;
+
+    /// Every tenant's place, by name.
+    async fn places(&self) -> Result<Vec<Place>, StoreError>;
+
+    /// One tenant's place; `None` where nobody ever asked for a look at it.
+    async fn place(&self, tenant: &str) -> Result<Option<Place>, StoreError>;
+
+    /// How long until the next tenant may be claimed, if nothing else happens; `None` when none waits.
+    async fn until_due(&self) -> Result<Option<Duration>, StoreError>;
+
+    /// Forgets the places of tenants that are not among these.
+    async fn keep_only(&self, tenants: &[&str]) -> Result<(), StoreError>;
+
+    /// Changes whenever something may be there to claim, also when another process asked for it. To miss nothing, mark
+    /// it seen before claiming.
+    fn woken(&self) -> watch::Receiver<u64>;
+
+    /// Becomes the one replica that does what must be done once, such as asking repositories for their heads; `None`
+    /// while another is.
+    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError>;
+}
+
+/// Being the one replica that does what must be done once, until it is dropped or its connection is lost.
+#[async_trait]
+pub trait Lead: Send + Sync {
+    /// Whether it still is.
+    async fn still_leads(&mut self) -> bool;
+}
+
 /// Opens transactions.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Queue {
     /// A transaction that may write. Others wait for it: on PostgreSQL those of its tenant and of the platform, on
     /// SQLite all. So it is kept short, nothing slow is awaited while it is open, and the task that holds it never begins
     /// a second one.

@@ -1,5 +1,5 @@
 //! The statements, compiled once for each database: they are plain enough for both to run as they are. The module that
-//! takes this file in says which database it is (`Db`), what a writer holds (`Lock`), and how its errors are told
+//! takes this file in says which database it is (`Db`) and how its errors are told
 //! (`failed`); what is a database's own stands there and in its migrations.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,12 +14,13 @@ use sqlx::query::Query;
 use sqlx::{Database, QueryBuilder, Transaction, query};
 
 use super::rows::{column, read_event, read_execution, read_secret};
-use super::{Db, Lock, failed};
+use super::{Db, failed};
 use crate::model::{
     Approval, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record, ResourceKey,
     ResourceStatus, Stray, Summary, Trigger,
 };
 use crate::store::columns::{document, read_document, read_key, read_word, time, word};
+use crate::store::lock::DirectoryLock;
 use crate::store::{
     HeldPlan, HistoryFilter, NewEvent, PlatformState, Scope, StoreError, StoredSecret, TenantState, Tx,
 };
@@ -30,11 +31,11 @@ macro_rules! narrowed {
         narrowed!($scope, $start, "")
     };
     ($scope:expr, $start:literal, $rest:literal) => {
-        match $scope {
-            Scope::Platform => query(concat!($start, " WHERE $1 IS NULL", $rest)),
-            Scope::Tenant(_) => query(concat!($start, " WHERE tenant = $1", $rest)),
+        match $scope.tenant() {
+            None => query(concat!($start, " WHERE $1 IS NULL", $rest)),
+            Some(_) => query(concat!($start, " WHERE tenant = $1", $rest)),
         }
-        .bind(tenant_of($scope))
+        .bind($scope.tenant())
     };
 }
 
@@ -49,7 +50,7 @@ pub(super) enum Access {
     Read,
     /// Keeps other reconcilers out for as long as it could still write.
     Write {
-        _lock: Option<Arc<Lock>>,
+        _lock: Option<Arc<DirectoryLock>>,
     },
 }
 
@@ -75,34 +76,28 @@ impl SqlTx {
 
     /// Whether rows of `tenant` are within the scope.
     fn sees(&self, tenant: &str) -> bool {
-        match &self.scope {
-            Scope::Platform => true,
-            Scope::Tenant(own) => own == tenant,
-        }
+        self.scope.tenant().is_none_or(|own| own == tenant)
     }
 
     /// Refuses to write a row of a tenant that is not within the scope.
     fn claim(&mut self, what: &'static str, tenant: &str) -> Result<(), StoreError> {
-        match &self.scope {
-            Scope::Tenant(own) if own != tenant => {
-                let error = StoreError::OutOfScope { what, owner: format!("tenant {tenant}"), tenant: own.clone() };
-                self.progress = Progress::Broken;
-                Err(error)
-            }
-            Scope::Tenant(_) | Scope::Platform => Ok(()),
+        match self.scope.tenant() {
+            Some(own) if own != tenant => Err(self.out_of_scope(what, format!("tenant {tenant}"))),
+            Some(_) | None => Ok(()),
         }
     }
 
     /// Refuses to write what belongs to no tenant, but in the scope of the platform.
     fn claim_platform(&mut self, what: &'static str) -> Result<(), StoreError> {
-        match &self.scope {
-            Scope::Platform => Ok(()),
-            Scope::Tenant(own) => {
-                let error = StoreError::OutOfScope { what, owner: "the platform".to_owned(), tenant: own.clone() };
-                self.progress = Progress::Broken;
-                Err(error)
-            }
+        match self.scope.tenant() {
+            Some(_) => Err(self.out_of_scope(what, "the platform".to_owned())),
+            None => Ok(()),
         }
+    }
+
+    fn out_of_scope(&mut self, what: &'static str, owner: String) -> StoreError {
+        self.progress = Progress::Broken;
+        StoreError::OutOfScope { what, owner, tenant: self.scope.tenant().unwrap_or_default().to_owned() }
     }
 
     /// Refuses a key of another tenant in a row of `tenant`.
@@ -634,15 +629,8 @@ impl Tx for SqlTx {
     }
 }
 
-fn tenant_of(scope: &Scope) -> Option<&str> {
-    match scope {
-        Scope::Platform => None,
-        Scope::Tenant(tenant) => Some(tenant),
-    }
-}
-
 fn narrow(sql: &mut QueryBuilder<Db>, scope: &Scope) {
-    if let Some(tenant) = tenant_of(scope) {
+    if let Some(tenant) = scope.tenant() {
         sql.push(" AND tenant = ").push_bind(tenant);
     }
 }

@@ -11,6 +11,7 @@ mod managers_redis;
 mod managers_sqlite;
 mod manifest;
 mod narrow;
+mod replicas;
 mod rooms;
 mod rules;
 mod schedule;

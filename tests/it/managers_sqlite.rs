@@ -12,7 +12,8 @@ use plumb::model::{
     Action, Change, Depth, Expect, Fields, Kind, Live, Mark, ObjectId, Observation, Ownership, PlatformId,
     ProviderType, Reason, ResourceKey, Step, Target,
 };
-use plumb::store::sqlite::{DATABASE_FILE, LOCK_FILE};
+use plumb::store::lock::LOCK_FILE;
+use plumb::store::sqlite::DATABASE_FILE;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;

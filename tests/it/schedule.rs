@@ -82,7 +82,7 @@ async fn a_drift_scan_comes_by_its_cron_schedule_and_pushes_a_proposal() {
     let (execution, branch) =
         tokio::time::timeout(PATIENCE, proposals.recv()).await.expect("the scan finds the drift").unwrap();
     stop.send(()).unwrap();
-    running.await.unwrap().unwrap();
+    running.await.unwrap();
 
     assert_eq!(branch, BRANCH);
     assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 42"));

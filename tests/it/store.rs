@@ -3,6 +3,7 @@
 mod contract;
 mod isolation;
 mod postgres;
+mod queue;
 mod sample;
 mod sqlite;
 

@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 
 use super::{SecureRng, Vault, VaultError, generate_password};
-use crate::managers::{ManagerError, Secrets};
-use crate::model::{Clock, Reason, ResourceKey};
+use crate::engine::passwords::Passwords;
+use crate::managers::ManagerError;
+use crate::model::{Clock, Lease, Reason, ResourceKey};
 use crate::store::{Scope, Store, StoreError, StoredSecret};
 
 /// Why a password could not be given.
@@ -83,6 +84,7 @@ impl StoredSecrets {
     /// When it could not be stored or opened.
     pub async fn password_of(
         &self,
+        lease: &Lease,
         key: &ResourceKey,
         role: &str,
         rotation: &str,
@@ -90,12 +92,18 @@ impl StoredSecrets {
         let stored = self.store.read(Scope::Tenant(key.tenant.clone())).await?.secrets(key, role).await?;
         match self.find(&stored, rotation)? {
             Some(password) => Ok(password),
-            None => self.make(key, role, rotation).await,
+            None => self.make(lease, key, role, rotation).await,
         }
     }
 
     /// Stores a new password, and gives the one that is stored then: when two make one at a time, both get the first.
-    async fn make(&self, key: &ResourceKey, role: &str, rotation: &str) -> Result<SecretString, SecretsError> {
+    async fn make(
+        &self,
+        lease: &Lease,
+        key: &ResourceKey,
+        role: &str,
+        rotation: &str,
+    ) -> Result<SecretString, SecretsError> {
         let secret = StoredSecret {
             key: key.clone(),
             role: role.to_owned(),
@@ -103,7 +111,7 @@ impl StoredSecrets {
             ciphertext: self.new_ciphertext(key, role, rotation)?,
             created_at: self.clock.now(),
         };
-        let mut tx = self.store.begin(Scope::Tenant(key.tenant.clone())).await?;
+        let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
         tx.put_secret(&secret).await?;
         let stored = tx.secrets(key, role).await?;
         let password = self
@@ -140,9 +148,15 @@ fn open_secret(vault: &Vault, secret: &StoredSecret) -> Result<SecretString, Vau
 }
 
 #[async_trait]
-impl Secrets for StoredSecrets {
-    async fn password(&self, key: &ResourceKey, role: &str, rotation: &str) -> Result<SecretString, ManagerError> {
-        self.password_of(key, role, rotation).await.map_err(|error| match &error {
+impl Passwords for StoredSecrets {
+    async fn password(
+        &self,
+        lease: &Lease,
+        key: &ResourceKey,
+        role: &str,
+        rotation: &str,
+    ) -> Result<SecretString, ManagerError> {
+        self.password_of(lease, key, role, rotation).await.map_err(|error| match &error {
             // The store may answer again: a full disk, a lock held too long.
             SecretsError::Store(_) | SecretsError::Vanished { .. } => {
                 ManagerError::retry(Reason::Internal, with_causes(&error))

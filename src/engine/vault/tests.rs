@@ -8,8 +8,12 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
-use crate::managers::{ManagerError, Secrets};
-use crate::model::{Annotations, Clock, Fields, Kind, ObjectId, ProviderIdentity, Reason, Record, ResourceKey};
+use crate::engine::{LEASE, Passwords};
+use crate::managers::ManagerError;
+use crate::model::{
+    Annotations, Ask, Clock, Fields, Kind, Lease, ObjectId, ProviderIdentity, Reason, Record, Replica, ResourceKey,
+    Trigger, Width,
+};
 use crate::store::Mode;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Scope, Store, StoredSecret};
@@ -309,6 +313,15 @@ mod stored {
         StoredSecrets::open(Arc::clone(store), vault, Arc::new(StoppedClock), rng).await
     }
 
+    /// The lease on the tenant of these tests, claimed where it is not yet.
+    async fn lease(store: &Arc<dyn Store>) -> Lease {
+        let (tenant, holder) = (orders().tenant, Replica("test".to_owned()));
+        let ask = Ask { trigger: Trigger::CommandLine, width: Width::Deep };
+        store.claim_tenant(&tenant, ask, &holder, LEASE).await.unwrap();
+        let generation = store.place(&tenant).await.unwrap().expect("it was claimed").generation;
+        Lease { tenant, holder, generation }
+    }
+
     async fn stored(store: &Arc<dyn Store>) -> Vec<StoredSecret> {
         store.read(Scope::Platform).await.unwrap().secrets(&orders(), "app").await.unwrap()
     }
@@ -340,7 +353,8 @@ mod stored {
     async fn r12_a_password_is_stored_encrypted_before_it_is_given() {
         let folder = folder();
         let store = store(&folder).await;
-        let password = secrets(&store, 1).await.unwrap().password(&orders(), "app", "").await.unwrap();
+        let password =
+            secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", "").await.unwrap();
         let stored = stored(&store).await;
         assert_eq!(stored.len(), 1);
         assert_eq!(
@@ -357,8 +371,10 @@ mod stored {
     async fn r12_asking_again_gives_the_same_password() {
         let folder = folder();
         let store = store(&folder).await;
-        let first = secrets(&store, 1).await.unwrap().password(&orders(), "app", "").await.unwrap();
-        let again = secrets(&store, 1).await.unwrap().password(&orders(), "app", "").await.unwrap();
+        let first =
+            secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", "").await.unwrap();
+        let again =
+            secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", "").await.unwrap();
         assert_eq!(first.expose_secret(), again.expose_secret());
         assert_eq!(stored(&store).await.len(), 1);
     }
@@ -369,8 +385,8 @@ mod stored {
         let store = store(&folder).await;
         let mut asking = tokio::task::JoinSet::new();
         for _ in 0..8 {
-            let secrets = secrets(&store, 1).await.unwrap();
-            asking.spawn(async move { secrets.password(&orders(), "app", "").await.unwrap() });
+            let (secrets, lease) = (secrets(&store, 1).await.unwrap(), lease(&store).await);
+            asking.spawn(async move { secrets.password(&lease, &orders(), "app", "").await.unwrap() });
         }
         let given: BTreeSet<String> =
             asking.join_all().await.iter().map(|password| password.expose_secret().to_owned()).collect();
@@ -382,10 +398,13 @@ mod stored {
         let folder = folder();
         let store = store(&folder).await;
         let secrets = secrets(&store, 1).await.unwrap();
-        let old = secrets.password(&orders(), "app", "").await.unwrap();
-        let new = secrets.password(&orders(), "app", "2024-06").await.unwrap();
+        let old = secrets.password(&lease(&store).await, &orders(), "app", "").await.unwrap();
+        let new = secrets.password(&lease(&store).await, &orders(), "app", "2024-06").await.unwrap();
         assert_ne!(old.expose_secret(), new.expose_secret());
-        assert_eq!(secrets.password(&orders(), "app", "").await.unwrap().expose_secret(), old.expose_secret());
+        assert_eq!(
+            secrets.password(&lease(&store).await, &orders(), "app", "").await.unwrap().expose_secret(),
+            old.expose_secret()
+        );
         assert_eq!(secrets.reveal(&orders(), "app").await.unwrap().unwrap().expose_secret(), new.expose_secret());
     }
 
@@ -394,8 +413,8 @@ mod stored {
         let folder = folder();
         let store = store(&folder).await;
         let secrets = secrets(&store, 1).await.unwrap();
-        let first = secrets.password(&orders(), "app", "a").await.unwrap();
-        let second = secrets.password(&orders(), "app", "b").await.unwrap();
+        let first = secrets.password(&lease(&store).await, &orders(), "app", "a").await.unwrap();
+        let second = secrets.password(&lease(&store).await, &orders(), "app", "b").await.unwrap();
         record_rotation(&store, Some("a")).await;
         assert_eq!(secrets.reveal(&orders(), "app").await.unwrap().unwrap().expose_secret(), first.expose_secret());
         // A role that came after the rotation has its password under another name; no annotation says nothing.
@@ -420,7 +439,7 @@ mod stored {
     async fn a_store_with_passwords_of_another_key_is_refused_at_once() {
         let folder = folder();
         let store = store(&folder).await;
-        secrets(&store, 1).await.unwrap().password(&orders(), "app", "").await.unwrap();
+        secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", "").await.unwrap();
         let refused = secrets(&store, 2).await.unwrap_err();
         assert!(
             matches!(&refused, SecretsError::Vault(VaultError::WrongKey { needed, .. }) if *needed == vault(1).key_id())
@@ -434,9 +453,9 @@ mod stored {
         let store = store(&folder).await;
         // Opened while the store was still empty.
         let late = secrets(&store, 2).await.unwrap();
-        secrets(&store, 1).await.unwrap().password(&orders(), "app", "").await.unwrap();
+        secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", "").await.unwrap();
         for rotation in ["", "new"] {
-            let refused = late.password(&orders(), "app", rotation).await.unwrap_err();
+            let refused = late.password(&lease(&store).await, &orders(), "app", rotation).await.unwrap_err();
             assert!(matches!(refused, ManagerError::Terminal { reason: Reason::CredentialMissing, .. }), "{refused}");
         }
         assert!(late.reveal(&orders(), "app").await.is_err());
@@ -448,22 +467,36 @@ mod stored {
         let folder = folder();
         let store = store(&folder).await;
         let secrets = secrets(&store, 1).await.unwrap();
-        secrets.password(&orders(), "app", "").await.unwrap();
+        secrets.password(&lease(&store).await, &orders(), "app", "").await.unwrap();
         let moved = StoredSecret { role: "admin".into(), ..stored(&store).await.remove(0) };
         let mut tx = store.begin(Scope::Platform).await.unwrap();
         tx.put_secret(&moved).await.unwrap();
         tx.commit().await.unwrap();
-        let refused = secrets.password(&orders(), "admin", "").await.unwrap_err();
+        let refused = secrets.password(&lease(&store).await, &orders(), "admin", "").await.unwrap_err();
         assert!(matches!(refused, ManagerError::Terminal { reason: Reason::Internal, .. }), "{refused}");
         assert!(refused.to_string().contains("role admin of checkout/staging/Database/orders"), "{refused}");
     }
 
     #[tokio::test]
+    async fn no_password_is_made_under_a_lease_that_was_lost() {
+        let folder = folder();
+        let store = store(&folder).await;
+        let held = lease(&store).await;
+        let lost = Lease { generation: held.generation - 1, ..held.clone() };
+        let secrets = secrets(&store, 1).await.unwrap();
+        let refused = secrets.password(&lost, &orders(), "app", "").await.unwrap_err();
+        assert!(matches!(refused, ManagerError::Retry { .. }), "{refused}");
+        assert!(stored(&store).await.is_empty());
+        secrets.password(&held, &orders(), "app", "").await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_store_that_cannot_be_written_gives_no_password() {
         let folder = folder();
-        drop(store(&folder).await);
+        let writer = store(&folder).await;
+        let lease = lease(&writer).await;
         let reader: Arc<dyn Store> = Arc::new(SqliteStore::open(folder.path(), Mode::ReadOnly).await.unwrap());
-        let refused = secrets(&reader, 1).await.unwrap().password(&orders(), "app", "").await.unwrap_err();
+        let refused = secrets(&reader, 1).await.unwrap().password(&lease, &orders(), "app", "").await.unwrap_err();
         assert!(matches!(refused, ManagerError::Retry { .. }), "{refused}");
         assert!(refused.to_string().contains("open for reading only"), "{refused}");
     }

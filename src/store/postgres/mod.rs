@@ -1,12 +1,16 @@
 //! The state in the schema `plumb` of a PostgreSQL database.
 //!
 //! What always holds: every transaction works as a role that owns nothing, has no login and cannot bypass row-level
-//! security, and sees the rows of its own tenant alone (`migrations/postgres`); one process at a time reconciles (an
-//! advisory lock that ends with its connection, and is looked for in every transaction that writes).
+//! security, and sees the rows of its own tenant alone (`migrations/postgres`). Any number of replicas reconcile: a tenant
+//! is worked on under a lease, and what is written under one that was lost is refused in the transaction that would write
+//! it, by the row of the queue that the transaction has locked. Times are the server's.
 //!
 //! The login of the URL makes and migrates the schema, and makes the role `plumb_<database>_service`, for which it needs
 //! `CREATE` on the database and, the first time, `CREATEROLE`. It needs no superuser.
 
+#[path = "../places.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
+mod places;
 #[path = "../rows.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod rows;
@@ -18,12 +22,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Transaction};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::statements::{Access, SqlTx};
-use super::{Mode, Scope, Store, StoreError, Tx};
+use super::columns::read_time;
+use super::{Lead, Mode, Queue, Scope, Store, StoreError, Tx};
+use crate::model::{Ask, Claim, Lease, Place, Release, Replica, Request};
 
 /// The database of the statements.
 type Db = Postgres;
@@ -32,10 +41,18 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// The schema that holds everything.
 const SCHEMA: &str = "plumb";
-/// The advisory lock of the reconciler; the letters of "plumb".
-const LOCK: i64 = 0x70_6c_75_6d_62;
+/// The advisory lock of the replica that leads; the letters of "plumb".
+const LEADER: i64 = 0x70_6c_75_6d_62;
 /// The advisory lock of writers: shared by those of tenants, taken alone by those of the platform.
-const WRITERS: i64 = LOCK + 1;
+const WRITERS: i64 = LEADER + 1;
+/// What is told when something may be there to claim.
+const CHANNEL: &str = "plumb_queue";
+/// How rows of the queue are locked: others pass by a row that is being claimed, or written under.
+const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
+/// Keeps a claim (`FOR UPDATE`) away until the transaction ends, and no sign of life.
+const KEY_SHARE: &str = " FOR KEY SHARE";
+/// How long to wait before listening again, where it failed.
+const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 /// How transactions begin, whatever the defaults of the database or the login.
 const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -43,31 +60,19 @@ const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const LONGEST_NAME: usize = 63;
 /// How long a transaction waits for a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections of one process.
+/// Connections of one process for transactions.
 const CONNECTIONS: u32 = 12;
 
 /// The state in a PostgreSQL database.
 #[derive(Debug)]
 pub struct PostgresStore {
     name: Arc<str>,
+    options: PgConnectOptions,
     pool: PgPool,
-    writes: Writes,
-}
-
-#[derive(Clone, Debug)]
-enum Writes {
-    /// Under the lock of the one reconciler.
-    Locked(Arc<Lock>),
-    /// Beside a reconciler.
-    Beside,
-    Never,
-}
-
-/// The connection that keeps other reconcilers out for as long as it is open, and the server's number for it.
-#[derive(Debug)]
-struct Lock {
-    _connection: PgConnection,
-    backend: i32,
+    mode: Mode,
+    /// Counts what may be there to claim.
+    wake: watch::Sender<u64>,
+    _listener: Option<AbortOnDropHandle<()>>,
 }
 
 impl PostgresStore {
@@ -75,8 +80,7 @@ impl PostgresStore {
     /// `PGPASSWORD`.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] when another process reconciles with it; [`StoreError::Role`] when the login cannot make
-    /// or take the role it has to work as; [`StoreError::Missing`], [`StoreError::Older`] or [`StoreError::Newer`] when
+    /// [`StoreError::Role`] when the login cannot make or take the role it has to work as; [`StoreError::Missing`], [`StoreError::Older`] or [`StoreError::Newer`] when
     /// the schema is not there or not of this version; others when the database cannot be used.
     pub async fn open(url: &str, mode: Mode) -> Result<Self, StoreError> {
         let options: PgConnectOptions =
@@ -88,33 +92,34 @@ impl PostgresStore {
         let database: String =
             sqlx::query_scalar("SELECT current_database()").fetch_one(&mut login).await.map_err(cannot_open)?;
         let role = service_role(&database);
-        let writes = match mode {
+        match mode {
             Mode::Reconcile => {
-                let lock = lock(&options, &name).await?;
                 migrate(&mut login, &name).await?;
                 provide_role(&mut login, &role, &name).await?;
-                Writes::Locked(Arc::new(lock))
             }
-            Mode::Append | Mode::ReadOnly => {
-                expect_this_version(&mut login, &name).await?;
-                if mode == Mode::Append { Writes::Beside } else { Writes::Never }
-            }
-        };
+            Mode::Append | Mode::ReadOnly => expect_this_version(&mut login, &name).await?,
+        }
         // What goes wrong with the role is told here, and not as a pool that gives no connection.
         let cannot_take = |source| StoreError::Role { path: name.to_string(), role: role.clone(), source };
         take_role(&mut login, &role).await.map_err(cannot_take)?;
         login.close().await.map_err(cannot_open)?;
         let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
+            // One of them listens.
+            .max_connections(CONNECTIONS + 1)
             .acquire_timeout(CONNECTION_TIMEOUT)
             .after_connect(move |connection, _| {
                 let role = role.clone();
                 Box::pin(async move { take_role(connection, &role).await })
             })
-            .connect_with(options)
+            .connect_with(options.clone())
             .await
             .map_err(cannot_open)?;
-        Ok(Self { name, pool, writes })
+        let wake = watch::Sender::default();
+        let listener = match mode {
+            Mode::Reconcile => Some(AbortOnDropHandle::new(tokio::spawn(listen(pool.clone(), wake.clone())))),
+            Mode::Append | Mode::ReadOnly => None,
+        };
+        Ok(Self { name, options, pool, mode, wake, _listener: listener })
     }
 
     /// Ends all connections, after the transactions that are under way.
@@ -135,9 +140,9 @@ impl PostgresStore {
 
     /// Waits until no other writes what this is about to write.
     async fn wait_for_writers(&self, connection: &mut PgConnection, scope: &Scope) -> Result<(), StoreError> {
-        let wait = match scope {
-            Scope::Platform => sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(WRITERS),
-            Scope::Tenant(tenant) => {
+        let wait = match scope.tenant() {
+            None => sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(WRITERS),
+            Some(tenant) => {
                 sqlx::query("SELECT pg_advisory_xact_lock_shared($1), pg_advisory_xact_lock(hashtextextended($2, $1))")
                     .bind(WRITERS)
                     .bind(tenant)
@@ -147,26 +152,9 @@ impl PostgresStore {
         Ok(())
     }
 
-    async fn expect_lock(&self, connection: &mut PgConnection, lock: &Lock) -> Result<(), StoreError> {
-        // The two halves of the lock's number are two columns.
-        let held: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = $1 \
-             AND (classid::bigint << 32 | objid::bigint) = $2)",
-        )
-        .bind(lock.backend)
-        .bind(LOCK)
-        .fetch_one(connection)
-        .await
-        .map_err(|source| self.cannot_begin(source))?;
-        if held { Ok(()) } else { Err(StoreError::LostLock { path: self.name.to_string() }) }
-    }
-
     /// Sets what the rest of the transaction may see and change.
     async fn enter(&self, connection: &mut PgConnection, scope: &Scope) -> Result<(), StoreError> {
-        let (kind, tenant) = match scope {
-            Scope::Platform => ("platform", ""),
-            Scope::Tenant(tenant) => ("tenant", tenant.as_str()),
-        };
+        let (kind, tenant) = scope.tenant().map_or(("platform", ""), |tenant| ("tenant", tenant));
         sqlx::query("SELECT set_config('plumb.scope', $1, true), set_config('plumb.tenant', $2, true)")
             .bind(kind)
             .bind(tenant)
@@ -176,27 +164,174 @@ impl PostgresStore {
         Ok(())
     }
 
+    fn expect_writable(&self) -> Result<(), StoreError> {
+        match self.mode {
+            Mode::Reconcile | Mode::Append => Ok(()),
+            Mode::ReadOnly => Err(StoreError::ReadOnly),
+        }
+    }
+
+    /// A transaction over the queue alone, which waits for no writer, and the server's time.
+    async fn queue(&self) -> Result<(Transaction<'static, Db>, DateTime<Utc>), StoreError> {
+        self.expect_writable()?;
+        let mut inner = self.start(BEGIN_WRITE).await?;
+        self.enter(&mut inner, &Scope::Platform).await?;
+        let now = self.now(&mut inner).await?;
+        Ok((inner, now))
+    }
+
+    async fn now(&self, connection: &mut PgConnection) -> Result<DateTime<Utc>, StoreError> {
+        const WHAT: &str = "the time";
+        let text: String = sqlx::query_scalar(
+            "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+        )
+        .fetch_one(connection)
+        .await
+        .map_err(|source| failed(&self.name, WHAT, source))?;
+        read_time(WHAT, &text)
+    }
+
+    /// Ends a transaction over the queue.
+    async fn end(&self, queue: Transaction<'static, Db>) -> Result<(), StoreError> {
+        queue.commit().await.map_err(|source| failed(&self.name, "a commit", source))
+    }
+
+    /// Tells all replicas, this one too, once the transaction is committed.
+    async fn tell(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        let told = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(connection).await;
+        told.map(drop).map_err(|source| failed(&self.name, "the queue", source))
+    }
+
     fn cannot_begin(&self, source: sqlx::Error) -> StoreError {
         failed(&self.name, "a transaction", source)
     }
 }
 
 #[async_trait]
+impl Queue for PostgresStore {
+    async fn request(&self, requests: &[Request]) -> Result<(), StoreError> {
+        let (mut queue, now) = self.queue().await?;
+        places::request(&mut queue, requests, now).await?;
+        self.tell(&mut queue).await?;
+        self.end(queue).await
+    }
+
+    async fn claim(&self, holder: &Replica, lease: Duration) -> Result<Option<Claim>, StoreError> {
+        let (mut queue, now) = self.queue().await?;
+        let claim = places::claim(&mut queue, holder, None, now, lease).await?;
+        self.end(queue).await?;
+        Ok(claim)
+    }
+
+    async fn claim_tenant(
+        &self,
+        tenant: &str,
+        ask: Ask,
+        holder: &Replica,
+        lease: Duration,
+    ) -> Result<Option<Claim>, StoreError> {
+        let (mut queue, now) = self.queue().await?;
+        let claim = places::claim(&mut queue, holder, Some((tenant, ask)), now, lease).await?;
+        self.end(queue).await?;
+        Ok(claim)
+    }
+
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Option<Ask>, StoreError> {
+        let (mut queue, now) = self.queue().await?;
+        let asked = places::renew(&mut queue, lease, now, length).await?;
+        self.end(queue).await?;
+        Ok(asked)
+    }
+
+    async fn release(&self, lease: &Lease, release: &Release) -> Result<(), StoreError> {
+        let (mut queue, now) = self.queue().await?;
+        places::release(&mut queue, lease, release, now).await?;
+        self.tell(&mut queue).await?;
+        self.end(queue).await
+    }
+
+    async fn places(&self) -> Result<Vec<Place>, StoreError> {
+        let mut queue = self.start(BEGIN_READ).await?;
+        self.enter(&mut queue, &Scope::Platform).await?;
+        places::all(&mut queue).await
+    }
+
+    async fn place(&self, tenant: &str) -> Result<Option<Place>, StoreError> {
+        let mut queue = self.start(BEGIN_READ).await?;
+        self.enter(&mut queue, &Scope::Platform).await?;
+        places::of(&mut queue, tenant).await
+    }
+
+    async fn until_due(&self) -> Result<Option<Duration>, StoreError> {
+        let mut queue = self.start(BEGIN_READ).await?;
+        self.enter(&mut queue, &Scope::Platform).await?;
+        let now = self.now(&mut queue).await?;
+        places::until_due(&mut queue, now).await
+    }
+
+    async fn keep_only(&self, tenants: &[&str]) -> Result<(), StoreError> {
+        let (mut queue, _) = self.queue().await?;
+        places::keep_only(&mut queue, tenants).await?;
+        self.end(queue).await
+    }
+
+    fn woken(&self) -> watch::Receiver<u64> {
+        self.wake.subscribe()
+    }
+
+    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
+        self.expect_writable()?;
+        let failed = |source| failed(&self.name, "its lock", source);
+        let mut connection = PgConnection::connect_with(&self.options).await.map_err(failed)?;
+        let leads: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+            .bind(LEADER)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(failed)?;
+        Ok(leads.then(|| Box::new(Leader(connection)) as Box<dyn Lead>))
+    }
+}
+
+/// The connection that holds the leader's lock for as long as it is open.
+struct Leader(PgConnection);
+
+#[async_trait]
+impl Lead for Leader {
+    async fn still_leads(&mut self) -> bool {
+        self.0.ping().await.is_ok()
+    }
+}
+
+/// Hears of what other replicas ask for. While it cannot listen, the polls of those who wait find it.
+async fn listen(pool: PgPool, wake: watch::Sender<u64>) {
+    loop {
+        if let Ok(mut listener) = PgListener::connect_with(&pool).await
+            && listener.listen(CHANNEL).await.is_ok()
+        {
+            // A connection that was lost and made again (`None`) may have missed something.
+            while listener.try_recv().await.is_ok() {
+                wake.send_modify(|count| *count = count.wrapping_add(1));
+            }
+        }
+        if pool.is_closed() {
+            return;
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
+#[async_trait]
 impl Store for PostgresStore {
     async fn begin(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
-        let lock = match &self.writes {
-            Writes::Locked(lock) => Some(Arc::clone(lock)),
-            Writes::Beside => None,
-            Writes::Never => return Err(StoreError::ReadOnly),
-        };
+        self.expect_writable()?;
         let mut inner = self.start(BEGIN_WRITE).await?;
         self.wait_for_writers(&mut inner, &scope).await?;
-        // After the wait: the lock may have been lost meanwhile, and another process may have written.
-        if let Some(lock) = &lock {
-            self.expect_lock(&mut inner, lock).await?;
-        }
         self.enter(&mut inner, &scope).await?;
-        Ok(Box::new(SqlTx::new(inner, scope, Access::Write { _lock: lock }, Arc::clone(&self.name))))
+        // After the wait: another replica may have claimed the tenant meanwhile.
+        if let Scope::Leased(lease) = &scope {
+            places::expect_held(&mut inner, lease).await?;
+        }
+        Ok(Box::new(SqlTx::new(inner, scope, Access::Write { _lock: None }, Arc::clone(&self.name))))
     }
 
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
@@ -218,21 +353,6 @@ async fn take_role(connection: &mut PgConnection, role: &str) -> Result<(), sqlx
     let set = AssertSqlSafe(format!("SET ROLE {}", quoted(role)));
     sqlx::query(set).execute(&mut *connection).await?;
     Ok(())
-}
-
-/// Takes the lock of the reconciler, on a connection of its own.
-async fn lock(options: &PgConnectOptions, name: &Arc<str>) -> Result<Lock, StoreError> {
-    let failed = |source| failed(name, "its lock", source);
-    let mut connection = PgConnection::connect_with(options).await.map_err(failed)?;
-    let (is_locked, backend): (bool, i32) = sqlx::query_as("SELECT pg_try_advisory_lock($1), pg_backend_pid()")
-        .bind(LOCK)
-        .fetch_one(&mut connection)
-        .await
-        .map_err(failed)?;
-    match is_locked {
-        true => Ok(Lock { _connection: connection, backend }),
-        false => Err(StoreError::Locked { path: name.to_string() }),
-    }
 }
 
 async fn migrate(login: &mut PgConnection, name: &Arc<str>) -> Result<(), StoreError> {

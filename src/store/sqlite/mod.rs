@@ -1,7 +1,6 @@
 //! The state in one SQLite file, `<data-dir>/plumb.db`: nothing to install, one reconciler, any number of readers.
 //!
-//! What always holds: one process at a time reconciles (an operating system's lock on `<data-dir>/plumb.lock`, gone
-//! with the process however it ends); there is one writing connection, so that writers wait in a queue of their own
+//! What always holds: one process at a time reconciles (the [`DirectoryLock`]); there is one writing connection, so that writers wait in a queue of their own
 //! and never fail on each other; readers see a snapshot and neither wait for the writer nor stop it (WAL).
 //!
 //! Commits are synced to the disk (`synchronous = FULL`). With `NORMAL` a power loss could take back the last
@@ -9,6 +8,9 @@
 //! before its role was made (R12) would be lost while the role keeps it. A sync costs a few milliseconds a commit, so
 //! what belongs together should be committed together.
 
+#[path = "../places.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
+mod places;
 #[path = "../rows.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod rows;
@@ -16,28 +18,36 @@ mod rows;
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod statements;
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Sqlite};
+use sqlx::{Connection, Sqlite, SqliteConnection, Transaction};
+use tokio::sync::watch;
 
 use self::statements::{Access, SqlTx};
-use super::{Mode, Scope, Store, StoreError, Tx};
+use super::columns::time;
+use super::lock::{DirectoryLock, private_file};
+use super::{Lead, Mode, Queue, Scope, Store, StoreError, Tx};
+use crate::model::{Ask, Claim, Clock, Lease, Place, Release, Replica, Request, SystemClock};
 
 /// The database of the statements.
 type Db = Sqlite;
 
 /// The database's file in the data directory.
 pub const DATABASE_FILE: &str = "plumb.db";
-/// The file in the data directory that a reconciler has locked.
-pub const LOCK_FILE: &str = "plumb.lock";
+/// How a transaction begins whose commit is synced to the disk.
+const BEGIN_DURABLE: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
+/// How one over the queue begins. What a power loss takes back of it is asked for anew at the start.
+const BEGIN_QUEUE: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
+/// There is one writer, so no row of the queue needs a lock of its own.
+const SKIP_LOCKED: &str = "";
+const KEY_SHARE: &str = "";
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -59,6 +69,9 @@ pub struct SqliteStore {
     path: Arc<str>,
     readers: SqlitePool,
     writer: Writer,
+    time: Time,
+    /// Counts what may be there to claim.
+    wake: watch::Sender<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -66,20 +79,26 @@ enum Writer {
     /// The one writing connection, and the lock that it stands under.
     Open {
         pool: SqlitePool,
-        lock: Option<Arc<Lock>>,
+        lock: Option<Arc<DirectoryLock>>,
     },
     None,
 }
 
-/// The lock on a data directory, let go when dropped.
-#[derive(Debug)]
-struct Lock(File);
+/// What the queue takes for the time: the machine's clock when the store was opened, and what has passed since. A clock
+/// that is set while Plumb runs moves no lease and no wait.
+#[derive(Clone, Copy, Debug)]
+struct Time {
+    opened: DateTime<Utc>,
+    since: Instant,
+}
 
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing alone would leave it locked while a child process that is just being started has the file, too. That
-        // it fails is no loss: the lock goes with the process at the latest.
-        let _ = self.0.unlock();
+impl Time {
+    fn start() -> Self {
+        Self { opened: SystemClock.now(), since: Instant::now() }
+    }
+
+    fn now(self) -> DateTime<Utc> {
+        self.opened + TimeDelta::from_std(self.since.elapsed()).unwrap_or(TimeDelta::MAX)
     }
 }
 
@@ -106,8 +125,7 @@ impl SqliteStore {
     }
 
     async fn open_to_reconcile(data_dir: &Path) -> Result<Self, StoreError> {
-        make_directory(data_dir).map_err(|source| directory(data_dir, source))?;
-        let lock = Some(Arc::new(lock(data_dir)?));
+        let lock = Some(Arc::new(DirectoryLock::take(data_dir)?));
         let file = data_dir.join(DATABASE_FILE);
         // Made here, since SQLite would make it readable by others. Its companions take the mode of the database.
         private_file(&file).map_err(|source| directory(&file, source))?;
@@ -116,7 +134,12 @@ impl SqliteStore {
         let pool = writing_pool(&file).await.map_err(|source| cannot_open(&path, source))?;
         migrate(&pool, &path).await?;
         let readers = reading_pool(&file).await.map_err(|source| cannot_open(&path, source))?;
-        Ok(Self { path, readers, writer: Writer::Open { pool, lock } })
+        let store = Self { writer: Writer::Open { pool, lock }, ..Self::reader(path, readers) };
+        // Whoever held a lease here is dead, or there would have been no lock to take.
+        let mut queue = store.queue().await?;
+        free_all(&mut queue).await.map_err(|source| failed(&store.path, "the queue", source))?;
+        store.end(queue).await?;
+        Ok(store)
     }
 
     async fn open_to_read(data_dir: &Path) -> Result<Self, StoreError> {
@@ -131,7 +154,11 @@ impl SqliteStore {
         }
         let readers = reading_pool(&file).await.map_err(|source| cannot_open(&path, source))?;
         expect_this_version(&readers, &path).await?;
-        Ok(Self { path, readers, writer: Writer::None })
+        Ok(Self::reader(path, readers))
+    }
+
+    fn reader(path: Arc<str>, readers: SqlitePool) -> Self {
+        Self { path, readers, writer: Writer::None, time: Time::start(), wake: watch::Sender::default() }
     }
 
     /// Ends all connections, after the transactions that are under way. The database is then one file, without a log.
@@ -150,7 +177,10 @@ impl Store for SqliteStore {
     async fn begin(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
         match &self.writer {
             Writer::Open { pool, lock } => {
-                let inner = pool.begin_with("BEGIN IMMEDIATE").await.map_err(|source| self.cannot_begin(source))?;
+                let mut inner = pool.begin_with(BEGIN_DURABLE).await.map_err(|source| self.cannot_begin(source))?;
+                if let Scope::Leased(lease) = &scope {
+                    places::expect_held(&mut inner, lease).await?;
+                }
                 let access = Access::Write { _lock: lock.clone() };
                 Ok(Box::new(SqlTx::new(inner, scope, access, Arc::clone(&self.path))))
             }
@@ -164,29 +194,110 @@ impl Store for SqliteStore {
     }
 }
 
-impl SqliteStore {
-    fn cannot_begin(&self, source: sqlx::Error) -> StoreError {
-        failed(&self.path, "a transaction", source)
+#[async_trait]
+impl Queue for SqliteStore {
+    async fn request(&self, requests: &[Request]) -> Result<(), StoreError> {
+        let mut queue = self.queue().await?;
+        places::request(&mut queue, requests, self.time.now()).await?;
+        self.end(queue).await?;
+        self.wake();
+        Ok(())
+    }
+
+    async fn claim(&self, holder: &Replica, lease: Duration) -> Result<Option<Claim>, StoreError> {
+        let mut queue = self.queue().await?;
+        let claim = places::claim(&mut queue, holder, None, self.time.now(), lease).await?;
+        self.end(queue).await?;
+        Ok(claim)
+    }
+
+    async fn claim_tenant(
+        &self,
+        tenant: &str,
+        ask: Ask,
+        holder: &Replica,
+        lease: Duration,
+    ) -> Result<Option<Claim>, StoreError> {
+        let mut queue = self.queue().await?;
+        let claim = places::claim(&mut queue, holder, Some((tenant, ask)), self.time.now(), lease).await?;
+        self.end(queue).await?;
+        Ok(claim)
+    }
+
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Option<Ask>, StoreError> {
+        let mut queue = self.queue().await?;
+        let asked = places::renew(&mut queue, lease, self.time.now(), length).await?;
+        self.end(queue).await?;
+        Ok(asked)
+    }
+
+    async fn release(&self, lease: &Lease, release: &Release) -> Result<(), StoreError> {
+        let mut queue = self.queue().await?;
+        places::release(&mut queue, lease, release, self.time.now()).await?;
+        self.end(queue).await?;
+        self.wake();
+        Ok(())
+    }
+
+    async fn places(&self) -> Result<Vec<Place>, StoreError> {
+        let mut reader = self.readers.acquire().await.map_err(|source| self.cannot_begin(source))?;
+        places::all(&mut reader).await
+    }
+
+    async fn place(&self, tenant: &str) -> Result<Option<Place>, StoreError> {
+        let mut reader = self.readers.acquire().await.map_err(|source| self.cannot_begin(source))?;
+        places::of(&mut reader, tenant).await
+    }
+
+    async fn until_due(&self) -> Result<Option<Duration>, StoreError> {
+        let mut reader = self.readers.acquire().await.map_err(|source| self.cannot_begin(source))?;
+        places::until_due(&mut reader, self.time.now()).await
+    }
+
+    async fn keep_only(&self, tenants: &[&str]) -> Result<(), StoreError> {
+        let mut queue = self.queue().await?;
+        places::keep_only(&mut queue, tenants).await?;
+        self.end(queue).await
+    }
+
+    fn woken(&self) -> watch::Receiver<u64> {
+        self.wake.subscribe()
+    }
+
+    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
+        Ok(Some(Box::new(Alone)))
     }
 }
 
-fn make_directory(data_dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(data_dir)
+/// The one process that reconciles leads for as long as it lives.
+struct Alone;
+
+#[async_trait]
+impl Lead for Alone {
+    async fn still_leads(&mut self) -> bool {
+        true
+    }
 }
 
-/// Opens a file, made for its owner alone when it is missing.
-fn private_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
+impl SqliteStore {
+    /// A transaction over the queue alone.
+    async fn queue(&self) -> Result<Transaction<'static, Db>, StoreError> {
+        match &self.writer {
+            Writer::Open { pool, .. } => pool.begin_with(BEGIN_QUEUE).await.map_err(|source| self.cannot_begin(source)),
+            Writer::None => Err(StoreError::ReadOnly),
+        }
+    }
 
-/// Takes the lock of the data directory.
-fn lock(data_dir: &Path) -> Result<Lock, StoreError> {
-    let path = data_dir.join(LOCK_FILE);
-    let file = private_file(&path).map_err(|source| directory(&path, source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: data_dir.display().to_string() }),
-        Err(TryLockError::Error(source)) => Err(directory(&path, source)),
+    async fn end(&self, queue: Transaction<'static, Db>) -> Result<(), StoreError> {
+        queue.commit().await.map_err(|source| failed(&self.path, "a commit", source))
+    }
+
+    fn wake(&self) {
+        self.wake.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn cannot_begin(&self, source: sqlx::Error) -> StoreError {
+        failed(&self.path, "a transaction", source)
     }
 }
 
@@ -251,6 +362,18 @@ async fn expect_this_version(pool: &SqlitePool, path: &Arc<str>) -> Result<(), S
         .await
         .map_err(|source| failed(path, WHAT, source))?;
     super::expect_this_version(&MIGRATIONS, &applied, path)
+}
+
+/// Frees what is held in the queue, since whoever held it is dead: the looks that were begun are due at once, and so is
+/// all that waits, whatever the clock was set to since.
+async fn free_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    for sql in [
+        "UPDATE queue SET lease_until = $1 WHERE holder IS NOT NULL",
+        "UPDATE queue SET due_at = $1 WHERE due_at IS NOT NULL",
+    ] {
+        sqlx::query(sql).bind(time(DateTime::UNIX_EPOCH)).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 fn directory(path: &Path, source: io::Error) -> StoreError {

@@ -150,13 +150,6 @@ impl Server {
     }
 }
 
-impl Server {
-    /// Waits until it ends by itself; gives its exit code.
-    pub fn wait(mut self) -> Option<i32> {
-        self.child.wait().expect("it was started").code()
-    }
-}
-
 impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended already, which is what is wanted.

@@ -108,6 +108,11 @@ impl PostgresServer {
         on_a_thread(self.until_ready());
     }
 
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap()
+    }
+
     async fn until_ready(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {

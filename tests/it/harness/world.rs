@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plumb::engine::vault::{StoredSecrets, Vault, system_rng};
-use plumb::engine::{Ask, Engine, EngineError, PlatformStatus, Preview, PreviewSource, Report, Settings, Width, view};
+use plumb::engine::{
+    Ask, Engine, EngineError, LEASE, PlatformStatus, Preview, PreviewSource, Report, Settings, Width, view,
+};
 use plumb::model::{
-    ApprovalKind, Clock, Event, ExecutionOutcome, Inventory, Plan, PlanId, Proposal, Reason, ResourceKey,
+    ApprovalKind, Clock, Event, ExecutionOutcome, Inventory, Plan, PlanId, Proposal, Reason, Replica, ResourceKey,
     ResourceStatus, SystemClock, Trigger,
 };
 use plumb::store::Mode;
@@ -189,6 +191,8 @@ impl World {
             platform_branch: None,
             platform_token: None,
             data_dir: self.data(),
+            replica: Replica("test".to_owned()),
+            lease: LEASE,
         };
         let (events, hook) = (Arc::clone(&self.events), Arc::clone(&self.hook));
         let listener = Arc::new(move |event: &Event| {
@@ -198,7 +202,7 @@ impl World {
                 hook(event);
             }
         });
-        let passwords: Arc<dyn plumb::managers::Secrets> = secrets.clone();
+        let passwords: Arc<dyn plumb::engine::Passwords> = secrets.clone();
         let engine = Arc::new(Engine::new(settings, Arc::clone(&store), passwords, clock, listener));
         self.running = Some(Running { engine, store, secrets });
     }

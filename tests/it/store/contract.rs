@@ -13,7 +13,7 @@ use super::sample::{
     HOSTILE, approval, at, event, events, finding, held_plan, key, platform_state, proposal, record, secret, status,
     stray, summary, tenant_state,
 };
-use super::{ALL, Fixture, begin, isolation, read, tenant};
+use super::{ALL, Fixture, begin, isolation, queue, read, tenant};
 
 async fn an_empty_store_answers_every_question(store: &dyn Store) {
     let mut tx = read(store).await;
@@ -491,4 +491,14 @@ on_every_database! {
     isolation::a_reader_cannot_write,
     isolation::after_a_failed_write_a_transaction_is_over_and_the_store_goes_on,
     isolation::writers_wait_for_one_another,
+    queue::two_requests_are_one_look_the_wider,
+    queue::the_tenant_that_has_been_due_longest_is_claimed_first,
+    queue::a_claimed_tenant_is_nobody_elses_until_it_is_released,
+    queue::a_lease_that_ran_out_is_claimed_with_the_look_that_was_begun,
+    queue::nothing_is_written_under_a_lost_lease,
+    queue::a_lease_that_is_renewed_lasts_and_tells_what_was_asked_for,
+    queue::a_retry_waits_and_a_commit_does_not,
+    queue::a_named_tenant_is_claimed_whether_it_is_due_or_not,
+    queue::tenants_that_are_gone_are_forgotten,
+    queue::whoever_waits_is_woken,
 }

@@ -3,19 +3,21 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
+use plumb::model::{Ask, Request, Trigger, Width};
 use plumb::store::Mode;
 use plumb::store::postgres::PostgresStore;
-use plumb::store::{Store, StoreError};
+use plumb::store::{Queue, Store, StoreError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::sample::tenant_state;
-use super::{Fixture, begin, isolation, tenant};
+use super::{Fixture, isolation, tenant};
 use crate::harness::desk::Desk;
 use crate::harness::postgres::PostgresServer;
 
 /// Everything that belongs to a tenant.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "tenants",
     "inventory",
     "statuses",
@@ -26,14 +28,11 @@ const TABLES: [&str; 10] = [
     "secrets",
     "executions",
     "events",
+    "queue",
 ];
 
 /// As many as one process opens.
 const CONNECTIONS: usize = 12;
-
-/// Ends the connection that holds the lock of the reconciler.
-const END_OF_THE_LOCK: &str = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = \
-                               (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 impl Fixture {
     fn database(&self) -> &str {
@@ -61,6 +60,9 @@ async fn count(connection: &mut PgConnection, sql: String) -> i64 {
 async fn the_database_keeps_tenants_apart_whatever_is_asked() {
     let fixture = Fixture::postgres().await;
     isolation::fill(&*fixture.store).await;
+    let look = Ask { trigger: Trigger::Start, width: Width::Deep };
+    let request = |name: &str| Request { tenant: name.to_owned(), ask: look, delay: Duration::ZERO };
+    fixture.store.request(&[request("checkout"), request("billing")]).await.unwrap();
     let mut service = fixture.as_service().await;
     for table in TABLES {
         let all = format!("SELECT count(*) FROM {table}");
@@ -110,26 +112,33 @@ async fn the_service_owns_nothing_and_bypasses_nothing() {
 }
 
 #[tokio::test]
-async fn one_process_reconciles_and_readers_and_the_next_one_find_what_it_wrote() {
+async fn replicas_and_readers_find_what_another_wrote() {
     let fixture = Fixture::postgres().await;
     isolation::fill(&*fixture.store).await;
-    let second = PostgresStore::open(&fixture.url, Mode::Reconcile).await.expect_err("there is one already");
-    assert!(matches!(second, StoreError::Locked { .. }), "{second:?}");
     let reader = PostgresStore::open(&fixture.url, Mode::ReadOnly).await.unwrap();
     assert!(matches!(reader.begin(tenant("checkout")).await.err(), Some(StoreError::ReadOnly)));
     let beside = PostgresStore::open(&fixture.url, Mode::Append).await.unwrap();
     beside.begin(tenant("checkout")).await.unwrap().commit().await.unwrap();
-    let Fixture { store, url, _folder } = fixture;
+    let replica = PostgresStore::open(&fixture.url, Mode::Reconcile).await.unwrap();
     let before = reader.read(tenant("checkout")).await.unwrap().inventory().await.unwrap();
-    drop(store);
-    let next = loop {
-        // The server lets go of the lock a moment after the connection has ended.
-        match PostgresStore::open(&url, Mode::Reconcile).await {
-            Err(StoreError::Locked { .. }) => tokio::task::yield_now().await,
-            other => break other.unwrap(),
-        }
-    };
-    assert_eq!(next.read(tenant("checkout")).await.unwrap().inventory().await.unwrap(), before);
+    assert_eq!(replica.read(tenant("checkout")).await.unwrap().inventory().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn one_replica_leads_until_its_connection_is_lost() {
+    let fixture = Fixture::postgres().await;
+    let other = PostgresStore::open(&fixture.url, Mode::Reconcile).await.unwrap();
+    let mut lead = fixture.store.lead().await.unwrap().expect("nobody leads yet");
+    assert!(lead.still_leads().await);
+    assert!(other.lead().await.unwrap().is_none());
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM \
+               pg_database WHERE datname = current_database())";
+    PostgresServer::shared().psql_in(fixture.database(), end).await;
+    assert!(!lead.still_leads().await);
+    // The server lets go of the lock a moment after the connection has ended.
+    while other.lead().await.unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -165,37 +174,6 @@ async fn is_given_up_after(polls: usize, future: impl Future) -> bool {
         }
     })
     .await
-}
-
-#[tokio::test]
-async fn who_lost_the_lock_writes_no_more() {
-    let fixture = Fixture::postgres().await;
-    drop(begin(&*fixture.store).await);
-    PostgresServer::shared().psql_in(fixture.database(), END_OF_THE_LOCK).await;
-    let lost = loop {
-        match fixture.store.begin(tenant("checkout")).await {
-            Ok(tx) => drop(tx),
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(lost, StoreError::LostLock { .. }), "{lost:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_lost_the_lock_ends() {
-    let fixture = Fixture::postgres().await;
-    let database = fixture.database().to_owned();
-    let Fixture { store, url, _folder } = fixture;
-    drop(store);
-    let desk = Desk::with_starter();
-    // The test's own lock goes a moment after its connection.
-    while desk.plumb_with(&["apply"], &[("PLUMB_PLATFORM", &desk.platform.url()), ("PLUMB_DATABASE", &url)]).code != 0 {
-    }
-    let server = desk.serve_with(&[("PLUMB_DATABASE", &url)]);
-    PostgresServer::shared().psql_in(&database, END_OF_THE_LOCK).await;
-    let asked = desk.plumb_with(&["reconcile", "checkout", "--server", &server.address], &[]);
-    assert_eq!(asked.code, 0, "{asked:?}");
-    assert_eq!(server.wait(), Some(1));
 }
 
 #[tokio::test]
@@ -238,13 +216,7 @@ async fn the_program_keeps_its_state_there() {
     let desk = Desk::with_starter();
     let platform = desk.platform.url();
     let plumb = |args: &[&str]| desk.plumb_with(args, &[("PLUMB_PLATFORM", &platform), ("PLUMB_DATABASE", &url)]);
-    let first = loop {
-        let said = plumb(&["apply"]);
-        // The server lets go of the test's own lock a moment after its connection has ended.
-        if !said.stderr.contains("another plumb is reconciling") {
-            break said;
-        }
-    };
+    let first = plumb(&["apply"]);
     assert_eq!((first.code, first.stdout.contains("2 steps done")), (0, true), "{first:?}");
     assert!(!desk.data("plumb.db").exists());
     let second = plumb(&["apply"]);

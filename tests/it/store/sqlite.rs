@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use plumb::store::Mode;
-use plumb::store::sqlite::{DATABASE_FILE, LOCK_FILE, SqliteStore};
+use plumb::store::lock::LOCK_FILE;
+use plumb::store::sqlite::{DATABASE_FILE, SqliteStore};
 use plumb::store::{Scope, Store, StoreError};
 
 use super::sample::{key, record, secret};

@@ -3,16 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use plumb::model::{
-    Approval, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record, ResourceKey,
-    ResourceStatus, Stray, Summary, Trigger,
+    Approval, Ask, Claim, Event, Execution, ExecutionOutcome, Inventory, Lease, Place, PlanId, Proposal,
+    ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus, Stray, Summary, Trigger,
 };
 use plumb::store::{
-    HeldPlan, HistoryFilter, NewEvent, PlatformState, Scope, Store, StoreError, StoredSecret, TenantState, Tx,
+    HeldPlan, HistoryFilter, Lead, NewEvent, PlatformState, Queue, Scope, Store, StoreError, StoredSecret, TenantState,
+    Tx,
 };
+use tokio::sync::watch;
 
 /// All that the store holds. Executions and events are oldest first.
 #[derive(Clone, Default)]
@@ -78,6 +81,43 @@ impl Store for FakeStore {
     }
 }
 
+#[async_trait]
+impl Queue for FakeStore {
+    async fn request(&self, _: &[Request]) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn claim(&self, _: &Replica, _: Duration) -> Result<Option<Claim>, StoreError> {
+        panic!("the page only reads")
+    }
+    async fn claim_tenant(&self, _: &str, _: Ask, _: &Replica, _: Duration) -> Result<Option<Claim>, StoreError> {
+        panic!("the page only reads")
+    }
+    async fn renew(&self, _: &Lease, _: Duration) -> Result<Option<Ask>, StoreError> {
+        panic!("the page only reads")
+    }
+    async fn release(&self, _: &Lease, _: &Release) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn places(&self) -> Result<Vec<Place>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn place(&self, _: &str) -> Result<Option<Place>, StoreError> {
+        Ok(None)
+    }
+    async fn until_due(&self) -> Result<Option<Duration>, StoreError> {
+        Ok(None)
+    }
+    async fn keep_only(&self, _: &[&str]) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    fn woken(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
+    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
+        panic!("the page only reads")
+    }
+}
+
 struct Snapshot {
     data: Arc<Data>,
     scope: Scope,
@@ -86,10 +126,7 @@ struct Snapshot {
 
 impl Snapshot {
     fn sees(&self, tenant: &str) -> bool {
-        match &self.scope {
-            Scope::Platform => true,
-            Scope::Tenant(name) => name == tenant,
-        }
+        self.scope.tenant().is_none_or(|name| name == tenant)
     }
 
     fn mine<T: Clone>(&self, all: &BTreeMap<ResourceKey, T>) -> BTreeMap<ResourceKey, T> {

@@ -1,0 +1,247 @@
+//! Claims tenants that are due and looks at them, as many at once as there are slots.
+//!
+//! What always holds: a tenant is looked at under a lease alone; however a look ends, also by a panic, its tenant is
+//! released or its lease runs out; a look that wants to be tried again is, after a wait that doubles.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::model::{Ask, Claim, Lease, Release};
+use crate::source::Refs;
+use crate::store::StoreError;
+
+use super::lease::Held;
+use super::platform::PlatformStatus;
+use super::reconcile::{Report, chain};
+use super::{Engine, EngineError};
+
+/// How many tenants one process looks at at once. Looks mostly wait for others' servers.
+const TENANTS_AT_ONCE: usize = 8;
+
+/// The first wait before a look is tried again, and the longest.
+const RETRY_FIRST: Duration = Duration::from_secs(5);
+const RETRY_LONGEST: Duration = Duration::from_secs(300);
+
+/// The longest wait between two looks into the queue, should nobody say that something is there.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// How long a wait for a tenant that another replica has lasts at most, should nobody say that it was released.
+const WAIT_FOR_HOLDER: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// Looks at one tenant and makes live what git says. Waits while another replica looks at it.
+    ///
+    /// # Errors
+    /// When its repository or the store cannot be used. Most errors come before anything is applied, but not all: a
+    /// store that fails when the pass is recorded leaves steps that are done, and the next pass finds them so. What
+    /// single resources lack is in the report.
+    pub async fn reconcile(&self, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> Result<Report, EngineError> {
+        if !in_force.platform.tenants.contains_key(tenant) {
+            return Err(EngineError::no_tenant(&in_force.platform, tenant));
+        }
+        let mut woken = self.store.woken();
+        let (claimed, claim) = loop {
+            woken.mark_unchanged();
+            let (replica, length) = (&self.settings.replica, self.settings.lease);
+            let at = Instant::now();
+            if let Some(claim) = self.store.claim_tenant(tenant, ask, replica, length).await? {
+                break (at, claim);
+            }
+            tracing::debug!(tenant, "another replica looks at it; waiting");
+            // A sender that is gone wakes nobody, and the wait goes on by time.
+            let _ = tokio::time::timeout(WAIT_FOR_HOLDER, woken.changed()).await;
+        };
+        self.look_and_release(in_force, claim, claimed).await
+    }
+
+    /// One look, at the end of which the tenant is released.
+    async fn look_and_release(
+        &self,
+        in_force: &PlatformStatus,
+        claim: Claim,
+        claimed: Instant,
+    ) -> Result<Report, EngineError> {
+        let Claim { lease, ask, failures, due: _ } = claim;
+        let held = Held::keep(Arc::clone(&self.store), lease.clone(), self.settings.lease, claimed);
+        let looked = AssertUnwindSafe(self.look(in_force, &held, ask)).catch_unwind().await;
+        drop(held);
+        let looked = looked.map_err(|panic| {
+            // The thread has told of it.
+            drop(panic);
+            EngineError::Task
+        });
+        let looked = looked.and_then(|looked| looked);
+        let (wants_retry, seen) = match &looked {
+            Ok(report) => (report.wants_retry, Some(name_of(&report.refs))),
+            Err(_) => (true, None),
+        };
+        let retry = wants_retry.then(|| (patience(&lease.tenant, failures), failures.saturating_add(1)));
+        match (self.store.release(&lease, &Release { seen, retry }).await, looked) {
+            (Ok(()), looked) | (Err(StoreError::LostLease { .. }), looked @ Err(_)) => looked,
+            // What was looked at is recorded; the tenant is claimed anew when the lease runs out.
+            (Err(error), looked) => {
+                tracing::warn!(tenant = lease.tenant, error = %chain(&error), "a tenant could not be released");
+                looked
+            }
+        }
+    }
+}
+
+/// The worker of one process.
+pub(super) struct Worker {
+    engine: Arc<Engine>,
+    tasks: JoinSet<()>,
+    /// What the queue could not be asked for last time, so that it is logged once.
+    error: Option<String>,
+}
+
+impl Worker {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, tasks: JoinSet::new(), error: None }
+    }
+
+    /// Works until `stopped` turns true, then lets the looks that are under way end.
+    pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        let store = Arc::clone(&self.engine.store);
+        // It listens before it looks, so that nothing is missed in between.
+        let mut woken = store.woken();
+        while !*stopped.borrow() {
+            woken.mark_unchanged();
+            self.claim_what_is_due().await;
+            let is_full = self.tasks.len() >= TENANTS_AT_ONCE;
+            let sleep = match self.error {
+                None => store.until_due().await.ok().flatten().unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP),
+                Some(_) => LONGEST_SLEEP,
+            };
+            tokio::select! {
+                _ = stopped.changed() => {}
+                () = tokio::time::sleep(sleep), if !is_full => {}
+                _ = woken.changed(), if !is_full => {}
+                Some(_) = self.tasks.join_next() => {}
+            }
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    async fn claim_what_is_due(&mut self) {
+        let engine = &self.engine;
+        while self.tasks.len() < TENANTS_AT_ONCE {
+            let claimed = Instant::now();
+            match engine.store.claim(&engine.settings.replica, engine.settings.lease).await {
+                Ok(Some(claim)) => {
+                    self.error = None;
+                    let engine = Arc::clone(engine);
+                    self.tasks.spawn(async move { engine.work(claim, claimed).await });
+                }
+                Ok(None) => {
+                    self.error = None;
+                    return;
+                }
+                Err(error) => {
+                    let message = chain(&error);
+                    if self.error.as_ref() != Some(&message) {
+                        tracing::warn!(error = message, "the queue cannot be asked; trying again");
+                    }
+                    self.error = Some(message);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Looks at a tenant that was claimed. What is wrong is in its timeline; here it is only logged.
+    async fn work(&self, claim: Claim, claimed: Instant) {
+        let tenant = claim.lease.tenant.clone();
+        let in_force = match self.in_force().await {
+            Ok(in_force) => in_force,
+            Err(error) => {
+                tracing::warn!(tenant, error = %chain(&error), "the platform in force cannot be read");
+                let retry = Some((patience(&tenant, claim.failures), claim.failures.saturating_add(1)));
+                self.let_go(&claim.lease, Release { seen: None, retry }).await;
+                return;
+            }
+        };
+        if !in_force.platform.tenants.contains_key(&tenant) {
+            self.let_go(&claim.lease, Release { seen: None, retry: None }).await;
+            return;
+        }
+        match self.look_and_release(&in_force, claim, claimed).await {
+            Ok(report) => {
+                let summary = report.plan.summary();
+                tracing::info!(tenant, outcome = ?report.outcome, done = report.done,
+                    blocked = report.plan.blocked.len(), drifted = report.plan.drift.len(),
+                    unchanged = summary.unchanged, "looked");
+            }
+            Err(error) => {
+                tracing::warn!(tenant, error = %chain(&error), "the tenant could not be reconciled");
+            }
+        }
+    }
+
+    async fn let_go(&self, lease: &Lease, release: Release) {
+        if let Err(error) = self.store.release(lease, &release).await {
+            tracing::warn!(tenant = lease.tenant, error = %chain(&error), "a tenant could not be released");
+        }
+    }
+}
+
+/// A short name for refs: the same for the same refs.
+pub(super) fn name_of(refs: &Refs) -> String {
+    let mut hash = Sha256::new();
+    hash.update(refs.head.as_deref().unwrap_or_default());
+    for (branch, tip) in &refs.drift {
+        hash.update([0]);
+        hash.update(branch);
+        hash.update([0]);
+        hash.update(tip);
+    }
+    hex::encode(&hash.finalize()[..NAME_BYTES])
+}
+
+/// Enough that two sets of refs never have one name by accident.
+const NAME_BYTES: usize = 16;
+
+/// The wait before the next try after `failures` that failed: doubling, capped, and a little different for each tenant and
+/// try, so that those that failed together are not tried together.
+fn patience(tenant: &str, failures: u32) -> Duration {
+    let whole = RETRY_FIRST.saturating_mul(1 << failures.min(16)).min(RETRY_LONGEST);
+    whole.mul_f64(0.9) + super::schedule::share_of(&format!("{tenant} {failures}"), whole.mul_f64(0.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_grows_ends_and_differs() {
+        let near = |wait: Duration, seconds: u64| {
+            let whole = Duration::from_secs(seconds);
+            wait >= whole.mul_f64(0.9) && wait <= whole.mul_f64(1.1)
+        };
+        assert!(near(patience("checkout", 0), 5));
+        assert!(near(patience("checkout", 3), 40));
+        assert!(near(patience("checkout", 60), 300));
+        assert_ne!(patience("checkout", 3), patience("billing", 3));
+    }
+
+    #[test]
+    fn refs_have_a_name_of_their_own() {
+        let refs = |head: &str, drift: &[(&str, &str)]| Refs {
+            head: Some(head.to_owned()),
+            branch: None,
+            drift: drift.iter().map(|(branch, tip)| ((*branch).to_owned(), (*tip).to_owned())).collect(),
+        };
+        assert_eq!(name_of(&refs("a", &[("b", "c")])), name_of(&refs("a", &[("b", "c")])));
+        assert_ne!(name_of(&refs("a", &[("b", "c")])), name_of(&refs("a", &[])));
+        assert_ne!(name_of(&refs("a", &[])), name_of(&refs("b", &[])));
+    }
+}

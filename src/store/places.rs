@@ -1,0 +1,274 @@
+//! The queue's statements, compiled once for each database. The module that takes this file in says which database it is
+//! (`Db`), how a row is locked so that others pass it by (`SKIP_LOCKED`), and how so that nobody claims it (`KEY_SHARE`).
+//!
+//! All times are the store's own: what replicas take for the time may differ.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::{Database, QueryBuilder, query};
+
+use super::rows::column;
+use super::{Db, KEY_SHARE, SKIP_LOCKED};
+use crate::model::{Ask, Claim, Lease, Place, Release, Replica, Request, Width};
+use crate::store::StoreError;
+use crate::store::columns::{read_time, read_word, time, word};
+
+type Connection = <Db as Database>::Connection;
+type Row = <Db as Database>::Row;
+
+const WHAT: &str = "the queue";
+
+/// How many requests one statement writes.
+const REQUESTS_AT_ONCE: usize = 500;
+
+/// A time further ahead than this is none that was set here, but one of a clock that has been set back since: it counts
+/// as reached. Longer than any wait or lease.
+const HORIZON: TimeDelta = TimeDelta::hours(1);
+
+/// What may be claimed: due and nobody's, or somebody's who gave no sign of life for as long as the lease. `$1` is now,
+/// `$2` the horizon.
+const CLAIMABLE: &str = "((holder IS NULL AND (due_at <= $1 OR due_at > $2)) \
+                         OR (holder IS NOT NULL AND (lease_until <= $1 OR lease_until > $2)))";
+
+pub(super) async fn request(
+    connection: &mut Connection,
+    requests: &[Request],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    for some in requests.chunks(REQUESTS_AT_ONCE) {
+        let mut rows = Vec::with_capacity(some.len());
+        for Request { tenant, ask, delay } in some {
+            rows.push((tenant, word(WHAT, ask.trigger)?, number(ask.width), time(after(now, *delay))));
+        }
+        let mut sql = QueryBuilder::<Db>::new("INSERT INTO queue (tenant, trigger_kind, width, due_at) ");
+        sql.push_values(rows, |mut row, (tenant, trigger, width, due)| {
+            row.push_bind(tenant).push_bind(trigger).push_bind(width).push_bind(due);
+        });
+        // As `Ask::or`, and the earlier time; a commit ends the patience with what was before it.
+        sql.push(
+            " ON CONFLICT (tenant) DO UPDATE SET \
+             trigger_kind = CASE WHEN queue.width IS NULL OR excluded.width > queue.width \
+                 OR (excluded.width = queue.width AND queue.trigger_kind = 'retry') \
+                 THEN excluded.trigger_kind ELSE queue.trigger_kind END, \
+             width = CASE WHEN queue.width IS NULL OR excluded.width > queue.width \
+                 THEN excluded.width ELSE queue.width END, \
+             due_at = CASE WHEN queue.due_at IS NULL OR excluded.due_at < queue.due_at \
+                 THEN excluded.due_at ELSE queue.due_at END, \
+             failures = CASE WHEN excluded.trigger_kind = 'commit' THEN 0 ELSE queue.failures END",
+        );
+        sql.build().execute(&mut *connection).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Refuses a lease that is not held any more; while the transaction lasts nobody claims the tenant.
+pub(super) async fn expect_held(connection: &mut Connection, lease: &Lease) -> Result<(), StoreError> {
+    let sql = format!("SELECT 1 FROM queue WHERE tenant = $1 AND generation = $2 AND holder = $3{KEY_SHARE}");
+    let row = query(sqlx::AssertSqlSafe(sql))
+        .bind(&lease.tenant)
+        .bind(lease.generation)
+        .bind(&lease.holder.0)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(failed)?;
+    row.map(drop).ok_or_else(|| lost(lease))
+}
+
+/// Claims the tenant that has been due longest, or `wanted` whether it is due or not.
+pub(super) async fn claim(
+    connection: &mut Connection,
+    holder: &Replica,
+    wanted: Option<(&str, Ask)>,
+    now: DateTime<Utc>,
+    lease: Duration,
+) -> Result<Option<Claim>, StoreError> {
+    let (at, horizon) = (time(now), time(now + HORIZON));
+    const COLUMNS: &str = "tenant, trigger_kind, width, due_at, lease_until, claimed_trigger, claimed_width, failures, \
+                           generation, holder";
+    let found = match wanted {
+        None => {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM queue WHERE {CLAIMABLE} \
+                 ORDER BY COALESCE(lease_until, due_at), tenant LIMIT 1{SKIP_LOCKED}"
+            );
+            query(sqlx::AssertSqlSafe(sql)).bind(&at).bind(&horizon).fetch_optional(&mut *connection).await
+        }
+        Some((tenant, _)) => {
+            let sql = "INSERT INTO queue (tenant) VALUES ($1) ON CONFLICT (tenant) DO NOTHING";
+            query(sql).bind(tenant).execute(&mut *connection).await.map_err(failed)?;
+            let free = "(holder IS NULL OR lease_until <= $1 OR lease_until > $2)";
+            let sql = format!("SELECT {COLUMNS} FROM queue WHERE {free} AND tenant = $3{SKIP_LOCKED}");
+            query(sqlx::AssertSqlSafe(sql)).bind(&at).bind(&horizon).bind(tenant).fetch_optional(&mut *connection).await
+        }
+    };
+    let Some(row) = found.map_err(failed)? else { return Ok(None) };
+    let tenant: String = column(WHAT, &row, "tenant")?;
+    let pending = read_ask(&row, "trigger_kind", "width")?;
+    // What somebody had claimed and did not end is asked for still.
+    let abandoned = read_ask(&row, "claimed_trigger", "claimed_width")?;
+    let asks = [wanted.map(|(_, ask)| ask), abandoned, pending];
+    let Some(ask) = asks.into_iter().flatten().reduce(Ask::or) else { return Ok(None) };
+    let due = match column::<Option<&str>, _>(WHAT, &row, "lease_until")? {
+        Some(text) => read_time(WHAT, text)?,
+        None => read_optional_time(&row, "due_at")?.unwrap_or(now),
+    };
+    let failures = column::<i64, _>(WHAT, &row, "failures")?;
+    let generation = column::<i64, _>(WHAT, &row, "generation")? + 1;
+    query(
+        "UPDATE queue SET generation = $1, holder = $2, lease_until = $3, claimed_at = $4, claimed_trigger = $5, \
+         claimed_width = $6, trigger_kind = NULL, width = NULL, due_at = NULL WHERE tenant = $7",
+    )
+    .bind(generation)
+    .bind(&holder.0)
+    .bind(time(after(now, lease)))
+    .bind(&at)
+    .bind(word(WHAT, ask.trigger)?)
+    .bind(number(ask.width))
+    .bind(&tenant)
+    .execute(&mut *connection)
+    .await
+    .map_err(failed)?;
+    let lease = Lease { tenant, holder: holder.clone(), generation };
+    Ok(Some(Claim { lease, ask, failures: u32::try_from(failures).unwrap_or(0), due: due.min(now) }))
+}
+
+/// Prolongs a lease; gives what was asked for since the claim.
+pub(super) async fn renew(
+    connection: &mut Connection,
+    lease: &Lease,
+    now: DateTime<Utc>,
+    length: Duration,
+) -> Result<Option<Ask>, StoreError> {
+    let sql = "UPDATE queue SET lease_until = $1 WHERE tenant = $2 AND generation = $3 AND holder = $4 \
+               RETURNING trigger_kind, width";
+    let row = query(sql)
+        .bind(time(after(now, length)))
+        .bind(&lease.tenant)
+        .bind(lease.generation)
+        .bind(&lease.holder.0)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(failed)?;
+    let row = row.ok_or_else(|| lost(lease))?;
+    read_ask(&row, "trigger_kind", "width")
+}
+
+/// Ends a lease.
+pub(super) async fn release(
+    connection: &mut Connection,
+    lease: &Lease,
+    release: &Release,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let Release { seen, retry } = release;
+    let (due, width, failures) = match retry {
+        None => (None, None, 0),
+        Some((delay, failures)) => (Some(time(after(now, *delay))), Some(number(Width::Changed)), i64::from(*failures)),
+    };
+    // A retry joins what was asked for meanwhile, which is due now.
+    let sql = "UPDATE queue SET holder = NULL, lease_until = NULL, claimed_at = NULL, claimed_trigger = NULL, \
+               claimed_width = NULL, seen = COALESCE($1, seen), looked_at = $2, failures = $3, \
+               due_at = COALESCE(due_at, $4), \
+               trigger_kind = CASE WHEN width IS NULL AND $4 IS NOT NULL THEN 'retry' ELSE trigger_kind END, \
+               width = COALESCE(width, $5) \
+               WHERE tenant = $6 AND generation = $7 AND holder = $8";
+    let done = query(sql)
+        .bind(seen)
+        .bind(time(now))
+        .bind(failures)
+        .bind(due)
+        .bind(width)
+        .bind(&lease.tenant)
+        .bind(lease.generation)
+        .bind(&lease.holder.0)
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if done.rows_affected() == 0 { Err(lost(lease)) } else { Ok(()) }
+}
+
+/// Forgets the tenants that are not among `kept` and that nobody looks at.
+pub(super) async fn keep_only(connection: &mut Connection, kept: &[&str]) -> Result<(), StoreError> {
+    let known =
+        query("SELECT tenant FROM queue WHERE holder IS NULL").fetch_all(&mut *connection).await.map_err(failed)?;
+    for row in &known {
+        let tenant: &str = column(WHAT, row, 0)?;
+        if !kept.contains(&tenant) {
+            query("DELETE FROM queue WHERE tenant = $1 AND holder IS NULL")
+                .bind(tenant)
+                .execute(&mut *connection)
+                .await
+                .map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every tenant's place, by name.
+pub(super) async fn all(connection: &mut Connection) -> Result<Vec<Place>, StoreError> {
+    let rows = query("SELECT * FROM queue ORDER BY tenant").fetch_all(&mut *connection).await.map_err(failed)?;
+    rows.iter().map(read_place).collect()
+}
+
+/// One tenant's place.
+pub(super) async fn of(connection: &mut Connection, tenant: &str) -> Result<Option<Place>, StoreError> {
+    let row = query("SELECT * FROM queue WHERE tenant = $1").bind(tenant).fetch_optional(&mut *connection).await;
+    row.map_err(failed)?.as_ref().map(read_place).transpose()
+}
+
+/// How long until the next tenant may be claimed, if nothing else happens.
+pub(super) async fn until_due(connection: &mut Connection, now: DateTime<Utc>) -> Result<Option<Duration>, StoreError> {
+    let sql = "SELECT MIN(COALESCE(lease_until, due_at)) FROM queue";
+    let row = query(sql).fetch_one(&mut *connection).await.map_err(failed)?;
+    let next = read_optional_time(&row, 0)?;
+    Ok(next.map(|next| (next - now).to_std().unwrap_or_default()))
+}
+
+fn read_place(row: &Row) -> Result<Place, StoreError> {
+    Ok(Place {
+        tenant: column(WHAT, row, "tenant")?,
+        asked: read_ask(row, "trigger_kind", "width")?,
+        due: read_optional_time(row, "due_at")?,
+        holder: column::<Option<String>, _>(WHAT, row, "holder")?.map(Replica),
+        lease_until: read_optional_time(row, "lease_until")?,
+        claimed_at: read_optional_time(row, "claimed_at")?,
+        generation: column(WHAT, row, "generation")?,
+        failures: u32::try_from(column::<i64, _>(WHAT, row, "failures")?).unwrap_or(0),
+        seen: column(WHAT, row, "seen")?,
+        looked_at: read_optional_time(row, "looked_at")?,
+    })
+}
+
+fn read_ask(row: &Row, trigger: &str, width: &str) -> Result<Option<Ask>, StoreError> {
+    let trigger: Option<&str> = column(WHAT, row, trigger)?;
+    let width: Option<i64> = column(WHAT, row, width)?;
+    let (Some(trigger), Some(width)) = (trigger, width) else { return Ok(None) };
+    let width = Width::ALL.into_iter().find(|known| number(*known) == width).unwrap_or(Width::Deep);
+    Ok(Some(Ask { trigger: read_word(WHAT, trigger)?, width }))
+}
+
+fn read_optional_time<I: sqlx::ColumnIndex<Row>>(row: &Row, index: I) -> Result<Option<DateTime<Utc>>, StoreError> {
+    column::<Option<&str>, _>(WHAT, row, index)?.map(|text| read_time(WHAT, text)).transpose()
+}
+
+/// The column `width`.
+fn number(width: Width) -> i64 {
+    match width {
+        Width::Changed => 0,
+        Width::Shallow => 1,
+        Width::Deep => 2,
+    }
+}
+
+fn after(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
+    now + TimeDelta::from_std(delay).unwrap_or(HORIZON).min(HORIZON)
+}
+
+fn lost(lease: &Lease) -> StoreError {
+    StoreError::LostLease { tenant: lease.tenant.clone() }
+}
+
+fn failed(source: sqlx::Error) -> StoreError {
+    StoreError::Query { what: WHAT, source }
+}

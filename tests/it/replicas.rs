@@ -1,0 +1,248 @@
+//! Several replicas on one PostgreSQL: one is killed and one is paused for longer than its lease while they work, and
+//! everything is made once all the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use plumb::model::{Action, EventKind, ExecutionOutcome, Place};
+use plumb::store::postgres::PostgresStore;
+use plumb::store::{HistoryFilter, Mode, Queue, Scope, Store};
+
+use crate::harness::desk::{Desk, PLUMB};
+use crate::harness::git::GitRepo;
+use crate::harness::postgres::PostgresServer;
+
+const TENANTS: usize = 10;
+/// Of each tenant.
+const FILES: usize = 44;
+const DATABASES: usize = 6;
+const LEASE: Duration = Duration::from_secs(4);
+/// What a loaded machine may take beyond a lease until it is seen that another replica has the tenant.
+const GRACE: Duration = Duration::from_secs(3);
+/// Long enough for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(180);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
+/// A `plumb serve` with a data directory of its own; killed when dropped.
+struct Replica {
+    process: Child,
+    _data: tempfile::TempDir,
+}
+
+impl Replica {
+    fn start(desk: &Desk, database: &str, login: &Path) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let process = Command::new(PLUMB)
+            .args(["serve", "--listen", "127.0.0.1:0", "--lease", &format!("{}ms", LEASE.as_millis())])
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", desk.folder())
+            .env("PLUMB_PLATFORM", desk.platform.url())
+            .env("PLUMB_DATABASE", database)
+            .env("PLUMB_DATA_DIR", data.path())
+            .env("PLUMB_SECRET_KEY", "11".repeat(32))
+            .env("PG_LOGIN", login)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { process, _data: data }
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    fn holds(&self, place: &Place) -> bool {
+        let number = format!("/{}/", self.process.id());
+        place.holder.as_ref().is_some_and(|holder| holder.0.contains(&number))
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        // It may be dead already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Ten tenants with fifty resources each.
+fn world(server: &PostgresServer, files: &Path, login: &Path) -> (Desk, Vec<GitRepo>) {
+    let desk = Desk::empty();
+    std::fs::write(login, server.login().1).unwrap();
+    desk.platform.write(
+        "platform.yaml",
+        "apiVersion: plumb.dev/v1\nkind: Platform\nmetadata: {name: test}\nspec: {id: replicas, pollInterval: 1s}\n",
+    );
+    desk.platform.write(
+        "providers.yaml",
+        format!(
+            "apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: files}}\nspec: {{type: sqlite, url: \"sqlite://{}\"}}\n\
+             ---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: pg}}\nspec: {{type: postgres, url: \"{}\", \
+             credentials: {{file: {}}}}}\n",
+            files.display(),
+            server.url(),
+            login.display()
+        ),
+    );
+    let mut tenants = String::new();
+    let mut repositories = Vec::new();
+    for number in 0..TENANTS {
+        let repository = GitRepo::new();
+        for resource in 0..FILES + DATABASES {
+            let provider = if resource < FILES { "files" } else { "pg" };
+            repository.write(
+                &format!("environments/staging/r{resource}.yaml"),
+                format!(
+                    "apiVersion: plumb.dev/v1\nkind: Database\nmetadata: {{name: r{resource}, labels: {{owner: x}}}}\nspec: \
+                     {{provider: {provider}}}\n"
+                ),
+            );
+        }
+        repository.commit("Add them");
+        tenants.push_str(&format!(
+            "---\napiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {{name: team{number}}}\nspec:\n  repository: {{url: \
+             \"{}\"}}\n  environments: [staging]\n  providers: [files, pg]\n",
+            repository.url()
+        ));
+        repositories.push(repository);
+    }
+    desk.platform.write("tenants.yaml", tenants);
+    desk.platform.commit("Start the platform");
+    (desk, repositories)
+}
+
+/// Looks at all places until `seen` is content; gives how long that took.
+async fn until(store: &PostgresStore, what: &str, mut seen: impl FnMut(&[Place]) -> bool) -> Duration {
+    let start = Instant::now();
+    loop {
+        let places = store.places().await.unwrap();
+        if seen(&places) {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < PATIENCE, "{what} did not come: {places:#?}");
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_make_everything_once_though_one_is_killed_and_one_is_paused() {
+    let server = PostgresServer::start();
+    let (login, password) = server.login();
+    server.psql(&format!("CREATE DATABASE state OWNER {login}")).await;
+    server.psql(&format!("ALTER ROLE {login} SET log_statement = 'ddl'")).await;
+    let (files, credentials) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let login_file = credentials.path().join("login");
+    let (desk, _repositories) = world(&server, files.path(), &login_file);
+    let url = format!("postgres://{login}:{password}@127.0.0.1:{}/state", server.port());
+    drop(PostgresStore::open(&url, Mode::Reconcile).await.unwrap());
+    let store = PostgresStore::open(&url, Mode::ReadOnly).await.unwrap();
+    let mut replicas: Vec<Replica> = (0..3).map(|_| Replica::start(&desk, &url, &login_file)).collect();
+
+    // One that works is killed. What it held is taken over within one lease.
+    let mut held = Vec::new();
+    until(&store, "a look", |places| {
+        held = places.iter().filter(|place| replicas[0].holds(place)).cloned().collect();
+        !held.is_empty()
+    })
+    .await;
+    replicas[0].signal("KILL");
+    let is_taken_over = |before: &Place, places: &[Place]| {
+        let now = places.iter().find(|place| place.tenant == before.tenant);
+        now.is_some_and(|now| now.generation > before.generation || now.holder.is_none())
+    };
+    let took = until(&store, "a takeover", |places| held.iter().all(|before| is_taken_over(before, places))).await;
+    assert!(took <= LEASE + GRACE, "{took:?}");
+
+    // One that works is paused, until another has what it held; then it goes on, and may write nothing of that any more.
+    let mut paused = None;
+    until(&store, "a look of another", |places| {
+        let mut working = (1..3).filter(|at| places.iter().any(|place| replicas[*at].holds(place)));
+        paused = working.next();
+        paused.is_some() || places.iter().all(|place| place.looked_at.is_some() && place.is_idle())
+    })
+    .await;
+    let at = paused.expect("there is still something to do");
+    replicas[at].signal("STOP");
+    let held: Vec<Place> =
+        store.places().await.unwrap().into_iter().filter(|place| replicas[at].holds(place)).collect();
+    let took_again =
+        until(&store, "a takeover", |places| held.iter().all(|before| is_taken_over(before, places))).await;
+    assert!(took_again <= LEASE + GRACE, "{took_again:?}");
+    replicas[at].signal("CONT");
+
+    // Everything is there, once.
+    let all = TENANTS * (FILES + DATABASES);
+    let start = Instant::now();
+    loop {
+        let statuses = store.read(Scope::Platform).await.unwrap().statuses().await.unwrap();
+        let ready = statuses.values().filter(|status| {
+            status.conditions.iter().any(|condition| {
+                condition.condition_type == plumb::model::ConditionType::Ready
+                    && condition.status == plumb::model::ConditionStatus::True
+            })
+        });
+        if ready.count() == all {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "not all are ready: {}", statuses.len());
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    until(&store, "rest", |places| places.iter().all(Place::is_idle)).await;
+    for replica in &replicas[1..] {
+        replica.signal("TERM");
+    }
+    for replica in &mut replicas[1..] {
+        assert_eq!(replica.process.wait().unwrap().code(), Some(0));
+    }
+    let live: BTreeSet<String> = std::fs::read_dir(files.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    let wanted: BTreeSet<String> =
+        (0..TENANTS).flat_map(|t| (0..FILES).map(move |r| format!("team{t}_staging_r{r}.db"))).collect();
+    assert_eq!(live, wanted);
+    let log = server.log();
+    for tenant in 0..TENANTS {
+        for resource in FILES..FILES + DATABASES {
+            let made = format!("CREATE DATABASE \"team{tenant}_staging_r{resource}\"");
+            assert_eq!(log.matches(&made).count(), 1, "{made}");
+        }
+    }
+
+    // The record tells the same: nothing was made twice, and no look is left open.
+    let mut tx = store.read(Scope::Platform).await.unwrap();
+    let filter = HistoryFilter { limit: 100_000, ..HistoryFilter::default() };
+    let mut made: BTreeMap<String, usize> = BTreeMap::new();
+    for event in tx.events(&filter).await.unwrap() {
+        if let (Some(key), EventKind::StepDone { action: Action::Create, .. }) = (event.key, event.kind) {
+            *made.entry(key.to_string()).or_default() += 1;
+        }
+    }
+    assert!(made.values().all(|times| *times == 1), "{made:?}");
+    let outcomes: Vec<ExecutionOutcome> =
+        tx.executions(&filter).await.unwrap().into_iter().map(|execution| execution.outcome).collect();
+    assert!(!outcomes.contains(&ExecutionOutcome::Running));
+    assert!(outcomes.contains(&ExecutionOutcome::Interrupted), "the killed one was at work");
+    drop(tx);
+    let key = "11".repeat(32);
+    let again = desk.plumb_with(
+        &["apply", "-o", "json"],
+        &[("PLUMB_PLATFORM", &desk.platform.url()), ("PLUMB_DATABASE", &url), ("PLUMB_SECRET_KEY", &key)],
+    );
+    assert_eq!(again.code, 0, "{again:?}");
+    let told: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
+    assert!(told.as_array().unwrap().iter().all(|tenant| tenant["done"] == 0), "{told:#}");
+    println!(
+        "{all} resources of {TENANTS} tenants; killed: taken over after {took:?}, paused: after {took_again:?} (lease \
+         {LEASE:?}); {} looks, {} cut short",
+        outcomes.len(),
+        outcomes.iter().filter(|outcome| **outcome == ExecutionOutcome::Interrupted).count()
+    );
+}

@@ -1,0 +1,246 @@
+//! The queue: one look a tenant, one replica a tenant, and nothing written by whoever lost it. Run on each database by
+//! `contract.rs`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use plumb::model::{Ask, Claim, Lease, Release, Replica, Request, Trigger, Width};
+use plumb::store::{Scope, Store, StoreError};
+use proptest::prelude::*;
+
+use super::Fixture;
+use super::sample::tenant_state;
+
+const LONG: Duration = Duration::from_secs(600);
+const OVER: Duration = Duration::ZERO;
+const DONE: Release = Release { seen: None, retry: None };
+
+fn replica(name: &str) -> Replica {
+    Replica(name.to_owned())
+}
+
+fn ask(trigger: Trigger, width: Width) -> Ask {
+    Ask { trigger, width }
+}
+
+fn commit() -> Ask {
+    ask(Trigger::Commit, Width::Changed)
+}
+
+async fn request(store: &dyn Store, tenant: &str, ask: Ask) {
+    let request = Request { tenant: tenant.to_owned(), ask, delay: Duration::ZERO };
+    store.request(&[request]).await.unwrap();
+}
+
+async fn claim(store: &dyn Store, by: &str, lease: Duration) -> Option<Claim> {
+    store.claim(&replica(by), lease).await.unwrap()
+}
+
+fn is_lost<T: std::fmt::Debug>(result: Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::LostLease { .. }))
+}
+
+pub async fn two_requests_are_one_look_the_wider(store: &dyn Store) {
+    request(store, "checkout", commit()).await;
+    request(store, "checkout", ask(Trigger::DriftScan, Width::Shallow)).await;
+    request(store, "checkout", ask(Trigger::Poll, Width::Changed)).await;
+    let claimed = claim(store, "a", LONG).await.expect("it is due");
+    assert_eq!((claimed.lease.tenant.as_str(), claimed.ask), ("checkout", ask(Trigger::DriftScan, Width::Shallow)));
+    store.release(&claimed.lease, &DONE).await.unwrap();
+    assert_eq!(claim(store, "a", LONG).await, None, "once");
+}
+
+pub async fn the_tenant_that_has_been_due_longest_is_claimed_first(store: &dyn Store) {
+    for tenant in ["b", "c", "a"] {
+        request(store, tenant, commit()).await;
+    }
+    // Asked for again, it keeps its place.
+    request(store, "b", commit()).await;
+    let mut order = Vec::new();
+    while let Some(claimed) = claim(store, "x", LONG).await {
+        order.push(claimed.lease.tenant.clone());
+        store.release(&claimed.lease, &DONE).await.unwrap();
+        if order.len() == 1 {
+            // Who is looked at all the time goes to the back.
+            request(store, "b", commit()).await;
+        }
+    }
+    assert_eq!(order, ["b", "c", "a", "b"]);
+}
+
+pub async fn a_claimed_tenant_is_nobody_elses_until_it_is_released(store: &dyn Store) {
+    request(store, "checkout", commit()).await;
+    let first = claim(store, "a", LONG).await.expect("it is due");
+    request(store, "checkout", commit()).await;
+    assert_eq!(claim(store, "b", LONG).await, None);
+    assert_eq!(store.claim_tenant("checkout", commit(), &replica("b"), LONG).await.unwrap(), None);
+    let place = store.place("checkout").await.unwrap().unwrap();
+    assert_eq!((place.holder, place.asked), (Some(replica("a")), Some(commit())));
+    store.release(&first.lease, &Release { seen: Some("refs".to_owned()), retry: None }).await.unwrap();
+    let second = claim(store, "b", LONG).await.expect("what was asked for meanwhile is due");
+    assert_eq!(second.lease.generation, first.lease.generation + 1);
+    store.release(&second.lease, &DONE).await.unwrap();
+    let place = store.place("checkout").await.unwrap().unwrap();
+    assert_eq!((place.seen.as_deref(), place.is_idle()), (Some("refs"), true));
+    assert!(place.looked_at.is_some());
+}
+
+pub async fn a_lease_that_ran_out_is_claimed_with_the_look_that_was_begun(store: &dyn Store) {
+    request(store, "checkout", ask(Trigger::DriftScan, Width::Deep)).await;
+    let dead = claim(store, "a", OVER).await.expect("it is due");
+    let next = claim(store, "b", LONG).await.expect("nobody looks at it any more");
+    assert_eq!(next.ask, dead.ask);
+    assert_eq!(next.lease, Lease { generation: dead.lease.generation + 1, holder: replica("b"), ..dead.lease.clone() });
+    assert!(is_lost(store.renew(&dead.lease, LONG).await));
+    assert!(is_lost(store.release(&dead.lease, &DONE).await));
+    assert_eq!(store.renew(&next.lease, LONG).await.unwrap(), None);
+}
+
+pub async fn nothing_is_written_under_a_lost_lease(store: &dyn Store) {
+    request(store, "checkout", commit()).await;
+    let dead = claim(store, "a", OVER).await.expect("it is due");
+    // Nobody claimed it yet: what is written is kept, and while it is written nobody claims it.
+    let mut tx = store.begin(Scope::Leased(dead.lease.clone())).await.unwrap();
+    tx.put_tenant(&tenant_state("checkout")).await.unwrap();
+    tx.commit().await.unwrap();
+    let next = claim(store, "b", LONG).await.expect("nobody looks at it any more");
+    assert!(is_lost(store.begin(Scope::Leased(dead.lease.clone())).await.map(drop)));
+    let mut tx = store.begin(Scope::Leased(next.lease.clone())).await.unwrap();
+    let others = tx.put_tenant(&tenant_state("billing")).await.unwrap_err();
+    assert!(matches!(others, StoreError::OutOfScope { .. }), "{others:?}");
+    drop(tx);
+    store.release(&next.lease, &DONE).await.unwrap();
+    assert!(is_lost(store.begin(Scope::Leased(next.lease)).await.map(drop)), "released is not held");
+}
+
+pub async fn a_lease_that_is_renewed_lasts_and_tells_what_was_asked_for(store: &dyn Store) {
+    request(store, "checkout", commit()).await;
+    let claimed = claim(store, "a", OVER).await.expect("it is due");
+    assert_eq!(store.renew(&claimed.lease, LONG).await.unwrap(), None);
+    assert_eq!(claim(store, "b", LONG).await, None);
+    request(store, "checkout", commit()).await;
+    assert_eq!(store.renew(&claimed.lease, LONG).await.unwrap(), Some(commit()));
+}
+
+pub async fn a_retry_waits_and_a_commit_does_not(store: &dyn Store) {
+    request(store, "checkout", commit()).await;
+    let first = claim(store, "a", LONG).await.expect("it is due");
+    store.release(&first.lease, &Release { seen: None, retry: Some((LONG, 3)) }).await.unwrap();
+    assert_eq!(claim(store, "a", LONG).await, None);
+    let wait = store.until_due().await.unwrap().expect("it will be due");
+    assert!(wait > LONG / 2 && wait <= LONG, "{wait:?}");
+    assert!(store.place("checkout").await.unwrap().unwrap().waits_for_retry());
+    request(store, "checkout", commit()).await;
+    let second = claim(store, "a", LONG).await.expect("a commit is due at once");
+    assert_eq!((second.ask, second.failures), (commit(), 0));
+    store.release(&second.lease, &Release { seen: None, retry: Some((OVER, 1)) }).await.unwrap();
+    let third = claim(store, "a", LONG).await.expect("the retry is due");
+    assert_eq!((third.ask.trigger, third.failures), (Trigger::Retry, 1));
+}
+
+pub async fn a_named_tenant_is_claimed_whether_it_is_due_or_not(store: &dyn Store) {
+    let deep = ask(Trigger::CommandLine, Width::Deep);
+    let claimed = store.claim_tenant("checkout", deep, &replica("a"), LONG).await.unwrap().expect("nobody has it");
+    assert_eq!(claimed.ask, deep);
+    store.release(&claimed.lease, &Release { seen: None, retry: Some((LONG, 1)) }).await.unwrap();
+    let again = store.claim_tenant("checkout", deep, &replica("a"), LONG).await.unwrap();
+    assert_eq!(again.expect("a retry waits for no one").ask, deep);
+}
+
+pub async fn tenants_that_are_gone_are_forgotten(store: &dyn Store) {
+    for tenant in ["a", "b", "c"] {
+        request(store, tenant, commit()).await;
+    }
+    let held = claim(store, "x", LONG).await.expect("a is due");
+    store.keep_only(&["c"]).await.unwrap();
+    let left: Vec<String> = store.places().await.unwrap().into_iter().map(|place| place.tenant).collect();
+    assert_eq!(left, [held.lease.tenant.as_str(), "c"], "whoever is looked at stays until it is released");
+}
+
+pub async fn whoever_waits_is_woken(store: &dyn Store) {
+    let mut woken = store.woken();
+    // On PostgreSQL the ear may not be at the wall yet; it is woken by the next request then.
+    loop {
+        request(store, "checkout", commit()).await;
+        if tokio::time::timeout(Duration::from_millis(200), woken.changed()).await.is_ok() {
+            break;
+        }
+    }
+}
+
+/// What a replica does next.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    Request {
+        tenant: usize,
+    },
+    Claim {
+        replica: usize,
+    },
+    /// Its lease ends, as it would by time.
+    Die {
+        replica: usize,
+    },
+    Release {
+        replica: usize,
+    },
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        (0..4_usize).prop_map(|tenant| Move::Request { tenant }),
+        (0..3_usize).prop_map(|replica| Move::Claim { replica }),
+        (0..3_usize).prop_map(|replica| Move::Die { replica }),
+        (0..3_usize).prop_map(|replica| Move::Release { replica }),
+    ];
+    prop::collection::vec(one, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_tenant_is_looked_at_twice_at_once_and_none_starves(moves in moves()) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let fixture = Fixture::sqlite().await;
+            let store = &*fixture.store;
+            // What each replica holds, and the tenants for which a look is still owed.
+            let mut held: BTreeMap<usize, Claim> = BTreeMap::new();
+            let mut owed: BTreeMap<String, ()> = BTreeMap::new();
+            for next in moves {
+                match next {
+                    Move::Request { tenant } => {
+                        let tenant = format!("tenant-{tenant}");
+                        request(store, &tenant, commit()).await;
+                        owed.insert(tenant, ());
+                    }
+                    Move::Claim { replica } if !held.contains_key(&replica) => {
+                        let Some(claimed) = claim(store, &replica.to_string(), LONG).await else { continue };
+                        let tenant = &claimed.lease.tenant;
+                        assert!(held.values().all(|other| other.lease.tenant != *tenant), "twice at once");
+                        assert!(owed.remove(tenant).is_some(), "nobody asked for it");
+                        held.insert(replica, claimed);
+                    }
+                    Move::Die { replica } => {
+                        let Some(claimed) = held.remove(&replica) else { continue };
+                        store.renew(&claimed.lease, OVER).await.unwrap();
+                        owed.insert(claimed.lease.tenant, ());
+                    }
+                    Move::Release { replica } => {
+                        let Some(claimed) = held.remove(&replica) else { continue };
+                        store.release(&claimed.lease, &DONE).await.unwrap();
+                    }
+                    Move::Claim { .. } => {}
+                }
+            }
+            for (_, claimed) in held {
+                store.release(&claimed.lease, &DONE).await.unwrap();
+            }
+            while let Some(claimed) = claim(store, "last", LONG).await {
+                assert!(owed.remove(&claimed.lease.tenant).is_some(), "nobody asked for it");
+                store.release(&claimed.lease, &DONE).await.unwrap();
+            }
+            assert!(owed.is_empty(), "{owed:?} starve");
+        });
+    }
+}

@@ -8,12 +8,15 @@ use serde_json::{Value, json};
 
 use crate::diag;
 use crate::engine::{Preview, PreviewSource};
-use crate::model::{Action, Change, DesiredState, Drift, DriftMode, Plan, ResourceKey, Step, Unknown, revision};
+use crate::model::{
+    Action, Change, DesiredState, Diagnostic, Drift, DriftMode, Plan, ResourceKey, Step, Unknown, revision,
+};
 
 use super::args::Common;
 use super::house::House;
 use super::output::{self, Paint, count, readable};
 use super::tenants;
+use crate::validate::codes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -85,10 +88,15 @@ fn keep_environment(preview: &mut Preview, environment: &str) {
     plan.unchanged = desired.resources.keys().filter(|key| within(key) && !busy.contains(key)).count();
 }
 
+/// Whether a finding is about a document that cannot be used; what a policy or a quota keeps back is only held.
+fn is_unusable(finding: &Diagnostic) -> bool {
+    finding.is_error() && ![codes::POLICY_DENIED, codes::QUOTA_EXCEEDED].contains(&finding.code)
+}
+
 fn exit_code(previews: &[Preview], failed: usize, detailed: bool) -> u8 {
-    let unseen = previews.iter().any(|preview| {
-        !preview.plan.unknown.is_empty() || preview.desired.diagnostics.iter().any(crate::model::Diagnostic::is_error)
-    });
+    let unseen = previews
+        .iter()
+        .any(|preview| !preview.plan.unknown.is_empty() || preview.desired.diagnostics.iter().any(is_unusable));
     let changes = previews.iter().any(|preview| !preview.plan.is_in_sync());
     match (failed > 0, detailed) {
         (true, _) => 1,

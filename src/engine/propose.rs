@@ -21,6 +21,9 @@ use super::{Engine, EngineError, decide, mirrors};
 /// More proposals than these are not open in one repository at once, so that nobody drowns in them.
 const MOST_OPEN: usize = 10;
 
+/// So many pushes that are refused in one pass are taken for a remote that takes none.
+const MOST_REFUSED: usize = 5;
+
 /// The trailer that tells Plumb's own proposals from other branches when the state is lost.
 const KEY_TRAILER: &str = "Plumb-Key";
 
@@ -57,8 +60,12 @@ impl Engine {
         for proposal in proposals.values() {
             self.conclude(topic, proposal, timeline).await?;
         }
-        let (mut open, mut failed) = (topic.refs.drift.len(), 0);
-        for drift in topic.plan.drift.iter().filter(|drift| asks_a_person(drift) && is_still_there(topic, drift)) {
+        let mut drifts: Vec<&Drift> =
+            topic.plan.drift.iter().filter(|drift| asks_a_person(drift) && is_still_there(topic, drift)).collect();
+        // Those that failed before come last, so that they keep nobody else waiting.
+        drifts.sort_by_key(|drift| proposals.get(&drift.key).is_some_and(|known| !known.message.is_empty()));
+        let (mut open, mut refused) = (topic.refs.drift.len(), 0);
+        for drift in drifts {
             let Some(resource) = topic.desired.resources.get(&drift.key) else { continue };
             let known = proposals.get(&drift.key).filter(|proposal| proposal.status.is_undecided());
             let is_out = known.is_some_and(|known| topic.refs.drift.contains_key(&known.branch));
@@ -70,15 +77,15 @@ impl Engine {
             }
             match self.offer(topic, drift, resource, known, workspace, timeline).await? {
                 Offered::Out if !is_out => open += 1,
-                Offered::Out => {}
-                Offered::NotOut => {
-                    failed += 1;
-                    if failed >= MOST_OPEN {
+                Offered::Out | Offered::NotOut => {}
+                // A branch may be refused for its name; when many are, the rest waits for the next pass.
+                Offered::Refused => {
+                    refused += 1;
+                    if refused >= MOST_REFUSED {
                         break;
                     }
                 }
-                // It would refuse the others too.
-                Offered::RemoteRefuses => break,
+                Offered::NobodyThere => break,
             }
         }
         Ok(())
@@ -143,7 +150,10 @@ impl Engine {
             if known.status == ProposalStatus::HandsOff {
                 return Ok(Offered::Out);
             }
-            let same = known.kind == kind && known.fields == fields && known.blob == resource.origin.blob;
+            let same = known.kind == kind
+                && known.fields == fields
+                && known.blob == resource.origin.blob
+                && known.file == resource.origin.file;
             if same && known.url == topic.url && tip.is_some() && tip == known.pushed.as_ref() {
                 return Ok(Offered::Out);
             }
@@ -184,6 +194,7 @@ impl Engine {
             pushed: known.filter(|known| known.url == topic.url).and_then(|known| known.pushed.clone()),
             pushing: None,
             blob: resource.origin.blob.clone(),
+            file: resource.origin.file.clone(),
             fields,
             // An update that does not arrive leaves the one before it out.
             status: known.map_or(ProposalStatus::Pending, |known| known.status),
@@ -208,7 +219,8 @@ impl Engine {
         let offered = match &published {
             Ok(_) => Offered::Out,
             Err(ForgeError::Stale { .. }) => Offered::NotOut,
-            Err(ForgeError::Refused { .. } | ForgeError::Unreachable { .. }) => Offered::RemoteRefuses,
+            Err(ForgeError::Refused { .. }) => Offered::Refused,
+            Err(ForgeError::Unreachable { .. }) => Offered::NobodyThere,
         };
         match published {
             Ok(commit) => {
@@ -277,8 +289,10 @@ enum Offered {
     Out,
     /// It could not be made, or somebody moved the branch.
     NotOut,
-    /// The remote takes no pushes, or does not answer.
-    RemoteRefuses,
+    /// The remote does not take it.
+    Refused,
+    /// The remote does not answer, so it would answer for no other either.
+    NobodyThere,
 }
 
 /// Whether what drifted was not made again in this very pass.

@@ -175,6 +175,9 @@ pub struct Proposal {
     /// The blob that its edit was made on; a newer one asks for a newer edit.
     #[serde(default)]
     pub blob: ObjectHex,
+    /// The file that its edit is of; a document that moved asks for an edit where it is now.
+    #[serde(default)]
+    pub file: String,
     pub fields: Vec<ProposedField>,
     pub status: ProposalStatus,
     /// What to say about it: why it failed or how it was decided.

@@ -294,9 +294,9 @@ pub struct CacheSpec {
     /// Resources that must be ready first, as Kind/name in the same environment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depends_on: Option<Vec<String>>,
-    /// Keys begin with this; the computed name and a colon when left out.
+    /// Keys begin with this, in printable ASCII without spaces; the computed name and a colon when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 200))]
+    #[schemars(length(min = 1, max = 200), regex(pattern = r"^[!-~]+$"))]
     pub key_prefix: Option<String>,
     /// Command categories that the user may run; `read` and `write` when left out. Administrative and dangerous
     /// commands are never among them.

@@ -264,8 +264,9 @@ impl Plan {
         self.blocked.iter().any(|blocked| blocked.step.as_ref().is_some_and(Step::loses))
     }
 
-    /// Whether there is nothing to do, nothing held, nothing drifted and nothing unseen.
+    /// Whether there is nothing to do, nothing held, nothing drifted (but what a person silenced) and nothing unseen.
     pub fn is_in_sync(&self) -> bool {
-        self.steps.is_empty() && self.blocked.is_empty() && self.drift.is_empty() && self.unknown.is_empty()
+        let drifted = self.drift.iter().any(|drift| !drift.silenced);
+        self.steps.is_empty() && self.blocked.is_empty() && !drifted && self.unknown.is_empty()
     }
 }

@@ -298,8 +298,16 @@ impl<'a> Findings<'a> {
                 .unwrap_or_else(|| value_span(self.parsed, self.document, pointer)),
         };
         let mut diagnostic = Diagnostic::error(violation.code, &self.parsed.file, violation.message).at(Some(span));
-        diagnostic.help = violation.help;
+        diagnostic.help = Some(violation.help.unwrap_or_else(|| self.schema_help()));
         self.found.push(diagnostic);
+    }
+
+    /// Where to read what may stand there, for what the schema says nothing of.
+    fn schema_help(&self) -> String {
+        match self.document.value.get("kind").and_then(Value::as_str) {
+            Some(kind) => format!("`plumb schema {kind}` prints what may stand there"),
+            None => "`plumb schema` lists the kinds, and prints what may stand in each".to_owned(),
+        }
     }
 
     fn finish(mut self) -> Vec<Diagnostic> {

@@ -3,7 +3,7 @@
 use super::codes;
 use super::suggest::list;
 use super::tenant::Assembly;
-use crate::model::{Diagnostic, Kind, ResourceKey};
+use crate::model::{Diagnostic, Kind, ResourceKey, Severity};
 
 /// Says which keys are over the quota. It rejects nothing: holding them back is the gate's.
 pub(super) fn check(assembly: &mut Assembly<'_>) {
@@ -32,8 +32,8 @@ fn over(assembly: &Assembly<'_>, kind: Kind, quota: usize) -> Option<Diagnostic>
     let help = "remove some, or ask the platform to raise spec.quotas of the Tenant";
     let Some(first) = beyond.first() else {
         // The quota was lowered: what is there stays.
-        let entry = of_kind().next_back()?;
-        return Some(Diagnostic::warning(codes::QUOTA_EXCEEDED, &entry.file.file, message).help(help));
+        let error = of_kind().next_back()?.error(codes::QUOTA_EXCEEDED, "/metadata/name", message);
+        return Some(Diagnostic { severity: Severity::Warning, ..error }.help(help));
     };
     let mut keys: Vec<String> = beyond.iter().take(SHOWN).map(|entry| ResourceKey::to_string(&entry.key)).collect();
     if beyond.len() > SHOWN {

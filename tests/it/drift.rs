@@ -278,6 +278,69 @@ async fn a_refused_push_holds_the_field_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_is_refused_keeps_no_other_waiting() {
+    let world = World::with_files().await;
+    let names: Vec<String> = (0..8).map(|number| format!("db{number}")).collect();
+    for name in &names {
+        world.write_database("staging", name, "userVersion: 1");
+    }
+    world.tenant.commit("Add eight");
+    world.in_sync().await;
+    // The first six are refused for their names; that is more than one pass tries.
+    world
+        .tenant
+        .hook("update", "#!/bin/sh\ncase $1 in */database-db[0-5]) echo 'not this one' >&2; exit 1;; esac\nexit 0\n");
+    for name in &names {
+        world.by_hand("staging", name, "PRAGMA user_version = 42").await;
+    }
+    world.apply().await;
+    world.apply().await;
+    let out: Vec<String> =
+        world.tenant.branches().into_iter().filter(|branch| branch.starts_with("plumb/drift/")).collect();
+    assert_eq!(out, ["plumb/drift/staging/database-db6", "plumb/drift/staging/database-db7"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_most_ten_proposals_are_open_and_the_next_comes_when_one_is_decided() {
+    let world = World::with_files().await;
+    let names: Vec<String> = (0..11).map(|number| format!("db{number:02}")).collect();
+    for name in &names {
+        world.write_database("staging", name, "userVersion: 1");
+    }
+    world.tenant.commit("Add eleven");
+    world.in_sync().await;
+    for name in &names {
+        world.by_hand("staging", name, "PRAGMA user_version = 42").await;
+    }
+    world.events();
+    world.apply().await;
+    let open = || world.tenant.branches().into_iter().filter(|branch| branch.starts_with("plumb/drift/")).count();
+    assert_eq!(open(), 10);
+    let waits =
+        |event: &plumb::model::Event| matches!(event.kind, EventKind::Warning { reason: Reason::ProposalLimit, .. });
+    assert_eq!(world.events().iter().filter(|event| waits(event)).count(), 1);
+    world.tenant.merge("plumb/drift/staging/database-db00", MergeHow::FastForward);
+    // One look takes the decision and its branch away, the next has room.
+    world.apply().await;
+    world.apply().await;
+    assert_eq!(open(), 10);
+    assert!(world.tenant.branches().contains(&"plumb/drift/staging/database-db10".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_moved_is_proposed_where_it_is_now() {
+    let world = world_with_proposal().await;
+    const MOVED: &str = "environments/staging/moved/orders.yaml";
+    let text = world.tenant.show(&format!("main:{MANIFEST}"));
+    world.tenant.remove(MANIFEST);
+    world.tenant.write(MOVED, text);
+    world.tenant.commit("Move it");
+    world.apply().await;
+    assert!(world.tenant.show(&format!("{BRANCH}:{MOVED}")).contains("userVersion: 42"));
+    assert_eq!(world.tenant.touched(BRANCH), [MOVED]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r14_more_than_three_branches_that_vanish_at_once_are_pushed_again() {
     let world = World::with_files().await;
     for name in ["a", "b", "c", "d"] {

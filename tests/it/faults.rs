@@ -203,7 +203,7 @@ async fn a_wrong_password_makes_one_provider_unknown_and_shows_up_nowhere() {
     assert!(!told.contains("hunter2"));
     world.stop();
     for arguments in [&["apply", "-vv"][..], &["doctor"], &["plan"], &["get", "-o", "json"]] {
-        let output = world.plumb(arguments).env("RUST_LOG", "trace").output().unwrap();
+        let output = world.plumb(arguments).env("PLUMB_LOG", "trace").output().unwrap();
         assert!(!contains(&output.stdout, b"hunter2") && !contains(&output.stderr, b"hunter2"), "{arguments:?}");
     }
     assert!(world.files_with("hunter2").is_empty());

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod caches;
 mod cli;
 mod drift;
 mod examples;

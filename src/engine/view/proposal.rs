@@ -76,6 +76,7 @@ pub(super) fn view(facts: &Facts, proposal: &Proposal, now: DateTime<Utc>) -> Pr
         pushed,
         pushing: _,
         blob: _,
+        file: _,
         fields,
         status,
         message,

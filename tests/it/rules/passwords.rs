@@ -139,7 +139,7 @@ async fn r12_no_password_is_in_the_state_the_events_the_marks_or_any_output() {
         &["events", "-o", "json"],
         &["doctor", "-vv"],
     ] {
-        let output = world.plumb(arguments).env("RUST_LOG", "trace").output().unwrap();
+        let output = world.plumb(arguments).env("PLUMB_LOG", "trace").output().unwrap();
         assert!(!output.stdout.is_empty() || !output.stderr.is_empty(), "{arguments:?}");
         told += &String::from_utf8_lossy(&output.stdout);
         told += &String::from_utf8_lossy(&output.stderr);

@@ -93,6 +93,7 @@ pub fn proposal(key: &ResourceKey) -> Proposal {
         pushed: None,
         pushing: None,
         blob: "b10b".into(),
+        file: "orders.yaml".into(),
         fields: vec![ProposedField {
             path: "/spec/connectionLimit".into(),
             base: None,

@@ -309,7 +309,7 @@ fn over_the_quota_the_new_keys_are_named_and_nothing_is_rejected() {
     assert_told(
         &state.diagnostics,
         &[
-            "e.yaml warning QuotaExceeded: the tenant shop has 5 resources of kind Database; its quota is 3 | remove some, or ask the platform to raise spec.quotas of the Tenant",
+            "e.yaml:4:9 warning QuotaExceeded: the tenant shop has 5 resources of kind Database; its quota is 3 | remove some, or ask the platform to raise spec.quotas of the Tenant",
         ],
     );
 }

@@ -267,6 +267,7 @@ fn checkout(sample: &mut Sample) {
         pushed: Some(DRIFT.into()),
         pushing: None,
         blob: String::new(),
+        file: "orders.yaml".into(),
         fields: vec![
             field("/spec/connectionLimit", json!(20), json!(50)),
             field("/spec/roles/ro/access", json!("read"), json!("readwrite")),
@@ -291,6 +292,7 @@ fn checkout(sample: &mut Sample) {
             pushed: Some(DRIFT.into()),
             pushing: None,
             blob: String::new(),
+            file: "environments/staging/sessions.yaml".into(),
             fields: vec![field("/spec/keyPrefix", json!("sess:"), json!("s:"))],
             status: ProposalStatus::Accepted,
             message: "merged as 9f1c2ab4".into(),

@@ -1,0 +1,131 @@
+//! Caches from a commit to a live Redis and back: drift, its decisions, adoption, passwords and loss.
+
+use plumb::model::{EventKind, ExecutionOutcome, Reason};
+
+use crate::harness::git::MergeHow;
+use crate::harness::redis::{RedisOptions, RedisServer};
+use crate::harness::world::{FILES, World, held};
+
+const KEY: &str = "checkout/staging/Cache/sessions";
+const USER: &str = "checkout_staging_sessions";
+const MANIFEST: &str = "environments/staging/sessions.yaml";
+const BRANCH: &str = "plumb/drift/staging/cache-sessions";
+
+/// A tenant with one cache, in plumb.
+async fn world_with(server: &RedisServer, annotations: &str) -> World {
+    let redis = format!(
+        "---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: redis}}\nspec:\n  type: redis\n  url: {}\n  \
+         serves: [{{kind: Cache}}]\n",
+        server.url("default")
+    );
+    let world = World::new(&format!("{FILES}{redis}"), "[files, redis]").await;
+    world.write_resource("staging", "Cache", "sessions", annotations, "categories: [read, write]  # no more");
+    world.tenant.commit("Add sessions");
+    world
+}
+
+fn server() -> RedisServer {
+    RedisServer::start(RedisOptions { aclfile: true, password: None })
+}
+
+fn rules(server: &RedisServer) -> String {
+    server.cli(&["ACL", "GETUSER", USER])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_category_taken_by_hand_is_proposed_and_merging_accepts_it() {
+    let server = server();
+    let world = world_with(&server, "").await;
+    world.in_sync().await;
+    server.cli(&["ACL", "SETUSER", USER, "-@write"]);
+    assert_eq!(world.apply().await.outcome, ExecutionOutcome::Blocked);
+    assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("categories: [read]  # no more"));
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    world.in_sync().await;
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
+    assert_eq!(world.in_sync().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_the_branch_gives_a_category_back() {
+    let server = server();
+    let world = world_with(&server, "").await;
+    world.in_sync().await;
+    let before = rules(&server);
+    server.cli(&["ACL", "SETUSER", USER, "-@write"]);
+    world.apply().await;
+    world.tenant.delete_branch(BRANCH);
+    assert_eq!(world.in_sync().await, 1);
+    assert_eq!(rules(&server), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_were_widened_by_hand_are_never_proposed() {
+    let server = server();
+    let world = world_with(&server, "").await;
+    world.in_sync().await;
+    server.cli(&["ACL", "SETUSER", USER, "+config|get", "~*"]);
+    world.events();
+    let report = world.apply().await;
+    assert_ne!(report.outcome, ExecutionOutcome::InSync);
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()), "{:?}", world.tenant.branches());
+    let said = |event: &plumb::model::Event| matches!(event.kind, EventKind::ProposalOpened { .. });
+    assert!(!world.events().iter().any(said));
+    // Nor does a document that says so pass.
+    world.write_resource("staging", "Cache", "sessions", "", "keyPrefix: \"checkout:x: with +config|get\"");
+    world.tenant.commit("Say so");
+    let report = world.apply().await;
+    assert!(report.desired.diagnostics.iter().any(|finding| finding.code.to_string() == "InvalidValue"));
+    assert!(report.plan.steps.is_empty(), "{:#?}", report.plan);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_were_widened_by_hand_are_taken_back_where_drift_is_reverted() {
+    let server = server();
+    let world = world_with(&server, "plumb.dev/drift: revert").await;
+    world.in_sync().await;
+    let before = rules(&server);
+    server.cli(&["ACL", "SETUSER", USER, "+config|get"]);
+    assert_ne!(rules(&server), before);
+    assert_eq!(world.in_sync().await, 1);
+    assert_eq!(rules(&server), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_a_user_of_somebody_else_is_left_alone_until_it_is_adopted() {
+    let server = server();
+    server.cli(&["ACL", "SETUSER", USER, "on", ">theirs", "~checkout_staging_sessions:*", "+@read"]);
+    let before = rules(&server);
+    let world = world_with(&server, "").await;
+    assert_eq!(held(&world.apply().await.plan, KEY), Some(Reason::NotOwned));
+    assert_eq!(rules(&server), before);
+    world.write_resource("staging", "Cache", "sessions", "plumb.dev/adopt: \"true\"", "categories: [read, write]");
+    world.tenant.commit("Take it over");
+    assert_eq!(world.apply().await.done, 1);
+    // R12: its password stays, and nobody here knows it.
+    assert_eq!(world.password(KEY, "user").await, None);
+    assert!(server.cli_as(USER, "theirs", &["GET", "checkout_staging_sessions:1"]).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_an_application_logs_in_with_the_password_that_is_shown() {
+    let server = server();
+    let world = world_with(&server, "").await;
+    world.in_sync().await;
+    let password = world.password(KEY, "user").await.expect("it was made here");
+    assert_eq!(server.cli_as(USER, &password, &["SET", "checkout_staging_sessions:1", "hello"]), "OK");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_a_lost_state_is_rebuilt_from_the_user_and_its_password_stays() {
+    let server = server();
+    let mut world = world_with(&server, "").await;
+    world.in_sync().await;
+    let password = world.password(KEY, "user").await.expect("it was made here");
+    let before = rules(&server);
+    world.lose_state().await;
+    assert_eq!(world.apply().await.done, 0);
+    assert_eq!(rules(&server), before);
+    assert_eq!(world.password(KEY, "user").await, None);
+    assert!(server.cli_as(USER, &password, &["GET", "checkout_staging_sessions:1"]).is_empty());
+}

@@ -29,8 +29,10 @@ const TENANTS_AT_ONCE: usize = 8;
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_LONGEST: Duration = Duration::from_secs(300);
 
-/// The longest wait between two looks into the queue, should nobody say that something is there.
+/// The longest wait between two looks into the queue, should nobody say that something is there, and the shortest, should
+/// what is due be passed by since somebody still writes to it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
 
 /// How long a wait for a tenant that another replica has lasts at most, should nobody say that it was released.
 const WAIT_FOR_HOLDER: Duration = Duration::from_secs(1);
@@ -117,7 +119,10 @@ impl Worker {
             self.claim_what_is_due().await;
             let is_full = self.tasks.len() >= TENANTS_AT_ONCE;
             let sleep = match self.error {
-                None => store.until_due().await.ok().flatten().unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP),
+                None => {
+                    let due = store.until_due().await.ok().flatten().unwrap_or(LONGEST_SLEEP);
+                    due.clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
+                }
                 Some(_) => LONGEST_SLEEP,
             };
             tokio::select! {

@@ -45,12 +45,22 @@ const SCHEMA: &str = "plumb";
 const LEADER: i64 = 0x70_6c_75_6d_62;
 /// The advisory lock of writers: shared by those of tenants, taken alone by those of the platform.
 const WRITERS: i64 = LEADER + 1;
+/// The advisory lock of the replica that makes the schema and the role.
+const SET_UP: i64 = LEADER + 2;
 /// What is told when something may be there to claim.
 const CHANNEL: &str = "plumb_queue";
 /// How rows of the queue are locked: others pass by a row that is being claimed, or written under.
 const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
 /// Keeps a claim (`FOR UPDATE`) away until the transaction ends, and no sign of life.
 const KEY_SHARE: &str = " FOR KEY SHARE";
+/// How long the server waits for the next statement of a transaction before it ends the connection. A replica that hangs
+/// in the middle of one holds rows and locks that others wait for, and no lease would end that. Transactions are short, and
+/// nothing slow is awaited in them.
+const IDLE_IN_TRANSACTION: &str = "5s";
+/// How long the server waits for a sign of life of the leader, which gives one every few seconds. PostgreSQL 13 cannot.
+const IDLE_LEADER: &str = "20s";
+/// The first version that ends idle sessions, as `server_version_num`.
+const ENDS_IDLE_SESSIONS: i32 = 140_000;
 /// How long to wait before listening again, where it failed.
 const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 /// How transactions begin, whatever the defaults of the database or the login.
@@ -85,7 +95,10 @@ impl PostgresStore {
     pub async fn open(url: &str, mode: Mode) -> Result<Self, StoreError> {
         let options: PgConnectOptions =
             url.parse().map_err(|source| StoreError::Open { path: without_password(url), source })?;
-        let options = options.application_name("plumb").options([("search_path", SCHEMA)]).disable_statement_logging();
+        let options = options
+            .application_name("plumb")
+            .options([("search_path", SCHEMA), ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION)])
+            .disable_statement_logging();
         let name: Arc<str> = without_password(url).into();
         let cannot_open = |source| StoreError::Open { path: name.to_string(), source };
         let mut login = PgConnection::connect_with(&options).await.map_err(cannot_open)?;
@@ -94,6 +107,7 @@ impl PostgresStore {
         let role = service_role(&database);
         match mode {
             Mode::Reconcile => {
+                wait_for_set_up(&mut login).await.map_err(|source| failed(&name, "its set-up", source))?;
                 migrate(&mut login, &name).await?;
                 provide_role(&mut login, &role, &name).await?;
             }
@@ -288,7 +302,16 @@ impl Queue for PostgresStore {
             .fetch_one(&mut connection)
             .await
             .map_err(failed)?;
-        Ok(leads.then(|| Box::new(Leader(connection)) as Box<dyn Lead>))
+        if !leads {
+            return Ok(None);
+        }
+        sqlx::query("SELECT set_config('idle_session_timeout', $1, false) WHERE current_setting('server_version_num')::int >= $2")
+            .bind(IDLE_LEADER)
+            .bind(ENDS_IDLE_SESSIONS)
+            .execute(&mut connection)
+            .await
+            .map_err(failed)?;
+        Ok(Some(Box::new(Leader(connection))))
     }
 }
 
@@ -352,6 +375,17 @@ fn service_role(database: &str) -> String {
 async fn take_role(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Error> {
     let set = AssertSqlSafe(format!("SET ROLE {}", quoted(role)));
     sqlx::query(set).execute(&mut *connection).await?;
+    Ok(())
+}
+
+/// Waits until no other replica makes the schema or the role: two that grant the same at once fail. The lock goes with the
+/// connection, and one that hangs with it keeps others waiting for no longer than [`CONNECTION_TIMEOUT`].
+async fn wait_for_set_up(login: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT set_config('lock_timeout', $1, false)")
+        .bind(format!("{}ms", CONNECTION_TIMEOUT.as_millis()))
+        .execute(&mut *login)
+        .await?;
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(SET_UP).execute(&mut *login).await?;
     Ok(())
 }
 

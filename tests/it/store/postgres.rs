@@ -5,10 +5,10 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use plumb::model::{Ask, Request, Trigger, Width};
+use plumb::model::{Ask, Replica, Request, Trigger, Width};
 use plumb::store::Mode;
 use plumb::store::postgres::PostgresStore;
-use plumb::store::{Queue, Store, StoreError};
+use plumb::store::{Queue, Scope, Store, StoreError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::sample::tenant_state;
@@ -122,6 +122,37 @@ async fn replicas_and_readers_find_what_another_wrote() {
     let replica = PostgresStore::open(&fixture.url, Mode::Reconcile).await.unwrap();
     let before = reader.read(tenant("checkout")).await.unwrap().inventory().await.unwrap();
     assert_eq!(replica.read(tenant("checkout")).await.unwrap().inventory().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_transaction_that_hangs_keeps_a_tenant_for_seconds_and_writes_nothing() {
+    let fixture = Fixture::postgres().await;
+    let ask = Ask { trigger: Trigger::Start, width: Width::Deep };
+    let (hung, other) = (Replica("hung".to_owned()), Replica("other".to_owned()));
+    let claim = fixture.store.claim_tenant("checkout", ask, &hung, Duration::ZERO).await.unwrap().unwrap();
+    let mut open = fixture.store.begin(Scope::Leased(claim.lease)).await.unwrap();
+    open.put_tenant(&tenant_state("checkout")).await.unwrap();
+    let long = Duration::from_secs(600);
+    assert_eq!(fixture.store.claim(&other, long).await.unwrap(), None, "it is being written to");
+    while fixture.store.claim(&other, long).await.unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(open.commit().await.is_err());
+    assert!(fixture.store.read(tenant("checkout")).await.unwrap().tenants().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_start_at_once_set_up_one_after_another() {
+    let server = PostgresServer::shared();
+    let (login, password) = server.login();
+    for round in 0..3 {
+        server.psql(&format!("CREATE DATABASE state_at_once_{round} OWNER {login}")).await;
+        let url = format!("postgres://{login}:{password}@127.0.0.1:{}/state_at_once_{round}", server.port());
+        let opened = futures::future::join_all((0..6).map(|_| PostgresStore::open(&url, Mode::Reconcile))).await;
+        for store in opened {
+            store.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

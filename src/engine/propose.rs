@@ -1,14 +1,18 @@
 //! Drift becomes a conversation: a branch with one commit that edits the document to what is live, or removes the
 //! document of what is gone.
+//!
+//! In two stages, with the pass written down in between: [`Engine::offers`] works out what is to be said, so that the
+//! record can tell which differences nobody is asked about and why; [`Engine::propose`] says it.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+mod edit;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::forge::{Draft, FileEdit, Forge, ForgeError, ProposalRef};
-use crate::manifest::{self, Edit};
 use crate::model::{
-    Drift, DriftMode, DriftedField, EventKind, Lease, ObjectHex, Observation, Plan, Proposal, ProposalKind,
-    ProposalStatus, ProposedField, Reason, Resource, ResourceKey,
+    ConditionType, DesiredState, Drift, DriftMode, EventKind, Lease, ObjectHex, Observation, Observations, Plan,
+    Proposal, ProposalKind, ProposalStatus, ProposedField, Reason, Resource, ResourceKey, ResourceStatus,
 };
 use crate::source::{Mirror, Refs};
 use crate::store::Scope;
@@ -17,6 +21,8 @@ use super::apply::Applied;
 use super::desired::{Owner, Workspace};
 use super::timeline::Timeline;
 use super::{Engine, EngineError, decide, mirrors};
+use edit::{Edited, edit, proposed};
+pub(super) use words::sentence;
 
 /// More proposals than these are not open in one repository at once, so that nobody drowns in them.
 const MOST_OPEN: usize = 10;
@@ -36,77 +42,273 @@ pub(super) struct Topic<'a> {
     pub url: &'a str,
     pub refs: &'a Refs,
     pub head: &'a ObjectHex,
-    pub desired: &'a crate::model::DesiredState,
+    pub desired: &'a DesiredState,
     pub plan: &'a Plan,
     pub applied: &'a Applied,
-    pub seen: &'a BTreeMap<ResourceKey, Observation>,
+    /// What was seen before the apply.
+    pub before: &'a Observations,
+    /// What was read back of the objects that steps touched.
+    pub after: &'a Observations,
+    /// What was said of each resource before.
+    pub statuses: &'a BTreeMap<ResourceKey, ResourceStatus>,
 }
 
-/// An edit to offer, or why there is none.
-enum Offer {
-    Edit { path: String, content: Option<String>, diff: String },
-    NotExpressible(String),
+impl Topic<'_> {
+    /// What is known to be open about `key` after the pass: what was made again in it is not.
+    fn drifts_of<'b>(&'b self, key: &'b ResourceKey) -> impl Iterator<Item = &'b Drift> {
+        self.plan.drift.iter().filter(move |drift| drift.key == *key && self.is_still_there(drift))
+    }
+
+    fn is_still_there(&self, drift: &Drift) -> bool {
+        !(drift.missing && self.applied.done.contains(&drift.key))
+    }
+
+    fn seen(&self, key: &ResourceKey) -> Option<&Observation> {
+        self.after.objects.get(key).or_else(|| self.before.objects.get(key))
+    }
+
+    fn branch_of(&self, key: &ResourceKey) -> String {
+        key.drift_branch(self.owner.tenant.repository.path != ".")
+    }
+}
+
+/// Why nobody is asked about a difference, or about a part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub reason: Reason,
+    pub message: String,
+    /// Nothing of it is offered.
+    pub of_all: bool,
+}
+
+impl Trouble {
+    fn of_all(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), of_all: true }
+    }
+
+    fn failed(message: impl Into<String>) -> Self {
+        Self::of_all(Reason::ProposalFailed, message)
+    }
+}
+
+/// Troubles by resource.
+pub(super) type Troubles = BTreeMap<ResourceKey, Trouble>;
+
+/// The answers to the drifts of one pass.
+#[derive(Default)]
+pub(super) struct Offers {
+    drafts: Vec<Offer>,
+    /// Keys whose proposal is out as it should be.
+    standing: BTreeSet<ResourceKey>,
+    /// Where there is no answer, or not to all. One that failed before is in trouble until it is out.
+    pub troubles: Troubles,
+}
+
+/// A proposal that is to be made, or brought up to date.
+struct Offer {
+    draft: Draft,
+    /// As it is once the draft is out.
+    proposal: Proposal,
+    /// As it is known until then.
+    known: Option<Proposal>,
+    /// What is not offered of the drift.
+    rest: Option<Trouble>,
 }
 
 impl Engine {
-    /// Opens, updates and closes proposals, so that they say what the plan found.
-    pub(super) async fn propose(
+    /// Works out the proposals that the plan asks for, without showing them to anybody.
+    pub(super) fn offers(
         &self,
         topic: &Topic<'_>,
         proposals: &BTreeMap<ResourceKey, Proposal>,
         workspace: &mut Workspace,
-        timeline: &mut Timeline<'_>,
-    ) -> Result<(), EngineError> {
-        for proposal in proposals.values() {
-            self.conclude(topic, proposal, timeline).await?;
-        }
+    ) -> Offers {
+        let failed_before = |key: &ResourceKey| proposals.get(key).is_some_and(|known| !known.message.is_empty());
         let mut drifts: Vec<&Drift> =
-            topic.plan.drift.iter().filter(|drift| asks_a_person(drift) && is_still_there(topic, drift)).collect();
+            topic.plan.drift.iter().filter(|drift| asks_a_person(drift) && topic.is_still_there(drift)).collect();
         // Those that failed before come last, so that they keep nobody else waiting.
-        drifts.sort_by_key(|drift| proposals.get(&drift.key).is_some_and(|known| !known.message.is_empty()));
-        let (mut open, mut refused) = (topic.refs.drift.len(), 0);
-        for drift in drifts {
-            let Some(resource) = topic.desired.resources.get(&drift.key) else { continue };
-            let known = proposals.get(&drift.key).filter(|proposal| proposal.status.is_undecided());
-            let is_out = known.is_some_and(|known| topic.refs.drift.contains_key(&known.branch));
-            if !is_out && open >= MOST_OPEN {
+        drifts.sort_by_key(|drift| failed_before(&drift.key));
+        let (out, to_come): (Vec<&Drift>, Vec<&Drift>) =
+            drifts.into_iter().partition(|drift| topic.refs.drift.contains_key(&topic.branch_of(&drift.key)));
+        let mut offers = Offers::default();
+        for drift in out {
+            self.answer(topic, drift, proposals.get(&drift.key), workspace, &mut offers);
+        }
+        let will_go = proposals.values().filter(|proposal| {
+            let tip = topic.refs.drift.get(&proposal.branch);
+            tip.is_some_and(|tip| proposal.made(tip)) && settled(topic, &offers, proposal).is_some()
+        });
+        let staying = topic.refs.drift.len().saturating_sub(will_go.count());
+        let already = offers.drafts.len();
+        for drift in to_come {
+            if staying + offers.drafts.len() - already >= MOST_OPEN {
                 let message =
                     format!("{MOST_OPEN} proposals are open in this repository; this one waits for one of them");
-                timeline.note_of(&drift.key, EventKind::Warning { reason: Reason::ProposalLimit, message });
-                continue;
-            }
-            match self.offer(topic, drift, resource, known, workspace, timeline).await? {
-                Offered::Out if !is_out => open += 1,
-                Offered::Out | Offered::NotOut => {}
-                // A branch may be refused for its name; when many are, the rest waits for the next pass.
-                Offered::Refused => {
-                    refused += 1;
-                    if refused >= MOST_REFUSED {
-                        break;
-                    }
-                }
-                Offered::NobodyThere => break,
+                offers.troubles.insert(drift.key.clone(), Trouble::of_all(Reason::ProposalLimit, message));
+            } else {
+                self.answer(topic, drift, proposals.get(&drift.key), workspace, &mut offers);
             }
         }
-        Ok(())
+        offers.drafts.sort_by_key(|offer| failed_before(&offer.proposal.key));
+        offers
     }
 
-    /// Ends a proposal that has nothing left to ask: decided and done, or live came back by itself.
+    /// Works out the answer to one drift: a draft, the proposal that is out already, or why there is none.
+    fn answer(
+        &self,
+        topic: &Topic<'_>,
+        drift: &Drift,
+        known: Option<&Proposal>,
+        workspace: &mut Workspace,
+        offers: &mut Offers,
+    ) {
+        let key = &drift.key;
+        let Some(resource) = topic.desired.resources.get(key) else { return };
+        let known = known.filter(|proposal| proposal.status.is_undecided());
+        if known.is_some_and(|known| known.status == ProposalStatus::HandsOff) {
+            offers.standing.insert(key.clone());
+            return;
+        }
+        let kind = if drift.missing { ProposalKind::Missing } else { ProposalKind::Drift };
+        let branch = topic.branch_of(key);
+        let tip = topic.refs.drift.get(&branch);
+        let stands_for = |known: &Proposal, fields: &[ProposedField]| {
+            known.kind == kind
+                && known.fields == fields
+                && known.blob == resource.origin.blob
+                && known.file == resource.origin.file
+                && known.url == topic.url
+                && tip.is_some()
+                && tip == known.pushed.as_ref()
+        };
+        // What was left out of a proposal is tried again each time: other documents and policies change too.
+        let drifted: Vec<ProposedField> = drift.fields.iter().map(proposed).collect();
+        if known.is_some_and(|known| known.left_out.is_empty() && stands_for(known, &drifted)) {
+            offers.standing.insert(key.clone());
+            return;
+        }
+        let edited = tokio::task::block_in_place(|| edit(&self.validator, topic, drift, resource, workspace));
+        let Edited { path, content, diff, fields, left_out } = match edited {
+            Ok(edited) => edited,
+            Err(trouble) => {
+                offers.troubles.insert(key.clone(), trouble);
+                return;
+            }
+        };
+        let rest = (!left_out.is_empty()).then(|| Trouble {
+            reason: Reason::NotExpressible,
+            message: format!("not proposed: {}", words::not_offered(&left_out)),
+            of_all: false,
+        });
+        if known.is_some_and(|known| known.left_out == left_out && stands_for(known, &fields)) {
+            offers.standing.insert(key.clone());
+            offers.troubles.extend(rest.map(|rest| (key.clone(), rest)));
+            return;
+        }
+        // A tip that is not known from the state must say of itself that it is Plumb's.
+        if let Some(tip) = tip
+            && !known.is_some_and(|known| known.made(tip))
+            && !is_ours(topic.mirror, tip, key)
+        {
+            let message =
+                format!("the branch {branch} is there and holds somebody's commits; delete it to get a proposal");
+            offers.troubles.insert(key.clone(), Trouble::failed(message));
+            return;
+        }
+        let earlier = known.map(|known| &known.message).filter(|message| !message.is_empty());
+        offers.troubles.extend(earlier.map(|message| (key.clone(), Trouble::failed(message))));
+        let opened_at = known.map_or_else(|| self.clock.now(), |known| known.opened_at);
+        offers.drafts.push(Offer {
+            draft: Draft {
+                branch: branch.clone(),
+                base: topic.head.clone(),
+                message: words::commit_message(drift, &left_out, key),
+                edits: vec![FileEdit { path, content: content.map(String::into_bytes) }],
+                at: opened_at,
+                expected: tip.cloned(),
+            },
+            proposal: Proposal {
+                key: key.clone(),
+                kind,
+                branch,
+                url: topic.url.to_owned(),
+                base: topic.head.clone(),
+                pushed: known.filter(|known| known.url == topic.url).and_then(|known| known.pushed.clone()),
+                pushing: None,
+                blob: resource.origin.blob.clone(),
+                file: resource.origin.file.clone(),
+                fields,
+                left_out,
+                status: ProposalStatus::Pending,
+                message: String::new(),
+                diff,
+                opened_at,
+                updated_at: self.clock.now(),
+            },
+            known: known.cloned(),
+            rest,
+        });
+    }
+
+    /// Ends the proposals that have nothing left to ask, and shows what was drafted. Gives what nobody is asked about.
+    ///
+    /// # Errors
+    /// When the store does not take what must be remembered.
+    pub(super) async fn propose(
+        &self,
+        topic: &Topic<'_>,
+        proposals: &BTreeMap<ResourceKey, Proposal>,
+        offers: Offers,
+        timeline: &mut Timeline<'_>,
+    ) -> Result<Troubles, EngineError> {
+        for proposal in proposals.values() {
+            if let Some(why) = settled(topic, &offers, proposal) {
+                self.conclude(topic, proposal, why, timeline).await?;
+            }
+        }
+        let Offers { drafts, standing, mut troubles } = offers;
+        for known in standing.iter().filter_map(|key| proposals.get(key)) {
+            // An update of it failed, and what it says is right again.
+            if known.status == ProposalStatus::Open && !known.message.is_empty() {
+                self.remember_proposal(topic.lease, &Proposal { message: String::new(), ..known.clone() }).await?;
+            }
+        }
+        let mut refused = 0;
+        let mut drafts = drafts.into_iter();
+        for offer in drafts.by_ref() {
+            let (key, rest) = (offer.proposal.key.clone(), offer.rest.clone());
+            let Err(error) = self.publish(topic, offer, timeline).await? else {
+                match rest {
+                    Some(rest) => troubles.insert(key, rest),
+                    None => troubles.remove(&key),
+                };
+                continue;
+            };
+            troubles.insert(key, Trouble::failed(error.to_string()));
+            // A branch may be refused for its name; when many are, the rest waits for the next pass, as it does where
+            // nobody answers.
+            refused += usize::from(matches!(error, ForgeError::Refused { .. }));
+            if refused >= MOST_REFUSED || matches!(error, ForgeError::Unreachable { .. }) {
+                break;
+            }
+        }
+        for offer in drafts {
+            let message = "the remote takes no proposals now; this one is tried at the next look";
+            troubles.entry(offer.proposal.key).or_insert_with(|| Trouble::failed(message));
+        }
+        tell(topic, &troubles, timeline);
+        Ok(troubles)
+    }
+
+    /// Ends a proposal, and takes its branch away.
     async fn conclude(
         &self,
         topic: &Topic<'_>,
         proposal: &Proposal,
+        why: String,
         timeline: &mut Timeline<'_>,
     ) -> Result<(), EngineError> {
         let key = &proposal.key;
-        if !is_settled(topic, proposal) {
-            return Ok(());
-        }
-        let (status, message) = if proposal.status.is_undecided() {
-            (ProposalStatus::Closed, "there is no difference any more".to_owned())
-        } else {
-            (proposal.status, proposal.message.clone())
-        };
         // The branch goes if it still is what Plumb left; a person's commits stay theirs.
         if let Some(tip) = topic.refs.drift.get(&proposal.branch)
             && proposal.made(tip)
@@ -122,8 +324,8 @@ impl Engine {
             }
         }
         if proposal.status.is_undecided() {
-            let branch = proposal.branch.clone();
-            timeline.note_of(key, EventKind::ProposalDecided { branch, status, message });
+            let (branch, status) = (proposal.branch.clone(), ProposalStatus::Closed);
+            timeline.note_of(key, EventKind::ProposalDecided { branch, status, message: why });
         }
         let mut tx = self.store.begin(Scope::Leased(topic.lease.clone())).await?;
         tx.remove_proposal(key).await?;
@@ -131,148 +333,49 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the proposal for `drift`, or brings the one that is out up to date.
-    async fn offer(
+    /// Shows an offer. What the forge says against it is remembered with it, and given back.
+    async fn publish(
         &self,
         topic: &Topic<'_>,
-        drift: &Drift,
-        resource: &Resource,
-        known: Option<&Proposal>,
-        workspace: &mut Workspace,
+        offer: Offer,
         timeline: &mut Timeline<'_>,
-    ) -> Result<Offered, EngineError> {
-        let key = &drift.key;
-        let kind = if drift.missing { ProposalKind::Missing } else { ProposalKind::Drift };
-        let fields: Vec<ProposedField> = drift.fields.iter().map(proposed).collect();
-        let branch = key.drift_branch(topic.owner.tenant.repository.path != ".");
-        let tip = topic.refs.drift.get(&branch);
-        if let Some(known) = known {
-            if known.status == ProposalStatus::HandsOff {
-                return Ok(Offered::Out);
+    ) -> Result<Result<(), ForgeError>, EngineError> {
+        let Offer { draft, proposal, known, .. } = offer;
+        // An update that does not arrive leaves the one before it out, as it was.
+        let is_out = |known: &Proposal| draft.expected.is_some() && draft.expected == known.pushed;
+        let mut until_then = known.filter(is_out).unwrap_or_else(|| proposal.clone());
+        let published = match topic.forge.prepare(&draft).await {
+            Ok(reference) => {
+                // Remembered before it is shown: a death in between finds its own commit on the branch.
+                until_then.pushing = Some(reference.commit.clone());
+                self.remember_proposal(topic.lease, &until_then).await?;
+                let is_there = draft.expected.as_ref() == Some(&reference.commit);
+                let shown = match is_there {
+                    true => Ok(()),
+                    false => topic.forge.publish(&reference, draft.expected.as_ref()).await,
+                };
+                shown.map(|()| reference.commit)
             }
-            let same = known.kind == kind
-                && known.fields == fields
-                && known.blob == resource.origin.blob
-                && known.file == resource.origin.file;
-            if same && known.url == topic.url && tip.is_some() && tip == known.pushed.as_ref() {
-                return Ok(Offered::Out);
-            }
-        }
-        let edit = tokio::task::block_in_place(|| self.edit(topic, drift, resource, workspace));
-        let (path, content, diff) = match edit {
-            Offer::Edit { path, content, diff } => (path, content, diff),
-            Offer::NotExpressible(message) => {
-                timeline.note_of(key, EventKind::Warning { reason: Reason::NotExpressible, message });
-                return Ok(Offered::NotOut);
-            }
-        };
-        // A tip that is not known from the state must say of itself that it is Plumb's.
-        if let Some(tip) = tip
-            && !known.is_some_and(|known| known.made(tip))
-            && !is_ours(topic.mirror, tip, key)
-        {
-            let message =
-                format!("the branch {branch} is there and holds somebody's commits; delete it to get a proposal");
-            timeline.note_of(key, EventKind::ProposalFailed { branch, message });
-            return Ok(Offered::NotOut);
-        }
-        let opened_at = known.map_or_else(|| self.clock.now(), |known| known.opened_at);
-        let draft = Draft {
-            branch: branch.clone(),
-            base: topic.head.clone(),
-            message: message(drift, key),
-            edits: vec![FileEdit { path, content: content.map(String::into_bytes) }],
-            at: opened_at,
-            expected: tip.cloned(),
-        };
-        let mut proposal = Proposal {
-            key: key.clone(),
-            kind,
-            branch: branch.clone(),
-            url: topic.url.to_owned(),
-            base: topic.head.clone(),
-            pushed: known.filter(|known| known.url == topic.url).and_then(|known| known.pushed.clone()),
-            pushing: None,
-            blob: resource.origin.blob.clone(),
-            file: resource.origin.file.clone(),
-            fields,
-            // An update that does not arrive leaves the one before it out.
-            status: known.map_or(ProposalStatus::Pending, |known| known.status),
-            message: String::new(),
-            diff: diff.clone(),
-            opened_at,
-            updated_at: self.clock.now(),
-        };
-        let published = async {
-            let reference = topic.forge.prepare(&draft).await?;
-            // Remembered before it is shown: a death in between finds its own commit on the branch.
-            proposal.pushing = Some(reference.commit.clone());
-            self.remember_proposal(topic.lease, &proposal)
-                .await
-                .map_err(|error| ForgeError::Unreachable { message: error.to_string() })?;
-            if draft.expected.as_ref() != Some(&reference.commit) {
-                topic.forge.publish(&reference, draft.expected.as_ref()).await?;
-            }
-            Ok::<_, ForgeError>(reference.commit)
-        }
-        .await;
-        let offered = match &published {
-            Ok(_) => Offered::Out,
-            Err(ForgeError::Stale { .. }) => Offered::NotOut,
-            Err(ForgeError::Refused { .. }) => Offered::Refused,
-            Err(ForgeError::Unreachable { .. }) => Offered::NobodyThere,
+            Err(error) => Err(error),
         };
         match published {
             Ok(commit) => {
-                proposal.status = ProposalStatus::Open;
-                (proposal.pushed, proposal.pushing) = (Some(commit), None);
-                let event = match tip {
+                let (branch, diff) = (draft.branch, proposal.diff.clone());
+                let event = match draft.expected {
                     None => EventKind::ProposalOpened { branch, diff },
                     Some(_) => EventKind::ProposalUpdated { branch, diff },
                 };
-                timeline.note_of(key, event);
+                timeline.note_of(&proposal.key, event);
+                let open = Proposal { status: ProposalStatus::Open, pushed: Some(commit), ..proposal };
+                self.remember_proposal(topic.lease, &open).await?;
+                Ok(Ok(()))
             }
             Err(error) => {
-                proposal.message = error.to_string();
-                if known.is_none_or(|known| known.message != proposal.message) {
-                    let message = proposal.message.clone();
-                    timeline.note_of(key, EventKind::ProposalFailed { branch, message });
-                }
+                until_then.message = error.to_string();
+                self.remember_proposal(topic.lease, &until_then).await?;
+                Ok(Err(error))
             }
         }
-        self.remember_proposal(topic.lease, &proposal).await?;
-        Ok(offered)
-    }
-
-    /// The edit of the document that a proposal offers, proven to say what is live and nothing else.
-    fn edit(&self, topic: &Topic<'_>, drift: &Drift, resource: &Resource, workspace: &mut Workspace) -> Offer {
-        let origin = &resource.origin;
-        let text = match topic.mirror.blob(&origin.blob).map(String::from_utf8) {
-            Ok(Ok(text)) => text,
-            Ok(Err(_)) => return Offer::NotExpressible(format!("{} is not UTF-8", origin.file)),
-            Err(error) => return Offer::NotExpressible(error.to_string()),
-        };
-        let content = if drift.missing {
-            manifest::remove_document(&text, origin.document)
-        } else {
-            let edits: Vec<Edit> =
-                drift.fields.iter().map(|field| Edit { path: field.path.clone(), to: field.live.clone() }).collect();
-            match manifest::edit(&text, origin.document, resource.key.kind.info(), &edits) {
-                Ok(text) => Some(text),
-                Err(error) => {
-                    return Offer::NotExpressible(format!("{} cannot say the live value: {error}", origin.file));
-                }
-            }
-        };
-        let after = workspace.with_edit(&self.validator, topic.owner, &origin.file, content.as_deref());
-        if let Some(message) = after.rejected.get(&drift.key).or_else(|| after.denied.get(&drift.key)) {
-            return Offer::NotExpressible(format!("the live value would not validate: {message}"));
-        }
-        let diff = similar::TextDiff::from_lines(text.as_str(), content.as_deref().unwrap_or(""))
-            .unified_diff()
-            .header(&format!("a/{}", origin.file), &format!("b/{}", origin.file))
-            .to_string();
-        Offer::Edit { path: origin.file.clone(), content, diff }
     }
 
     async fn remember_proposal(&self, lease: &Lease, proposal: &Proposal) -> Result<(), EngineError> {
@@ -283,42 +386,92 @@ impl Engine {
     }
 }
 
-/// What became of an offer.
-enum Offered {
-    /// It is out, as it should be.
-    Out,
-    /// It could not be made, or somebody moved the branch.
-    NotOut,
-    /// The remote does not take it.
-    Refused,
-    /// The remote does not answer, so it would answer for no other either.
-    NobodyThere,
-}
-
-/// Whether what drifted was not made again in this very pass.
-fn is_still_there(topic: &Topic<'_>, drift: &Drift) -> bool {
-    !(drift.missing && topic.applied.done.contains(&drift.key))
-}
-
 fn asks_a_person(drift: &Drift) -> bool {
     drift.mode == DriftMode::Propose && !drift.silenced
 }
 
-/// Whether nothing of what a proposal asked is open any more. What was not looked at, or could not be seen, is (R5).
-fn is_settled(topic: &Topic<'_>, proposal: &Proposal) -> bool {
+/// Tells of each trouble once; what is told already stands in the conditions of its resource.
+fn tell(topic: &Topic<'_>, troubles: &Troubles, timeline: &mut Timeline<'_>) {
+    for (key, Trouble { reason, message, .. }) in troubles {
+        let drifted = topic.statuses.get(key).and_then(|status| status.condition(ConditionType::Drifted));
+        if drifted.is_some_and(|drifted| drifted.message.ends_with(message)) {
+            continue;
+        }
+        let message = message.clone();
+        let event = match reason {
+            Reason::ProposalFailed => EventKind::ProposalFailed { branch: topic.branch_of(key), message },
+            reason => EventKind::Warning { reason: *reason, message },
+        };
+        timeline.note_of(key, event);
+    }
+}
+
+/// Why nothing of what a proposal asked is open any more; `None` where something is. What was not looked at, or could
+/// not be seen, is (R5).
+fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<String> {
     let key = &proposal.key;
-    let drifts = topic.plan.drift.iter().any(|drift| drift.key == *key && is_still_there(topic, drift));
+    let undecided = proposal.status.is_undecided();
+    if offers.drafts.iter().any(|offer| offer.proposal.key == *key) || (undecided && offers.standing.contains(key)) {
+        return None;
+    }
+    match (topic.seen(key)?, topic.desired.resources.get(key)) {
+        (Observation::Unknown(_), _) => None,
+        (_, None) => {
+            decide::is_removed(key, topic.owner.tenant, topic.desired).then(|| "git removed the document".to_owned())
+        }
+        (seen, Some(resource)) => match offers.troubles.get(key) {
+            // What is out says what was live before.
+            Some(trouble) if undecided && trouble.of_all && trouble.reason == Reason::NotExpressible => {
+                Some(trouble.message.clone())
+            }
+            _ if matches!(seen, Observation::Absent { .. }) => None,
+            Some(_) if undecided => None,
+            _ => settled_by_now(topic, proposal, resource),
+        },
+    }
+}
+
+/// The same, of an object that is there and that git wants.
+fn settled_by_now(topic: &Topic<'_>, proposal: &Proposal, resource: &Resource) -> Option<String> {
+    let key = &proposal.key;
     let waits = topic.plan.steps.iter().any(|step| step.key == *key && !topic.applied.done.contains(key))
         || topic.plan.blocked.iter().any(|blocked| blocked.key == *key && blocked.step.is_some());
-    let unseen_field =
-        topic.plan.held.get(key).is_some_and(|held| proposal.fields.iter().any(|field| held.contains(&field.path)));
-    let wanted = topic.desired.resources.contains_key(key);
-    match topic.seen.get(key) {
-        Some(Observation::Present(_)) if wanted => !drifts && !waits && !unseen_field,
-        Some(Observation::Present(_) | Observation::Absent { .. }) => {
-            decide::is_removed(key, topic.owner.tenant, topic.desired)
+    if waits {
+        return None;
+    }
+    let is_about = |drift: &&Drift| match proposal.kind {
+        ProposalKind::Missing => drift.missing,
+        ProposalKind::Drift => {
+            proposal.fields.iter().any(|own| drift.fields.iter().any(|field| field.path == own.path))
         }
-        Some(Observation::Unknown(_)) | None => false,
+    };
+    let is_ignored = |field: &ProposedField| resource.annotations.ignores(&field.path);
+    let held = topic.plan.held.get(key);
+    let is_unseen = |field: &ProposedField| {
+        held.is_some_and(|held| held.contains(&field.path))
+            && !is_ignored(field)
+            && !topic.drifts_of(key).any(|drift| drift.fields.iter().any(|drifted| drifted.path == field.path))
+    };
+    if proposal.fields.iter().any(is_unseen) {
+        return None;
+    }
+    let Some(drift) = topic.drifts_of(key).find(is_about) else {
+        let ignored = !proposal.fields.is_empty() && proposal.fields.iter().all(is_ignored);
+        let why = if ignored {
+            "plumb.dev/drift-ignore leaves the difference alone now"
+        } else {
+            "there is no difference any more"
+        };
+        return Some(why.to_owned());
+    };
+    // What is suspended is left as it is, and so are its conversations.
+    if !proposal.status.is_undecided() || resource.annotations.suspend {
+        return None;
+    }
+    match drift.mode {
+        DriftMode::Propose => None,
+        DriftMode::Observe => Some("drift of the resource is only observed now".to_owned()),
+        DriftMode::Revert => Some("drift of the resource is put back now".to_owned()),
     }
 }
 
@@ -331,75 +484,4 @@ fn is_ours(mirror: &Mirror, tip: &ObjectHex, key: &ResourceKey) -> bool {
                 && commit.trailers.iter().any(|(name, value)| name.eq_ignore_ascii_case(KEY_TRAILER) && *value == key)
         })
     })
-}
-
-fn proposed(field: &DriftedField) -> ProposedField {
-    ProposedField {
-        path: field.path.clone(),
-        base: field.base.clone(),
-        git: field.git.clone(),
-        live: field.live.clone(),
-    }
-}
-
-/// A value as people read it.
-fn spoken(value: Option<&serde_json::Value>) -> String {
-    match value {
-        None => "absent".to_owned(),
-        Some(serde_json::Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-    }
-}
-
-/// `/spec/roles/app/access` as `roles.app.access`.
-fn spoken_path(field: &DriftedField) -> String {
-    field.path.segments().into_iter().skip(1).collect::<Vec<_>>().join(".")
-}
-
-/// One line about a drift.
-pub(super) fn sentence(drift: &Drift) -> String {
-    if drift.missing {
-        return "the object is gone from the live system".to_owned();
-    }
-    drift
-        .fields
-        .iter()
-        .map(|field| {
-            let (path, git, live) = (spoken_path(field), spoken(field.git.as_ref()), spoken(field.live.as_ref()));
-            match (&field.base, field.conflict) {
-                (Some(base), true) => format!("{path} was {}, git says {git}, live is {live}", spoken(Some(base))),
-                (_, _) => format!("{path} is {live}, git says {git}"),
-            }
-        })
-        .collect::<Vec<_>>()
-        .join("; ")
-}
-
-/// The commit message of a proposal: what differs, how to decide, and whose it is.
-fn message(drift: &Drift, key: &ResourceKey) -> String {
-    let place = format!("{}/{}", key.environment, key.local());
-    let mut text = String::new();
-    if drift.missing {
-        let _ = write!(
-            text,
-            "Remove {place}, which is gone\n\n\
-             The object behind this document is gone from the live system, and Plumb does not\n\
-             make it again empty.\n\n\
-             Merge this to let go of it. To have it made again, empty, delete this branch and\n\
-             follow what `plumb describe {key}` says.\n"
-        );
-    } else {
-        let _ = write!(text, "Accept the live value of {place}\n\nLive differs from git here:\n\n");
-        for field in &drift.fields {
-            let (git, live) = (spoken(field.git.as_ref()), spoken(field.live.as_ref()));
-            let _ = write!(text, "  {}: git {git}, live {live}", spoken_path(field));
-            if let (true, Some(base)) = (field.conflict, &field.base) {
-                let _ = write!(text, ", before {}", spoken(Some(base)));
-            }
-            text.push('\n');
-        }
-        text.push_str("\nMerge this to accept the live value. Delete the branch to put git's value back.\n");
-    }
-    let _ = write!(text, "\n{KEY_TRAILER}: {key}\n");
-    text
 }

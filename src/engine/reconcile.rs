@@ -385,31 +385,7 @@ impl Engine {
         let seen = Seen { platform, desired: &desired, before: &live, after: &after, statuses: &memory.statuses };
         self.warn_of_unknown_passwords(&seen, &mut plan, timeline).await?;
 
-        // record
-        let pass = Pass {
-            lease,
-            platform,
-            branch: &spec.repository.branch,
-            desired: &desired,
-            prior: &memory.inventory,
-            plan: &plan,
-            applied: &applied,
-            before: &live,
-            after: &after,
-            silent: &silent,
-            statuses: &memory.statuses,
-            identities: &memory.identities,
-        };
-        let Written { recorded, changes } = self.record(&pass).await?;
-        for (key, reason) in recorded {
-            timeline.note_of(&key, EventKind::Recorded { reason });
-        }
-        let hold = holds::left_over(&decisions, &plan, &applied, &desired, &memory.inventory);
-        self.remember_pass(lease, spec, &memory, &source.head, hold, &desired.diagnostics).await?;
-
-        // propose
-        let mut seen = live.objects;
-        seen.extend(after.objects);
+        // what is to be proposed
         let forge = mirrors::forge_of(spec, Arc::clone(&source.mirror));
         let topic = Topic {
             lease,
@@ -422,9 +398,45 @@ impl Engine {
             desired: &desired,
             plan: &plan,
             applied: &applied,
-            seen: &seen,
+            before: &live,
+            after: &after,
+            statuses: &memory.statuses,
         };
-        self.propose(&topic, &memory.proposals, workspace, timeline).await?;
+        let offers = self.offers(&topic, &memory.proposals, workspace);
+        let expected = offers.troubles.clone();
+
+        // record
+        let pass = Pass {
+            lease,
+            platform,
+            branch: &spec.repository.branch,
+            desired: &desired,
+            prior: &memory.inventory,
+            plan: &plan,
+            applied: &applied,
+            troubles: &expected,
+            before: &live,
+            after: &after,
+            silent: &silent,
+            statuses: &memory.statuses,
+            identities: &memory.identities,
+        };
+        let Written { recorded, mut changes } = self.record(&pass).await?;
+        for (key, reason) in recorded {
+            timeline.note_of(&key, EventKind::Recorded { reason });
+        }
+        let hold = holds::left_over(&decisions, &plan, &applied, &desired, &memory.inventory);
+        self.remember_pass(lease, spec, &memory, &source.head, hold, &desired.diagnostics).await?;
+
+        // propose
+        let troubles = self.propose(&topic, &memory.proposals, offers, timeline).await?;
+        let changed: BTreeSet<ResourceKey> = expected
+            .keys()
+            .chain(troubles.keys())
+            .filter(|key| expected.get(*key) != troubles.get(*key))
+            .cloned()
+            .collect();
+        self.restate(&Pass { troubles: &troubles, ..pass }, changed, &mut changes).await?;
         memory.documents = documents;
         let rewritten: Vec<ResourceKey> =
             changes.records.iter().map(|record| &record.key).chain(&changes.forgotten).cloned().collect();

@@ -12,9 +12,11 @@ use crate::store::{HeldPlan, Scope, StoreError, Tx};
 use super::Engine;
 use super::apply::Applied;
 use super::memory::Changes;
+use super::propose::Troubles;
 use super::status::{self, Verdict};
 
 /// All that one pass knows when it is to be written down.
+#[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     pub lease: &'a Lease,
     pub platform: &'a Platform,
@@ -23,6 +25,8 @@ pub(super) struct Pass<'a> {
     pub prior: &'a Inventory,
     pub plan: &'a Plan,
     pub applied: &'a Applied,
+    /// What nobody is asked about.
+    pub troubles: &'a Troubles,
     /// What was seen before the apply.
     pub before: &'a Observations,
     /// What was read back of the objects that steps touched.
@@ -57,6 +61,27 @@ impl Engine {
         tx.commit().await?;
         self.record_identities(pass).await?;
         Ok(written)
+    }
+
+    /// Brings the statuses of `keys` up to date once more: what became of proposals is known when the pass is written
+    /// down already.
+    pub(super) async fn restate(
+        &self,
+        pass: &Pass<'_>,
+        keys: BTreeSet<ResourceKey>,
+        changes: &mut Changes,
+    ) -> Result<(), StoreError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let verdicts = status::verdicts(pass.plan, pass.applied, pass.troubles, keys.into_iter());
+        let statuses: Vec<ResourceStatus> =
+            verdicts.iter().map(|(key, verdict)| self.status(pass, key, verdict, pass.statuses.get(key))).collect();
+        let mut tx = self.store.begin(Scope::Leased(pass.lease.clone())).await?;
+        tx.put_statuses(&statuses).await?;
+        tx.commit().await?;
+        changes.statuses.extend(statuses);
+        Ok(())
     }
 
     async fn record_objects(&self, pass: &Pass<'_>, tx: &mut dyn Tx, written: &mut Written) -> Result<(), StoreError> {
@@ -122,7 +147,7 @@ impl Engine {
     }
 
     async fn record_statuses(&self, pass: &Pass<'_>, tx: &mut dyn Tx, changes: &mut Changes) -> Result<(), StoreError> {
-        let verdicts = status::verdicts(pass.plan, pass.applied, keys_in_scope(pass));
+        let verdicts = status::verdicts(pass.plan, pass.applied, pass.troubles, keys_in_scope(pass));
         let gone: BTreeSet<&ResourceKey> = pass
             .plan
             .settles

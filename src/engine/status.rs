@@ -8,6 +8,7 @@ use crate::managers::ManagerError;
 use crate::model::{Condition, ConditionStatus, ConditionType, DriftMode, Plan, Reason, ResourceKey, ResourceStatus};
 
 use super::apply::Applied;
+use super::propose::Troubles;
 
 /// What one resource's conditions are made of; the worst news wins.
 #[derive(Clone, Debug)]
@@ -43,6 +44,7 @@ impl Verdict {
 pub(super) fn verdicts(
     plan: &Plan,
     applied: &Applied,
+    troubles: &Troubles,
     in_scope: impl Iterator<Item = ResourceKey>,
 ) -> BTreeMap<ResourceKey, Verdict> {
     let mut verdicts: BTreeMap<ResourceKey, Verdict> =
@@ -57,8 +59,15 @@ pub(super) fn verdicts(
     }
     for drift in plan.drift.iter().filter(|drift| !(drift.missing && applied.done.contains(&drift.key))) {
         let Some(verdict) = verdicts.get_mut(&drift.key) else { continue };
-        let (reason, message) = (drift_reason(drift), super::propose::sentence(drift));
+        let (mut reason, mut message) = (drift_reason(drift), super::propose::sentence(drift));
         let asks = drift.mode == DriftMode::Propose && !drift.silenced;
+        if let Some(trouble) = troubles.get(&drift.key).filter(|_| asks) {
+            // That data is gone is worse news than that nobody can be asked about it.
+            if trouble.of_all && !drift.missing {
+                reason = trouble.reason;
+            }
+            message = format!("{message}; {}", trouble.message);
+        }
         let reverting = drift.mode == DriftMode::Revert && applied.done.contains(&drift.key);
         if asks {
             *verdict = Verdict { stalled: true, ..Verdict::bad(reason, message.clone()) };

@@ -118,6 +118,14 @@ pub struct ProposedField {
     pub live: Option<Value>,
 }
 
+/// A field that differs and stays as it is, since no edit of its document can say what is live.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LeftOut {
+    pub field: ProposedField,
+    /// Why it cannot be said.
+    pub message: String,
+}
+
 /// What a proposal offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -178,7 +186,11 @@ pub struct Proposal {
     /// The file that its edit is of; a document that moved asks for an edit where it is now.
     #[serde(default)]
     pub file: String,
+    /// What it offers.
     pub fields: Vec<ProposedField>,
+    /// What differs beside that, and cannot be offered.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
     pub status: ProposalStatus,
     /// What to say about it: why it failed or how it was decided.
     pub message: String,

@@ -20,7 +20,7 @@ pub use diagnostic::{Code, Diagnostic, Related, Severity, Span};
 pub use event::{Event, EventKind, Execution, ExecutionOutcome, Trigger};
 pub use fields::{FieldHash, FieldPath, Fields};
 pub use inventory::{
-    AppliedDocument, Approval, ApprovalKind, Decisions, Inventory, Proposal, ProposalKind, ProposalStatus,
+    AppliedDocument, Approval, ApprovalKind, Decisions, Inventory, LeftOut, Proposal, ProposalKind, ProposalStatus,
     ProposedField, Record,
 };
 pub use key::{Kind, ObjectHex, ResourceKey, bounded_name, is_label, revision};

@@ -1,7 +1,7 @@
 //! Drift is a conversation in git: every way to open, decide and end one, on real repositories and real files.
 
 use plumb::engine::Width;
-use plumb::model::{EventKind, ExecutionOutcome, ProposalStatus, Reason};
+use plumb::model::{ConditionType, EventKind, ExecutionOutcome, ProposalStatus, Reason};
 
 use crate::harness::git::MergeHow;
 use crate::harness::world::World;
@@ -45,6 +45,13 @@ async fn assert_agreed(world: &World, version: i64) {
     assert!(world.tenant.show(&format!("main:{MANIFEST}")).contains(&format!("userVersion: {version}")));
     assert!(world.proposal(ORDERS).await.is_none());
     assert!(!world.tenant.branches().contains(&BRANCH.to_owned()), "{:?}", world.tenant.branches());
+}
+
+/// What is said of the drift of the database.
+async fn drifted(world: &World) -> (Reason, String) {
+    let status = world.status(ORDERS).await.unwrap();
+    let condition = status.condition(ConditionType::Drifted).unwrap();
+    (condition.reason, condition.message.clone())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,10 +278,236 @@ async fn a_refused_push_holds_the_field_and_says_why() {
     });
     assert!(failed.is_some_and(|message| message.contains("no branches from robots")));
     assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    let (reason, message) = drifted(&world).await;
+    assert_eq!(reason, Reason::ProposalFailed);
+    assert!(message.contains("no branches from robots"), "{message}");
+    // It is told once.
+    world.apply().await;
+    assert!(!world.events().iter().any(|event| matches!(event.kind, EventKind::ProposalFailed { .. })));
     // Once it is allowed, the next look pushes it.
     world.tenant.hook("pre-receive", "#!/bin/sh\nexit 0\n");
     world.apply().await;
     assert!(world.tenant.branches().contains(&BRANCH.to_owned()));
+    assert_eq!(drifted(&world).await, (Reason::DriftProposed, "userVersion is 42, git says 7".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_is_refused_is_tried_again() {
+    let world = world_with_proposal().await;
+    let first = world.tenant.remote_head(BRANCH);
+    world.tenant.hook("pre-receive", "#!/bin/sh\necho 'closed for today' >&2\nexit 1\n");
+    world.by_hand("staging", "orders", "PRAGMA user_version = 44").await;
+    world.apply().await;
+    assert_eq!(world.tenant.remote_head(BRANCH), first);
+    let known = world.proposal(ORDERS).await.unwrap();
+    assert_eq!(known.fields[0].live, Some(42.into()), "what is out is what was offered");
+    assert!(known.message.contains("closed for today"), "{}", known.message);
+    assert_eq!(drifted(&world).await.0, Reason::ProposalFailed);
+    world.apply().await;
+    world.tenant.hook("pre-receive", "#!/bin/sh\nexit 0\n");
+    world.apply().await;
+    assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 44"));
+    let known = world.proposal(ORDERS).await.unwrap();
+    assert_eq!((&known.fields[0].live, known.message.as_str()), (&Some(44.into()), ""));
+    assert_eq!(drifted(&world).await.0, Reason::DriftProposed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_update_is_forgotten_when_live_is_again_what_was_offered() {
+    let world = world_with_proposal().await;
+    world.tenant.hook("pre-receive", "#!/bin/sh\nexit 1\n");
+    world.by_hand("staging", "orders", "PRAGMA user_version = 44").await;
+    world.apply().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.apply().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().message, "");
+    assert_eq!(drifted(&world).await.0, Reason::DriftProposed);
+}
+
+/// A platform whose policy takes no version above 50.
+async fn world_with_a_limit() -> World {
+    let world = world_with("").await;
+    world.platform.write(
+        "policies/version.rego",
+        "package plumb.version\n\nimport rego.v1\n\ndeny contains {\"msg\": \"versions end at 50\", \"path\": \
+         \"/spec/userVersion\"} if input.resource.spec.userVersion > 50\n",
+    );
+    world.platform.commit("Limit versions");
+    world.in_sync().await;
+    world.events();
+    world
+}
+
+fn warnings(world: &World) -> usize {
+    let is_warning =
+        |event: &plumb::model::Event| matches!(event.kind, EventKind::Warning { reason: Reason::NotExpressible, .. });
+    world.events().iter().filter(|event| is_warning(event)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_policies_would_deny_is_recorded_and_told_once() {
+    let world = world_with_a_limit().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 60").await;
+    assert_eq!(world.apply().await.outcome, ExecutionOutcome::Blocked);
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
+    assert_eq!(warnings(&world), 1);
+    let (reason, message) = drifted(&world).await;
+    assert_eq!(reason, Reason::NotExpressible);
+    assert!(message.contains("userVersion is 60, git says 7") && message.contains("versions end at 50"), "{message}");
+    world.apply().await;
+    assert_eq!(warnings(&world), 0, "told already");
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.apply().await;
+    assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 42"));
+    assert_eq!(drifted(&world).await.0, Reason::DriftProposed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proposal_ends_when_what_is_live_can_be_proposed_no_more() {
+    let world = world_with_a_limit().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.apply().await;
+    assert!(world.tenant.branches().contains(&BRANCH.to_owned()));
+    world.by_hand("staging", "orders", "PRAGMA user_version = 60").await;
+    world.apply().await;
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()), "it offers what is not live any more");
+    assert!(world.proposal(ORDERS).await.is_none());
+    assert_eq!(drifted(&world).await.0, Reason::NotExpressible);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 60, "held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_cannot_be_proposed_takes_no_other_with_it() {
+    let world = world_with_a_limit().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 60; PRAGMA journal_mode = delete").await;
+    world.apply().await;
+    let offered = world.tenant.show(&format!("{BRANCH}:{MANIFEST}"));
+    let before = world.tenant.show(&format!("main:{MANIFEST}"));
+    assert_eq!(offered, before.replace("journalMode: wal ", "journalMode: delete "));
+    let proposal = world.proposal(ORDERS).await.unwrap();
+    assert_eq!(proposal.fields.iter().map(|field| field.path.as_str()).collect::<Vec<_>>(), ["/spec/journalMode"]);
+    assert_eq!(proposal.left_out[0].field.live, Some(60.into()));
+    let message = world.tenant.remote_git(&["log", "-1", "--format=%B", BRANCH]);
+    assert!(message.contains("not offered here") && message.contains("userVersion: git 7, live 60"), "{message}");
+    let (reason, message) = drifted(&world).await;
+    assert_eq!(reason, Reason::DriftProposed);
+    assert!(message.contains("not proposed: userVersion") && message.contains("versions end at 50"), "{message}");
+    assert_eq!(warnings(&world), 1);
+    // Looking again changes nothing and tells nothing.
+    let tip = world.tenant.remote_head(BRANCH);
+    world.apply().await;
+    assert_eq!((world.tenant.remote_head(BRANCH), warnings(&world)), (tip, 0));
+    // A decision is about what was offered, and about no more.
+    world.tenant.delete_branch(BRANCH);
+    world.apply().await;
+    let journal = "SELECT journal_mode = 'wal' FROM pragma_journal_mode";
+    assert_eq!(world.number("staging", "orders", journal).await, 1);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 60);
+    world.apply().await;
+    assert!(world.proposal(ORDERS).await.is_none());
+    assert_eq!(drifted(&world).await.0, Reason::NotExpressible);
+    // Once it can be said, it is.
+    world.platform.remove("policies/version.rego");
+    world.platform.commit("Any version");
+    world.apply().await;
+    assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 60"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_out_joins_the_proposal_when_it_can_be_said() {
+    let world = world_with_a_limit().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 60; PRAGMA journal_mode = delete").await;
+    world.apply().await;
+    assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 7"));
+    world.platform.remove("policies/version.rego");
+    world.platform.commit("Any version");
+    world.apply().await;
+    let offered = world.tenant.show(&format!("{BRANCH}:{MANIFEST}"));
+    assert!(offered.contains("userVersion: 60") && offered.contains("journalMode: delete"), "{offered}");
+    assert!(world.proposal(ORDERS).await.unwrap().left_out.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_would_break_another_document_is_not_proposed() {
+    let world = world_with("").await;
+    world.write_database("staging", "reports", "dependsOn: [Database/orders]");
+    world.tenant.commit("Add reports");
+    world.in_sync().await;
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    world.apply().await;
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
+    let (reason, message) = drifted(&world).await;
+    assert_eq!(reason, Reason::DataMissing);
+    assert!(message.contains("it would break checkout/staging/Database/reports"), "{message}");
+    // The one that stands in the way goes, and the removal can be proposed.
+    world.write_database("staging", "reports", "");
+    world.tenant.commit("Stand alone");
+    world.apply().await;
+    assert!(world.tenant.branches().contains(&BRANCH.to_owned()));
+}
+
+/// Changes the annotations of the database while a proposal is open; gives how the conversation ended.
+async fn end_by(annotations: &str) -> (World, String) {
+    let world = world_with_proposal().await;
+    world.events();
+    world.write_resource(
+        "staging",
+        "Database",
+        "orders",
+        annotations,
+        "journalMode: wal  # fast\nuserVersion: 7  # schema",
+    );
+    world.tenant.commit("Think again");
+    world.apply().await;
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
+    assert!(world.proposal(ORDERS).await.is_none());
+    let ends = world.events().into_iter().filter_map(|event| match event.kind {
+        EventKind::ProposalDecided { status: ProposalStatus::Closed, message, .. } => Some(message),
+        _ => None,
+    });
+    let ends: Vec<String> = ends.collect();
+    assert_eq!(ends.len(), 1, "{ends:?}");
+    (world, ends.concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_is_only_observed_from_now_on_ends_its_proposal() {
+    let (world, why) = end_by("plumb.dev/drift: observe").await;
+    assert_eq!(why, "drift of the resource is only observed now");
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    assert_eq!(drifted(&world).await.0, Reason::DriftObserved);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_is_put_back_from_now_on_ends_its_proposal() {
+    let (world, why) = end_by("plumb.dev/drift: revert").await;
+    assert_eq!(why, "drift of the resource is put back now");
+    assert_agreed(&world, 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_is_left_alone_from_now_on_ends_its_proposal() {
+    let (world, why) = end_by("plumb.dev/drift-ignore: /spec/userVersion").await;
+    assert_eq!(why, "plumb.dev/drift-ignore leaves the difference alone now");
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    assert!(world.apply().await.plan.is_in_sync());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_resource_keeps_its_proposal() {
+    let world = world_with_proposal().await;
+    let tip = world.tenant.remote_head(BRANCH);
+    world.write_resource(
+        "staging",
+        "Database",
+        "orders",
+        "plumb.dev/suspend: \"true\"",
+        "journalMode: wal  # fast\nuserVersion: 7  # schema",
+    );
+    world.tenant.commit("Wait");
+    world.apply().await;
+    assert_eq!(world.tenant.remote_head(BRANCH), tip);
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -319,9 +552,11 @@ async fn at_most_ten_proposals_are_open_and_the_next_comes_when_one_is_decided()
     let waits =
         |event: &plumb::model::Event| matches!(event.kind, EventKind::Warning { reason: Reason::ProposalLimit, .. });
     assert_eq!(world.events().iter().filter(|event| waits(event)).count(), 1);
-    world.tenant.merge("plumb/drift/staging/database-db00", MergeHow::FastForward);
-    // One look takes the decision and its branch away, the next has room.
+    let waiting = world.status("checkout/staging/Database/db10").await.unwrap();
+    assert_eq!(waiting.condition(ConditionType::Drifted).unwrap().reason, Reason::ProposalLimit);
     world.apply().await;
+    assert!(!world.events().iter().any(waits), "told once");
+    world.tenant.merge("plumb/drift/staging/database-db00", MergeHow::FastForward);
     world.apply().await;
     assert_eq!(open(), 10);
     assert!(world.tenant.branches().contains(&"plumb/drift/staging/database-db10".to_owned()));

@@ -46,6 +46,14 @@ function card(one) {
         h('span', { class: 'way' }, h('span', { class: 'side' }, 'git'), value(field.git)),
         h('span', { class: 'way' }, h('span', { class: 'side' }, 'live'), value(field.live)),
         JSON.stringify(field.base) === JSON.stringify(field.git) ? null : h('span', { class: 'way' }, h('span', { class: 'side' }, 'applied'), value(field.base))))) : null,
+    one.leftOut.length ? [
+      h('p', { class: 'help' }, 'These differ too. The document cannot say them, so they are not offered and stay as they are:'),
+      h('ul', { class: 'changes' }, one.leftOut.map(({ field, message }) =>
+        h('li', { 'data-key': field.path }, h('code', { class: 'path' }, field.path),
+          h('span', { class: 'way' }, h('span', { class: 'side' }, 'git'), value(field.git)),
+          h('span', { class: 'way' }, h('span', { class: 'side' }, 'live'), value(field.live)),
+          h('span', { class: 'help' }, message)))),
+    ] : null,
     one.diff ? diff(one.diff, 'The proposed change') : null,
     h('p', { class: 'branch' }, 'Branch ', h('code', null, one.branch), ' into ', h('code', null, one.target), ' of ', h('code', null, one.url)),
     decision(one),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::{Facts, scope_of};
 use super::tenant::HeldPlanView;
 use super::{age_seconds, public_url};
-use crate::model::{Clock, ObjectHex, Proposal, ProposalKind, ProposalStatus, ProposedField, ResourceKey};
+use crate::model::{Clock, LeftOut, ObjectHex, Proposal, ProposalKind, ProposalStatus, ProposedField, ResourceKey};
 use crate::store::{Store, StoreError};
 
 /// The branch of a repository whose tenant is no longer known.
@@ -29,6 +29,8 @@ pub struct ProposalView {
     pub base: ObjectHex,
     pub pushed: Option<ObjectHex>,
     pub fields: Vec<ProposedField>,
+    /// What differs beside them, and stays as it is.
+    pub left_out: Vec<LeftOut>,
     pub message: String,
     pub diff: String,
     pub opened_at: DateTime<Utc>,
@@ -78,6 +80,7 @@ pub(super) fn view(facts: &Facts, proposal: &Proposal, now: DateTime<Utc>) -> Pr
         blob: _,
         file: _,
         fields,
+        left_out,
         status,
         message,
         diff,
@@ -132,6 +135,7 @@ pub(super) fn view(facts: &Facts, proposal: &Proposal, now: DateTime<Utc>) -> Pr
         base: base.clone(),
         pushed: pushed.clone(),
         fields: fields.clone(),
+        left_out: left_out.clone(),
         message: message.clone(),
         diff: diff.clone(),
         opened_at: *opened_at,

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use plumb::model::{
     Action, Annotations, Approval, ApprovalKind, Change, Code, Condition, ConditionStatus, ConditionType, Deletion,
-    Diagnostic, DriftMode, EventKind, FieldPath, Fields, Kind, ObjectId, PlanId, PlatformId, Proposal, ProposalKind,
-    ProposalStatus, ProposedField, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Span, Stray, Summary,
+    Diagnostic, DriftMode, EventKind, FieldPath, Fields, Kind, LeftOut, ObjectId, PlanId, PlatformId, Proposal,
+    ProposalKind, ProposalStatus, ProposedField, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Span,
+    Stray, Summary,
 };
 use plumb::store::{HeldPlan, NewEvent, PlatformState, StoredSecret, TenantState};
 use serde_json::json;
@@ -99,6 +100,10 @@ pub fn proposal(key: &ResourceKey) -> Proposal {
             base: None,
             git: Some(json!(20)),
             live: Some(json!("thirty")),
+        }],
+        left_out: vec![LeftOut {
+            field: ProposedField { path: "/spec/settings/x".into(), base: None, git: None, live: Some(json!(1)) },
+            message: HOSTILE.into(),
         }],
         status: ProposalStatus::HandsOff,
         message: HOSTILE.into(),

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Duration, Utc};
 use plumb::model::{
     Action, Annotations, ApprovalKind, Change, Code, Condition, ConditionStatus, ConditionType, Diagnostic, Event,
-    EventKind, Execution, ExecutionOutcome, Fields, Kind, ObjectId, PlanId, PlatformId, Proposal, ProposalKind,
-    ProposalStatus, ProposedField, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Span, Stray, Summary,
-    Trigger, revision,
+    EventKind, Execution, ExecutionOutcome, Fields, Kind, LeftOut, ObjectId, PlanId, PlatformId, Proposal,
+    ProposalKind, ProposalStatus, ProposedField, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Span,
+    Stray, Summary, Trigger, revision,
 };
 use plumb::store::{HeldPlan, PlatformState, TenantState};
 use serde_json::{Value, json};
@@ -272,6 +272,10 @@ fn checkout(sample: &mut Sample) {
             field("/spec/connectionLimit", json!(20), json!(50)),
             field("/spec/roles/ro/access", json!("read"), json!("readwrite")),
         ],
+        left_out: vec![LeftOut {
+            field: field("/spec/settings/work_mem", json!("8MB"), json!("64MB")),
+            message: "an anchor shares the value with another place of the document".into(),
+        }],
         status: ProposalStatus::Open,
         message: String::new(),
         diff: "--- a/environments/production/orders.yaml\n+++ b/environments/production/orders.yaml\n@@ -6,10 +6,10 @@\n   labels: {owner: team-checkout}\n spec:\n   provider: pg-main\n-  connectionLimit: 20          # sized for two pods\n+  connectionLimit: 50          # sized for two pods\n   extensions: [pgcrypto, pg_trgm]\n   roles:\n     - {name: app, access: readwrite}\n-    - {name: ro, access: read}\n+    - {name: ro, access: readwrite}\n"
@@ -294,6 +298,7 @@ fn checkout(sample: &mut Sample) {
             blob: String::new(),
             file: "environments/staging/sessions.yaml".into(),
             fields: vec![field("/spec/keyPrefix", json!("sess:"), json!("s:"))],
+            left_out: Vec::new(),
             status: ProposalStatus::Accepted,
             message: "merged as 9f1c2ab4".into(),
             diff: "--- a/environments/staging/sessions.yaml\n+++ b/environments/staging/sessions.yaml\n@@ -5,2 +5,2 @@\n spec:\n-  keyPrefix: 's:'\n+  keyPrefix: 'sess:'\n".into(),

@@ -20,10 +20,10 @@ use crate::validate::codes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Plan this branch of the tenant's repository, not the merged one
+    /// Plan this branch of the tenant's repository, as it would be once merged
     #[arg(long, value_name = "BRANCH", conflicts_with = "dir")]
     r#ref: Option<String>,
-    /// Plan this folder, a working copy of the tenant's repository
+    /// Plan this folder as it stands, a working copy of the tenant's repository; what it lacks would be removed
     #[arg(long, value_name = "DIR", requires = "tenant")]
     dir: Option<PathBuf>,
     /// Exit with 0 for no change, 2 for changes (or something held), 1 for errors (or something that cannot be seen)
@@ -35,8 +35,8 @@ pub struct Args {
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let house = House::planning(common).await?;
     let in_force = tenants::platform_for_reading(&house.engine, common).await?;
-    let source = match (args.r#ref, args.dir) {
-        (Some(branch), _) => PreviewSource::Branch(branch),
+    let source = match (&args.r#ref, args.dir) {
+        (Some(branch), _) => PreviewSource::Branch(branch.clone()),
         (None, Some(folder)) => PreviewSource::Folder(folder),
         (None, None) => PreviewSource::Head,
     };
@@ -62,7 +62,10 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         let paint = Paint::stdout(common);
         previews
             .iter()
-            .map(|preview| preview_text(preview, tenants::branch_of(&in_force, &preview.plan.tenant), paint))
+            .map(|preview| {
+                let merged = tenants::branch_of(&in_force, &preview.plan.tenant);
+                preview_text(preview, args.r#ref.as_deref().unwrap_or(merged), paint)
+            })
             .collect::<Vec<_>>()
             .join("\n")
     })?;

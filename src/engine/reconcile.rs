@@ -14,7 +14,7 @@ use crate::model::{
     Width,
 };
 use crate::plan::{self, Terms};
-use crate::source::{Mirror, Refs, Wanted, WorkingTree};
+use crate::source::{Mirror, Refs, Side, Wanted, WorkingTree};
 use crate::store::Scope;
 
 use super::apply::Applied;
@@ -58,9 +58,9 @@ pub struct Report {
 pub enum PreviewSource {
     /// The head of the tenant's branch.
     Head,
-    /// Another branch of its repository.
+    /// Another branch of its repository, as it would be once merged: what the tenant's branch got meanwhile stays.
     Branch(String),
-    /// A folder: a working copy of its repository.
+    /// A folder, as it stands: a working copy of its repository.
     Folder(PathBuf),
 }
 
@@ -125,6 +125,15 @@ struct Source {
     mirror: Arc<Mirror>,
     refs: Refs,
     head: ObjectHex,
+}
+
+/// What a preview is of.
+struct Previewed {
+    /// What stands for the head of the tenant's branch; `None` for a folder.
+    source: Option<Source>,
+    /// The commit that a person knows it by.
+    commit: Option<ObjectHex>,
+    loaded: Loaded,
 }
 
 /// What a pass begins with.
@@ -240,25 +249,23 @@ impl Engine {
     ) -> Result<Preview, EngineError> {
         let subject = Subject::of(in_force, tenant)?;
         let mut workspace = Workspace::default();
-        let ((commit, loaded), memory) =
+        let (Previewed { source, commit, loaded }, memory) =
             tokio::try_join!(self.load_for_preview(subject, source, &mut workspace), self.recall_for_preview(tenant))?;
         let owner = subject.owner(&memory.documents);
         let reading = tokio::task::block_in_place(|| workspace.read(owner, loaded));
-        let mut decisions = match commit {
+        let mut decisions = match source {
             None => {
                 let mut decisions = decide::decisions(&memory.proposals);
                 decisions.prune_holds.extend(holds::empty_tree(&memory, reading.files));
                 decisions
             }
-            Some(commit) => {
+            Some(source) => {
                 let mut proposals = memory.proposals.clone();
-                if matches!(source, PreviewSource::Head) {
-                    let read = subject.read_proposals(&proposals, &commit, &reading.desired)?;
-                    proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
-                }
+                let read = subject.read_proposals(&proposals, &source, &reading.desired)?;
+                proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
                 let mut decisions = decide::decisions(&proposals);
-                decisions.approvals = self.approvals(tenant, &commit, &memory).await?;
-                decisions.prune_holds = subject.deletion_holds(&memory, &commit, &reading)?;
+                decisions.approvals = self.approvals(tenant, &source, &memory).await?;
+                decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
                 decisions
             }
         };
@@ -268,6 +275,7 @@ impl Engine {
         tokio::task::spawn_blocking(move || drop(workspace));
         let ground = Ground { subject, memory: &memory, access: Access::Read, depth: Depth::Deep };
         let Planned { plan, .. } = self.plan(ground, &reading.desired, &PlanScope::Full, None, decisions).await;
+        let plan = Plan { commit, ..plan };
         Ok(Preview { plan, desired: reading.desired, sources })
     }
 
@@ -276,22 +284,26 @@ impl Engine {
         subject: Subject<'_>,
         source: &PreviewSource,
         workspace: &mut Workspace,
-    ) -> Result<(Option<Source>, Loaded), EngineError> {
+    ) -> Result<Previewed, EngineError> {
         let repository = &subject.spec.repository;
-        let branch = match source {
+        let (source, commit) = match source {
             PreviewSource::Folder(folder) => {
                 let (folder, path) = (folder.clone(), repository.path.clone());
                 let failed = |source| EngineError::Source { what: "the folder".to_owned(), source };
                 let read = move || WorkingTree::new(folder).read(&path, Wanted::Manifests);
                 let working = blocking(read).await?.map_err(failed)?;
-                return Ok((None, workspace.load_working(&self.validator, working)));
+                let loaded = workspace.load_working(&self.validator, working);
+                return Ok(Previewed { source: None, commit: None, loaded });
             }
-            PreviewSource::Head => &repository.branch,
-            PreviewSource::Branch(branch) => branch,
+            PreviewSource::Head => {
+                let source = self.read_source(subject, &repository.branch).await?;
+                let head = source.head.clone();
+                (source, head)
+            }
+            PreviewSource::Branch(branch) => self.read_merged(subject, branch).await?,
         };
-        let source = self.read_source(subject, branch).await?;
         let loaded = self.load(subject, &source, workspace).await?;
-        Ok((Some(source), loaded))
+        Ok(Previewed { source: Some(source), commit: Some(commit), loaded })
     }
 
     /// What a pass begins with: what git says, read beside what the store says.
@@ -458,6 +470,27 @@ impl Engine {
             return Err(EngineError::BranchGone(message));
         };
         Ok(Source { mirror, refs, head })
+    }
+
+    /// The tenant's branch as it would be with `branch` merged into it, and the head of `branch`. A tenant's branch that
+    /// is not there yet would begin with it.
+    async fn read_merged(&self, subject: Subject<'_>, branch: &str) -> Result<(Source, ObjectHex), EngineError> {
+        let theirs = self.read_source(subject, branch).await?;
+        let commit = theirs.head.clone();
+        let into = subject.spec.repository.branch.clone();
+        let ours = match self.read_source(subject, &into).await {
+            Ok(ours) => ours,
+            Err(EngineError::BranchGone(_)) => return Ok((theirs, commit)),
+            Err(error) => return Err(error),
+        };
+        let (mirror, name, our_head) = (Arc::clone(&ours.mirror), branch.to_owned(), ours.head.clone());
+        let merge = move || {
+            let theirs = Side { commit: &theirs.head, name: &name };
+            mirror.merge(Side { commit: &our_head, name: &into }, theirs)
+        };
+        let head = blocking(merge).await?.map_err(|source| unreadable(subject.tenant, source))?;
+        let refs = Refs { head: Some(head.clone()), ..ours.refs };
+        Ok((Source { refs, head, ..ours }, commit))
     }
 
     /// Brings the proposals to where the refs say they are, and remembers that before anything is done about it.

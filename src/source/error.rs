@@ -79,6 +79,9 @@ pub enum SourceError {
     /// The edits change nothing.
     #[error("the edits leave the tree of {base} as it is; there is nothing to commit")]
     EmptyEdit { base: String },
+    /// A branch cannot be looked at as it would be once merged.
+    #[error("{theirs} does not merge into {ours}: {why}; bring it up to date with {ours} first")]
+    Unmergeable { theirs: String, ours: String, why: String },
     /// The program that pushes could not be started.
     #[error("the program `{program}` could not be started; install it, and check PATH")]
     Program {
@@ -130,6 +133,7 @@ impl SourceError {
             | Self::Mirror { .. }
             | Self::Object { .. }
             | Self::NoSuchCommit { .. }
+            | Self::Unmergeable { .. }
             | Self::Program { .. }
             | Self::Read { .. }
             | Self::Watch { .. } => Reason::SourceUnavailable,
@@ -156,6 +160,7 @@ impl SourceError {
             | Self::NoSuchCommit { .. }
             | Self::Edit { .. }
             | Self::EmptyEdit { .. }
+            | Self::Unmergeable { .. }
             | Self::Program { .. }
             | Self::Refused { .. }
             | Self::Read { .. }

@@ -12,6 +12,7 @@ mod managers_redis;
 mod managers_sqlite;
 mod manifest;
 mod narrow;
+mod previews;
 mod replicas;
 mod rooms;
 mod rules;

@@ -264,7 +264,12 @@ impl World {
 
     /// What an apply would do.
     pub async fn plan(&self) -> Preview {
-        self.engine().preview(&self.in_force().await, &self.name, &PreviewSource::Head).await.unwrap()
+        self.preview(PreviewSource::Head).await.unwrap()
+    }
+
+    /// What an apply of `source` would do.
+    pub async fn preview(&self, source: PreviewSource) -> Result<Preview, EngineError> {
+        self.engine().preview(&self.in_force().await, &self.name, &source).await
     }
 
     /// Hears every event from now on, before the engine goes on.

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use anyhow::bail;
 use serde_json::{Value, json};
 
-use crate::engine::{Preview, PreviewSource};
+use crate::engine::Preview;
 use crate::model::ResourceKey;
 
 use super::args::Common;
@@ -29,7 +29,7 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let asked = Common { tenant: of_key.or_else(|| common.tenant.clone()), ..common.clone() };
     let mut scans = Vec::new();
     for tenant in tenants::wanted(&in_force, &asked)? {
-        let preview = house.engine.preview(&in_force, &tenant, &PreviewSource::Head).await?;
+        let preview = house.engine.scan(&in_force, &tenant).await?;
         if let Some(key) = &args.key
             && !preview.desired.resources.contains_key(key)
         {

@@ -132,6 +132,9 @@ pub fn to_json(plan: &Plan, desired: &DesiredState) -> Value {
         "unknown": plan.unknown.iter().map(|(key, unknown)| {
             json!({"key": key, "reason": unknown.reason, "message": unknown.message})
         }).collect::<Vec<_>>(),
+        "warnings": plan.warnings.iter().map(|(key, reason, message)| {
+            json!({"key": key, "reason": reason, "message": message})
+        }).collect::<Vec<_>>(),
         "summary": plan.summary(),
         "diagnostics": diagnostics["diagnostics"],
     })

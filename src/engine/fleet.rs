@@ -52,9 +52,16 @@ impl Fleet {
             let message = format!("the platform has no Provider {provider}");
             ManagerError::terminal(Reason::ProviderMissing, message)
         })?;
-        let reference = match access {
-            Access::Write => spec.credentials.as_ref(),
-            Access::Read => spec.read_credentials.as_ref().or(spec.credentials.as_ref()),
+        let (reference, login) = match (access, &spec.read_credentials) {
+            (Access::Read, Some(reading)) => (Some(reading), spec.read_login.as_deref()),
+            (Access::Read, None) | (Access::Write, _) => (spec.credentials.as_ref(), None),
+        };
+        let url = match login {
+            None => spec.url.clone(),
+            Some(login) => with_login(&spec.url, login).ok_or_else(|| {
+                let message = format!("Provider {provider}: its url has no place for the readLogin {login}");
+                ManagerError::terminal(Reason::Rejected, message)
+            })?,
         };
         let password = credentials::resolve(reference).map_err(|error| {
             ManagerError::terminal(Reason::CredentialMissing, format!("Provider {provider}: {error}"))
@@ -71,7 +78,7 @@ impl Fleet {
         let endpoint = Endpoint {
             name: provider.to_owned(),
             provider_type: spec.provider_type,
-            url: spec.url.clone(),
+            url,
             password,
             base_dir: self.base_dir.clone(),
             max_concurrency: spec.max_concurrency,
@@ -82,4 +89,11 @@ impl Fleet {
         kept.insert(place, Kept { spec: spec.clone(), credential, member: member.clone() });
         Ok(member)
     }
+}
+
+/// `url` with another login in it.
+fn with_login(url: &str, login: &str) -> Option<String> {
+    let mut url = url::Url::parse(url).ok()?;
+    url.set_username(login).ok()?;
+    Some(url.into())
 }

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{
-    AppliedDocument, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Lease, ObjectHex,
-    Observation, Observations, Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey, Summary, TenantSpec,
-    Width,
+    AppliedDocument, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Inventory, Lease,
+    ObjectHex, Observation, Observations, Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey, Summary,
+    TenantSpec, Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::{Mirror, Refs, Side, Wanted, WorkingTree};
@@ -237,12 +237,32 @@ impl Engine {
         })
     }
 
-    /// Plans for one tenant and does nothing. Uses the credentials for reading where there are any.
+    /// Plans for one tenant and does nothing. Uses the credentials for reading where there are any; what these may not
+    /// look into is taken as it was seen last, with a warning.
     ///
     /// # Errors
     /// When its repository, or the folder, cannot be read.
     pub async fn preview(
         &self,
+        in_force: &PlatformStatus,
+        tenant: &str,
+        source: &PreviewSource,
+    ) -> Result<Preview, EngineError> {
+        self.preview_with(Access::Read, in_force, tenant, source).await
+    }
+
+    /// Looks for drift from the head of one tenant and does nothing about it. Looks with the credentials that an apply
+    /// uses, since a difference must not stay unseen.
+    ///
+    /// # Errors
+    /// When its repository cannot be read.
+    pub async fn scan(&self, in_force: &PlatformStatus, tenant: &str) -> Result<Preview, EngineError> {
+        self.preview_with(Access::Write, in_force, tenant, &PreviewSource::Head).await
+    }
+
+    async fn preview_with(
+        &self,
+        access: Access,
         in_force: &PlatformStatus,
         tenant: &str,
         source: &PreviewSource,
@@ -273,7 +293,7 @@ impl Engine {
         let sources = sources_of(&workspace, &reading.desired);
         // Nothing is read a second time; a large tenant's files are worth forgetting while it is looked at.
         tokio::task::spawn_blocking(move || drop(workspace));
-        let ground = Ground { subject, memory: &memory, access: Access::Read, depth: Depth::Deep };
+        let ground = Ground { subject, memory: &memory, access, depth: Depth::Deep };
         let Planned { plan, .. } = self.plan(ground, &reading.desired, &PlanScope::Full, None, decisions).await;
         let plan = Plan { commit, ..plan };
         Ok(Preview { plan, desired: reading.desired, sources })
@@ -604,8 +624,13 @@ impl Engine {
             live.strays = strays;
             silent.extend(unasked);
         }
+        let warnings = match access {
+            Access::Read => believe_record(&mut live, prior),
+            Access::Write => Vec::new(),
+        };
         let terms = Terms { platform, tenant: spec };
-        let plan = tokio::task::block_in_place(|| plan::plan(desired, &live, prior, &decisions, terms, scope));
+        let mut plan = tokio::task::block_in_place(|| plan::plan(desired, &live, prior, &decisions, terms, scope));
+        plan.warnings.extend(warnings);
         Planned { live, silent, decisions, plan }
     }
 
@@ -619,6 +644,28 @@ impl Engine {
         let mut keys = applied.done.iter().filter(|key| desired.resources.contains_key(*key));
         self.observe(&look, targets(platform, desired, &memory.inventory, &mut keys)).await.observations
     }
+}
+
+/// Takes what a login may not look into as it was read back last, and says of what. Only for plans that nobody applies.
+fn believe_record(live: &mut Observations, prior: &Inventory) -> Vec<(ResourceKey, Reason, String)> {
+    let mut warnings = Vec::new();
+    for (key, seen) in &mut live.objects {
+        let (Observation::Present(live), Some(record)) = (seen, prior.get(key)) else { continue };
+        let (shut, unknown): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut live.unknown)
+            .into_iter()
+            .partition(|(_, unknown)| unknown.reason == Reason::PermissionDenied);
+        live.unknown = unknown;
+        for path in shut.keys() {
+            for (field, value) in record.readback.iter().filter(|(field, _)| field.is_within(path.as_str())) {
+                live.fields.insert(field.clone(), value.clone());
+            }
+        }
+        if let Some(unknown) = shut.into_values().next() {
+            let message = format!("part of it is taken as it was seen last, since {}", unknown.message);
+            warnings.push((key.clone(), Reason::NotObserved, message));
+        }
+    }
+    warnings
 }
 
 /// What a plan of one tenant stands on.

@@ -250,6 +250,7 @@ pub enum ForgeType {
 /// `spec` of a Provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("dependentRequired" = {"readLogin": ["readCredentials"]}))]
 pub struct ProviderSpec {
     /// What kind of system it is.
     #[serde(rename = "type")]
@@ -264,6 +265,10 @@ pub struct ProviderSpec {
     /// What planning for a pull request may use instead of `credentials`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_credentials: Option<CredentialRef>,
+    /// The login that `readCredentials` are of, where it is not the one in `url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub read_login: Option<String>,
     /// The kinds and environments whose resources get this Provider when they name none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serves: Vec<Serves>,

@@ -74,6 +74,20 @@ pub(super) fn check_provider(provider_type: ProviderType, url: &str) -> Result<(
     }
 }
 
+/// Whether `url` has a place for another login than its own: in front of a host.
+pub(super) fn check_read_login(url: &str) -> Result<(), Problem> {
+    let in_front = Url::parse(url).ok().filter(|parsed| !parsed.query_pairs().any(|(name, _)| name == "user"));
+    match in_front.map(|mut parsed| parsed.set_username("login")) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(())) | None => Err(Problem::new(
+            codes::INVALID_URL,
+            "/spec/readLogin",
+            "url has no place for another login",
+            "write url as scheme://login@host, or leave readLogin out",
+        )),
+    }
+}
+
 /// All that is wrong with where a tenant's repository is said to be.
 pub(super) fn check_repository(repository: &Repository, plain_http: PlainHttp) -> Vec<Problem> {
     let mut problems: Vec<Problem> = check_remote(&repository.url, plain_http).err().into_iter().collect();

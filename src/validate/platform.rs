@@ -139,6 +139,11 @@ impl<'a> Assembly<'a> {
             if let Err(problem) = address::check_provider(spec.provider_type, &spec.url) {
                 wrong.push(self.finding(*place, problem.code, "/spec/url", problem.message).help(problem.help));
             }
+            if spec.read_login.is_some()
+                && let Err(problem) = address::check_read_login(&spec.url)
+            {
+                wrong.push(self.finding(*place, problem.code, problem.pointer, problem.message).help(problem.help));
+            }
             for (at, serves) in spec.serves.iter().enumerate() {
                 if spec.provider_type.supports(serves.kind).is_none() {
                     let message = format!(

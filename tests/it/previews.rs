@@ -4,7 +4,8 @@ use plumb::engine::{Preview, PreviewSource};
 use plumb::model::{Action, ApprovalKind, PlanId, Reason};
 
 use crate::harness::git::MergeHow;
-use crate::harness::world::{World, held};
+use crate::harness::postgres::PostgresServer;
+use crate::harness::world::{World, held, unseen};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const BRANCH: &str = "plumb/drift/staging/database-orders";
@@ -156,4 +157,46 @@ async fn a_folder_is_planned_as_it_stands() {
     assert_eq!(code, Some(2), "{text}");
     let head = world.tenant.remote_head("feature").unwrap();
     assert!(text.contains(&format!("checkout at feature@sha1:{head}")), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_needs_no_more_than_a_login_that_reads() {
+    let server = PostgresServer::shared();
+    let world = World::with_postgres(server).await;
+    let spec =
+        |access: &str| format!("provider: pg\nextensions: [pgcrypto]\nroles:\n  - {{name: app, access: {access}}}");
+    world.write_database("staging", "orders", &spec("read"));
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    let reader = format!("{}_reader", world.name);
+    server.psql(&format!("CREATE ROLE {reader} LOGIN PASSWORD 'only-reads'")).await;
+    let password = world.data().join("reader");
+    std::fs::write(&password, "only-reads").unwrap();
+    let providers = world.platform.show("main:providers.yaml");
+    let reading = format!("  readLogin: {reader}\n  readCredentials: {{file: {}}}\n  timeout", password.display());
+    world.platform.write("providers.yaml", providers.replace("  timeout", &reading));
+    world.platform.commit("Plan as a reader");
+    // Whoever plans does not hold the credential that writes.
+    world.write_login("not here");
+
+    let key = world.key("staging/Database/orders");
+    let preview = world.plan().await;
+    assert!(preview.plan.is_in_sync(), "{:#?}", preview.plan);
+    let (of, reason, message) = &preview.plan.warnings[0];
+    assert_eq!((of.to_string(), *reason), (key.clone(), Reason::NotObserved));
+    assert!(message.contains("as it was seen last") && message.contains("permission denied"), "{message}");
+    // What is asked for shows beside it.
+    world.write_database("staging", "orders", &spec("readwrite"));
+    push_feature(&world, "Let the application write");
+    let changed = feature(&world).await;
+    assert_eq!(steps(&changed), [(Action::Update, key.clone())]);
+    let change = &changed.plan.steps[0].changes[0];
+    assert_eq!((&change.from, &change.to), (&Some("read".into()), &Some("readwrite".into())));
+    // A scan must not take anything as it was.
+    let scan = world.engine().scan(&world.in_force().await, &world.name).await.unwrap();
+    assert_eq!(unseen(&scan.plan, &key), Some(Reason::AuthenticationFailed));
+    // Where the reader may look, it does.
+    server.psql(&format!("GRANT CONNECT ON DATABASE {} TO {reader}", world.object("staging", "orders"))).await;
+    let preview = world.plan().await;
+    assert_eq!((preview.plan.is_in_sync(), preview.plan.warnings.len()), (true, 0), "{:#?}", preview.plan);
 }

@@ -96,6 +96,7 @@ impl World {
             url: String::new(),
             credentials: None,
             read_credentials: None,
+            read_login: None,
             serves: Vec::new(),
             max_concurrency: 8,
             timeout: serde_json::from_value(json!("30s")).unwrap(),

@@ -101,6 +101,22 @@ fn a_provider_serves_what_it_can() {
 }
 
 #[test]
+fn a_login_for_reading_needs_its_credential_and_a_place() {
+    let login = "readLogin: reader";
+    assert_eq!(
+        with(&provider("odd", &format!("type: postgres, url: \"postgres://plumb@db/postgres\", {login}"))),
+        [
+            "MissingField: spec needs the field \"readCredentials\" | readCredentials: What planning for a pull request may use instead of `credentials`."
+        ]
+    );
+    let reading = format!("{login}, readCredentials: {{env: READER}}");
+    assert_eq!(
+        with(&provider("odd", &format!("type: sqlite, url: \"sqlite:x\", {reading}"))),
+        ["InvalidUrl: url has no place for another login | write url as scheme://login@host, or leave readLogin out"]
+    );
+}
+
+#[test]
 fn schedules_are_cron() {
     let text = PLATFORM.replace(
         "spec: {id: acme-platform}",

@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, value_name = "BRANCH", conflicts_with = "dir")]
     r#ref: Option<String>,
     /// Plan this folder as it stands, a working copy of the tenant's repository; what it lacks would be removed
-    #[arg(long, value_name = "DIR", requires = "tenant")]
+    #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Exit with 0 for no change, 2 for changes (or something held), 1 for errors (or something that cannot be seen)
     #[arg(long)]
@@ -40,7 +40,10 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         (None, Some(folder)) => PreviewSource::Folder(folder),
         (None, None) => PreviewSource::Head,
     };
-    let tenants = tenants::wanted(&in_force, common)?;
+    let tenants = match &source {
+        PreviewSource::Folder(_) => vec![tenants::only(&in_force, common)?],
+        PreviewSource::Head | PreviewSource::Branch(_) => tenants::wanted(&in_force, common)?,
+    };
     let (mut previews, mut failed) = (Vec::new(), 0);
     for tenant in &tenants {
         match house.engine.preview(&in_force, tenant, &source).await {

@@ -122,6 +122,7 @@ pub async fn events(args: EventsArgs, common: &Common) -> anyhow::Result<u8> {
         Some(server) => {
             let query = [
                 ("tenant", common.tenant.clone().unwrap_or_default()),
+                ("environment", common.environment.clone().unwrap_or_default()),
                 ("key", key.as_ref().map(ToString::to_string).unwrap_or_default()),
                 ("execution", execution.map(|id| id.to_string()).unwrap_or_default()),
                 ("limit", limit.to_string()),
@@ -129,7 +130,8 @@ pub async fn events(args: EventsArgs, common: &Common) -> anyhow::Result<u8> {
             remote::get::<Page<EventView>>(server, &["events"], &query).await?.items
         }
         None => {
-            let filter = EventFilter { tenant: common.tenant.clone(), execution, key, before: None, limit };
+            let (tenant, environment) = (common.tenant.clone(), common.environment.clone());
+            let filter = EventFilter { tenant, environment, execution, key, before: None, limit };
             view::events(house::reading(common).await?.as_ref(), &filter, &SystemClock).await?
         }
     };
@@ -162,16 +164,20 @@ async fn resources(common: &Common, filter: &ResourceFilter) -> anyhow::Result<V
 }
 
 async fn orphans(common: &Common) -> anyhow::Result<Vec<OrphanView>> {
-    match &common.server {
+    let mut orphans = match &common.server {
         Some(server) => {
             let query = [("tenant", common.tenant.clone().unwrap_or_default())];
-            Ok(remote::get::<Page<OrphanView>>(server, &["orphans"], &query).await?.items)
+            remote::get::<Page<OrphanView>>(server, &["orphans"], &query).await?.items
         }
         None => {
             let store = house::reading(common).await?;
-            Ok(view::orphans(store.as_ref(), common.tenant.as_deref(), &SystemClock).await?)
+            view::orphans(store.as_ref(), common.tenant.as_deref(), &SystemClock).await?
         }
+    };
+    if let Some(environment) = &common.environment {
+        orphans.retain(|orphan| orphan.key.environment == *environment);
     }
+    Ok(orphans)
 }
 
 async fn detail(common: &Common, key: &ResourceKey) -> anyhow::Result<ResourceDetail> {

@@ -55,6 +55,15 @@ pub fn wanted(in_force: &PlatformStatus, common: &Common) -> anyhow::Result<Vec<
     Ok(wanted)
 }
 
+/// The tenant that a folder is of: the one that is named, or the only one.
+pub fn only(in_force: &PlatformStatus, common: &Common) -> anyhow::Result<String> {
+    match wanted(in_force, common)?.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => bail!("the platform has no tenant"),
+        several => bail!("name the tenant whose folder it is with --tenant: {}", several.join(", ")),
+    }
+}
+
 /// The branch that is the truth for `tenant`.
 pub fn branch_of<'a>(in_force: &'a PlatformStatus, tenant: &str) -> &'a str {
     in_force.platform.tenants.get(tenant).map_or("main", |tenant| tenant.repository.branch.as_str())

@@ -20,13 +20,13 @@ pub struct Args {
     dir: PathBuf,
 }
 
-/// Watches until ctrl-c. Plans where a platform and a tenant are given, else only validates.
+/// Watches until ctrl-c. Plans where a platform is given, else only validates.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let mut watcher = Watcher::new(&args.dir, DEBOUNCE)?;
     if !common.quiet {
         eprintln!("watching {}; ctrl-c ends it", args.dir.display());
-        if common.platform.is_none() || common.tenant.is_none() {
-            eprintln!("only validating; give --platform and --tenant to see the plan too");
+        if common.platform.is_none() {
+            eprintln!("only validating; give --platform to see the plan too, and --tenant where it has several");
         }
     }
     loop {
@@ -49,20 +49,21 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
 }
 
 async fn look(args: &Args, common: &Common) -> anyhow::Result<()> {
-    let (Some(_), Some(tenant)) = (&common.platform, &common.tenant) else {
+    if common.platform.is_none() {
         validate::look(std::slice::from_ref(&args.dir), common)?;
         return Ok(());
-    };
+    }
     let house = House::planning(common).await?;
     let in_force = tenants::platform_for_reading(&house.engine, common).await?;
-    let preview = house.engine.preview(&in_force, tenant, &PreviewSource::Folder(args.dir.clone())).await?;
+    let tenant = tenants::only(&in_force, common)?;
+    let preview = house.engine.preview(&in_force, &tenant, &PreviewSource::Folder(args.dir.clone())).await?;
     let result = plan::to_json(&preview.plan, &preview.desired);
     match common.output {
         // One line, and one document, a save, so that a program can read them as they come.
         Format::Json => print(&serde_json::to_string(&result)?),
         Format::Yaml => print(&format!("---\n{}", serde_yaml::to_string(&result)?)),
         Format::Text | Format::Wide => {
-            let branch = tenants::branch_of(&in_force, tenant);
+            let branch = tenants::branch_of(&in_force, &tenant);
             print(&plan::preview_text(&preview, branch, Paint::stdout(common)))
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::manifest;
-use crate::model::{Code, Diagnostic, ObjectHex, Platform, PlatformId};
+use crate::model::{Code, Diagnostic, ObjectHex, Platform, PlatformId, Span};
 use crate::source::{self, Mirror, Refs, Remote, SourceError, Wanted};
 use crate::store::{PlatformState, Scope};
 use crate::validate::{self, PolicySet};
@@ -37,6 +37,8 @@ struct Revision {
     policies: PolicySet,
     findings: Vec<Diagnostic>,
     sources: Sources,
+    /// Where its id is said.
+    id_place: Option<(String, Span)>,
 }
 
 impl Engine {
@@ -132,7 +134,7 @@ impl Engine {
         if let (Some(platform), Some(state)) = (&revision.platform, &state)
             && platform.id != state.id
         {
-            revision.findings.push(id_changed(&state.id, &platform.id));
+            revision.findings.push(id_changed(&state.id, &platform.id, revision.id_place.take()));
             revision.platform = None;
         }
         let (in_force, rejected) = match revision.platform {
@@ -216,13 +218,13 @@ fn unreadable(source: SourceError) -> EngineError {
     EngineError::Source { what: "the platform repository".to_owned(), source }
 }
 
-fn id_changed(was: &PlatformId, is: &PlatformId) -> Diagnostic {
-    Diagnostic::error(
-        PLATFORM_ID_CHANGED,
-        "",
-        format!("the platform's id would change from {was} to {is}, and everything Plumb made bears the mark of {was}"),
-    )
-    .help(format!("set spec.id: {was} in the Platform document"))
+fn id_changed(was: &PlatformId, is: &PlatformId, place: Option<(String, Span)>) -> Diagnostic {
+    let (file, span) = place.unzip();
+    let message =
+        format!("the platform's id would change from {was} to {is}, and everything Plumb made bears the mark of {was}");
+    Diagnostic::error(PLATFORM_ID_CHANGED, file.unwrap_or_default(), message)
+        .at(span)
+        .help(format!("set spec.id: {was} in the Platform document"))
 }
 
 fn read_revision(
@@ -235,7 +237,9 @@ fn read_revision(
     let (mut checked, mut rego, mut sources) = (Vec::new(), BTreeMap::new(), Sources::new());
     for ((path, _), bytes) in tree.files.iter().zip(blobs) {
         if path.ends_with(".rego") {
-            rego.insert(path.clone(), String::from_utf8_lossy(&bytes).into_owned());
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            sources.insert(path.clone(), text.as_str().into());
+            rego.insert(path.clone(), text);
         } else {
             let parsed = manifest::parse(path, &bytes);
             sources.insert(path.clone(), Arc::clone(&parsed.text));
@@ -253,5 +257,5 @@ fn read_revision(
         // assemble_platform has said what is wrong with them.
         Err(_) => (None, PolicySet::builtin()),
     };
-    Ok(Revision { platform, policies, findings, sources })
+    Ok(Revision { platform, policies, findings, sources, id_place: validate::place_of_id(&checked) })
 }

@@ -53,13 +53,13 @@ pub enum Severity {
     Warning,
 }
 
-/// A stable name of a kind of finding, in CamelCase. All of them stand in `diag::codes`.
+/// A stable name of a kind of finding, in CamelCase. Each room has the ones of its findings, explained.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Code(pub std::borrow::Cow<'static, str>);
 
 impl Code {
-    /// A code; use the constants of `diag::codes`.
+    /// A code; use the constants of the rooms.
     pub const fn new(name: &'static str) -> Self {
         Self(std::borrow::Cow::Borrowed(name))
     }

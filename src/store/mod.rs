@@ -228,6 +228,8 @@ pub struct StoredSecret {
 pub struct HistoryFilter {
     pub execution: Option<i64>,
     pub key: Option<ResourceKey>,
+    /// Only events of resources of this environment; of executions it says nothing.
+    pub environment: Option<String>,
     /// Only those with a smaller id: the next page.
     pub before: Option<i64>,
     /// At most this many.

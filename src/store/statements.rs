@@ -17,7 +17,7 @@ use super::rows::{column, read_event, read_execution, read_secret};
 use super::{Db, failed};
 use crate::model::{
     Approval, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record, ResourceKey,
-    ResourceStatus, Stray, Summary, Trigger,
+    ResourceStatus, Stray, Summary, Trigger, is_label,
 };
 use crate::store::columns::{document, read_document, read_key, read_word, time, word};
 use crate::store::lock::DirectoryLock;
@@ -558,7 +558,7 @@ impl Tx for SqlTx {
     }
 
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError> {
-        let HistoryFilter { execution, key, before, limit } = filter;
+        let HistoryFilter { execution, key, environment: _, before, limit } = filter;
         let mut sql = QueryBuilder::<Db>::new(
             "SELECT id, tenant, trigger_kind, commit_id, plan_id, outcome, summary, started_at, finished_at \
              FROM executions WHERE 1 = 1",
@@ -597,7 +597,7 @@ impl Tx for SqlTx {
     }
 
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError> {
-        let HistoryFilter { execution, key, before, limit } = filter;
+        let HistoryFilter { execution, key, environment, before, limit } = filter;
         let mut sql =
             QueryBuilder::<Db>::new("SELECT id, execution, tenant, key, at, document FROM events WHERE 1 = 1");
         narrow(&mut sql, &self.scope);
@@ -606,6 +606,11 @@ impl Tx for SqlTx {
         }
         if let Some(key) = key {
             sql.push(" AND key = ").push_bind(key.to_string());
+        }
+        if let Some(environment) = environment {
+            // A key is tenant/environment/Kind/name. What is no label is no environment, and might hold a wildcard.
+            let pattern = if is_label(environment) { format!("%/{environment}/%/%") } else { String::new() };
+            sql.push(" AND key LIKE ").push_bind(pattern);
         }
         page(&mut sql, *before, *limit);
         self.rows("events", sql.build()).await?.iter().map(read_event).collect()

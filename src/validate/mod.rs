@@ -24,7 +24,7 @@ mod suggest;
 mod tenant;
 
 pub use check::{CheckedFile, Validator};
-pub use platform::assemble_platform;
+pub use platform::{assemble_platform, place_of_id};
 pub use policy::{PolicyFinding, PolicySet, PolicyTest, TestOutcome};
 pub use schedule::{ScheduleError, schedule};
 pub use schema::{API_VERSION, DocumentKind, schema_for};

@@ -14,7 +14,7 @@ use super::schema::DocumentKind;
 use super::sentence::clipped;
 use super::suggest::{did_you_mean, list};
 use crate::model::{
-    Code, Diagnostic, Platform, PlatformId, PlatformSpec, ProviderSpec, ProviderType, Repository, TenantSpec,
+    Code, Diagnostic, Platform, PlatformId, PlatformSpec, ProviderSpec, ProviderType, Repository, Span, TenantSpec,
 };
 
 /// Puts together the platform. `rego` are its policies by path; `fallback_id` is used where the Platform document sets
@@ -45,6 +45,14 @@ pub fn assemble_platform(
     assembly.check_prefixes();
     assembly.diagnostics.extend(PolicySet::check(rego));
     assembly.finish(rego, commit, fallback_id)
+}
+
+/// The file and the place in it that say the platform's id, or that could: nothing where there is no Platform document.
+pub fn place_of_id(files: &[Arc<CheckedFile>]) -> Option<(String, Span)> {
+    files.iter().find_map(|file| {
+        let document = file.documents.iter().find(|document| document.kind == Some(DocumentKind::Platform))?;
+        Some((file.file.clone(), Spans::default().value(file, document.index, "/spec/id")?))
+    })
 }
 
 /// A document, and the file it stands in.

@@ -112,6 +112,7 @@ impl ExecutionQuery {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct EventQuery {
     tenant: String,
+    environment: String,
     execution: Option<i64>,
     key: String,
     before: Option<i64>,
@@ -123,6 +124,7 @@ impl EventQuery {
         let key = given("key", &self.key)?.map(|key| key_of(&key, ApiError::bad_request)).transpose()?;
         Ok(EventFilter {
             tenant: given("tenant", &self.tenant)?,
+            environment: given("environment", &self.environment)?,
             execution: self.execution,
             key,
             before: self.before,

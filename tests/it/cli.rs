@@ -224,6 +224,65 @@ fn the_last_good_platform_stays_in_force_and_says_so() {
 }
 
 #[test]
+fn a_platform_that_would_lose_its_id_is_told_where() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let text = desk.platform.show("main:platform.yaml");
+    let (before, after) = text.split_once("id: ").unwrap();
+    let (_, rest) = after.split_once('\n').unwrap();
+    desk.platform.write("platform.yaml", format!("{before}id: another\n{rest}"));
+    desk.platform.commit("Take another name");
+    let said = desk.plumb(&["plan"]);
+    assert_eq!(said.code, 0, "the last good one stays: {said:?}");
+    assert!(said.stderr.contains("platform.yaml:") && said.stderr.contains("id: another\n"), "{said:?}");
+    assert!(said.stderr.contains("set spec.id: acme in the Platform document"), "{said:?}");
+}
+
+#[test]
+fn a_policy_that_cannot_be_used_is_shown() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    desk.platform.write("policies/half.rego", "package plumb.half\n\nimport rego.v1\n\ndeny contains }\n");
+    desk.platform.commit("Write half a policy");
+    let said = desk.plumb(&["plan"]);
+    assert_eq!(said.code, 0, "the last good one stays: {said:?}");
+    assert!(said.stderr.contains("policies/half.rego:5:") && said.stderr.contains("5 | deny contains }"), "{said:?}");
+}
+
+#[test]
+fn history_is_narrowed_to_an_environment() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let keys = |args: &[&str]| -> Vec<String> {
+        let said = desk.plumb(&[&["events", "-o", "json", "-e", "staging"], args].concat());
+        let events: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+        let keys = events.as_array().unwrap().iter().map(|event| event["key"].as_str().unwrap_or("none").to_owned());
+        keys.collect()
+    };
+    let alone = keys(&[]);
+    assert!(!alone.is_empty() && alone.iter().all(|key| key == "checkout/staging/Database/orders"), "{alone:?}");
+    let server = desk.serve();
+    assert_eq!(keys(&["--server", &server.address, "--limit", &alone.len().to_string()]), alone);
+}
+
+#[test]
+fn orphans_are_narrowed_to_an_environment() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    const FILE: &str = "environments/production/orders.yaml";
+    let text = desk.tenant.show(&format!("main:{FILE}"));
+    desk.tenant.write(FILE, text.replace("  labels:", "  annotations: {plumb.dev/deletion: retain}\n  labels:"));
+    desk.tenant.commit("Keep it, whatever comes");
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    desk.tenant.remove(FILE);
+    desk.tenant.commit("Let go of it");
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let listed = |environment: &str| desk.plumb(&["get", "--orphans", "-o", "json", "-e", environment]).stdout;
+    assert!(listed("production").contains("checkout/production/Database/orders"), "{}", listed("production"));
+    assert_eq!(listed("staging").trim(), "[]");
+}
+
+#[test]
 fn exit_codes_are_those_of_the_table() {
     let desk = Desk::with_starter();
     let cases: &[(&[&str], i32)] = &[
@@ -232,7 +291,7 @@ fn exit_codes_are_those_of_the_table() {
         (&[], 2),
         (&["nonsense"], 2),
         (&["plan", "--nonsense"], 2),
-        (&["plan", "--dir", "."], 2),
+        (&["plan", "--dir", ".", "--ref", "main"], 2),
         (&["plan"], 0),
         (&["plan", "--detailed-exitcode"], 2),
         (&["drift"], 0),

@@ -18,7 +18,7 @@ use plumb::store::{HistoryFilter, Scope, Store, Tx};
 use crate::harness::postgres::PostgresServer;
 
 /// All of the history.
-const ALL: HistoryFilter = HistoryFilter { execution: None, key: None, before: None, limit: 1000 };
+const ALL: HistoryFilter = HistoryFilter { execution: None, key: None, environment: None, before: None, limit: 1000 };
 
 /// A store for one test, with what it stands on.
 struct Fixture {

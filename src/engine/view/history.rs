@@ -24,6 +24,8 @@ pub struct ExecutionFilter {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
     pub tenant: Option<String>,
+    /// Only events of resources of this environment.
+    pub environment: Option<String>,
     pub execution: Option<i64>,
     pub key: Option<ResourceKey>,
     /// Only those with a smaller number: the next page.
@@ -137,8 +139,14 @@ pub async fn execution(store: &dyn Store, id: i64, clock: &dyn Clock) -> Result<
 /// # Errors
 /// When the store does not answer.
 pub async fn events(store: &dyn Store, filter: &EventFilter, clock: &dyn Clock) -> Result<Vec<EventView>, StoreError> {
-    let EventFilter { tenant, execution, key, before, limit } = filter;
-    let history = HistoryFilter { execution: *execution, key: key.clone(), before: *before, limit: *limit };
+    let EventFilter { tenant, environment, execution, key, before, limit } = filter;
+    let history = HistoryFilter {
+        execution: *execution,
+        key: key.clone(),
+        environment: environment.clone(),
+        before: *before,
+        limit: *limit,
+    };
     let events = store.read(scope_of(tenant.as_deref())).await?.events(&history).await?;
     let now = clock.now();
     Ok(events.into_iter().map(|event| EventView::new(event, now)).collect())

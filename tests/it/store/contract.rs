@@ -369,6 +369,11 @@ async fn history_is_filtered_by_execution_key_page_and_limit(store: &dyn Store) 
     assert_eq!(events(HistoryFilter { key: Some(users.clone()), ..ALL }).await, written[4..8]);
     assert_eq!(events(HistoryFilter { limit: 3, ..ALL }).await, written[..3]);
     assert_eq!(events(HistoryFilter { before: Some(written[2]), limit: 3, ..ALL }).await, written[3..6]);
+    let of = |environment: &str| HistoryFilter { environment: Some(environment.to_owned()), ..ALL };
+    assert_eq!(events(of(&orders.environment)).await, written);
+    for none in ["checkout", "orders", "Database", "%", "_taging", ""] {
+        assert_eq!(events(of(none)).await, [0_i64; 0], "{none:?} is no environment");
+    }
     let both = HistoryFilter { execution: Some(executions[0]), key: Some(users.clone()), ..ALL };
     assert_eq!(events(both).await, [0_i64; 0]);
     assert_eq!(events(HistoryFilter { limit: 0, ..ALL }).await, [0_i64; 0]);

@@ -2,11 +2,13 @@
 //! nothing; a failed step blocks only its dependents.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::OwnedSemaphorePermit;
 
-use crate::managers::{Cx, ManagerError, Outcome};
+use crate::managers::{Cx, ManagerError, Outcome, ResourceManager};
 use crate::model::{EventKind, Lease, Plan, Platform, Reason, ResourceKey, Settle, Step};
 
 use super::Engine;
@@ -22,7 +24,7 @@ pub(super) struct Applied {
     pub failed: BTreeMap<ResourceKey, ManagerError>,
     /// Not tried, since a step they depend on failed; with the key of that step.
     pub skipped: BTreeMap<ResourceKey, ResourceKey>,
-    /// Not begun, since a newer commit is there.
+    /// Not begun, since the look ended early: a newer commit is there, or the lease may have ended.
     pub put_off: BTreeSet<ResourceKey>,
 }
 
@@ -32,9 +34,13 @@ impl Applied {
         self.failed.values().any(|error| matches!(error, ManagerError::Conflict { .. }))
     }
 
-    /// Whether something failed that may work later.
+    /// Whether something failed that may work later, or was left undone.
     pub(super) fn wants_retry(&self) -> bool {
-        self.failed.values().any(|error| matches!(error, ManagerError::Retry { .. } | ManagerError::Conflict { .. }))
+        !self.put_off.is_empty()
+            || self
+                .failed
+                .values()
+                .any(|error| matches!(error, ManagerError::Retry { .. } | ManagerError::Conflict { .. }))
     }
 }
 
@@ -57,12 +63,24 @@ impl Engine {
                 if running.len() >= width || held.going() != Going::On {
                     return Room::Full;
                 }
-                let Step { action, changes, destructive, .. } = step.clone();
-                timeline.note_of(&step.key, EventKind::StepStarted { action, changes, destructive });
-                running.push(self.timed(platform, step, held.lease()));
+                running.push(self.take_slot(platform, step).boxed());
                 Room::Taken
             });
-            let Some((step, result, millis)) = running.next().await else { break };
+            let Some(progress) = running.next().await else { break };
+            let (step, result, millis) = match progress {
+                // The wait for a slot may have been long.
+                Progress::HasSlot { step, .. } if held.going() != Going::On => {
+                    waiting.push(step);
+                    continue;
+                }
+                Progress::HasSlot { step, manager, slot } => {
+                    let Step { action, changes, destructive, .. } = step.clone();
+                    timeline.note_of(&step.key, EventKind::StepStarted { action, changes, destructive });
+                    running.push(self.take_step(platform, step, manager, slot, held.lease()).boxed());
+                    continue;
+                }
+                Progress::Over { step, result, millis } => (step, result, millis),
+            };
             let (key, action) = (step.key.clone(), step.action);
             match result {
                 Ok(Outcome { notes }) => {
@@ -92,10 +110,14 @@ impl Engine {
         });
         futures::stream::iter(steps)
             .for_each_concurrent(width, |step| async move {
-                if held.going() != Going::On {
-                    return;
-                }
-                if let Err(error) = self.run(platform, step, held.lease()).await {
+                let remarked = async {
+                    let (manager, _slot) = self.slot_for(platform, step).await?;
+                    if held.going() == Going::On {
+                        drop(self.run(platform, step, manager.as_ref(), held.lease()).await?);
+                    }
+                    Ok::<_, ManagerError>(())
+                };
+                if let Err(error) = remarked.await {
                     tracing::debug!(key = %step.key, %error, "a mark could not be brought up to date");
                 }
             })
@@ -115,25 +137,64 @@ impl Engine {
         }
     }
 
-    async fn timed<'s>(
+    /// Waits for the provider to have room for a step.
+    async fn take_slot<'s>(&self, platform: &Platform, step: &'s Step) -> Progress<'s> {
+        match self.slot_for(platform, step).await {
+            Ok((manager, slot)) => Progress::HasSlot { step, manager, slot },
+            Err(error) => Progress::Over { step, result: Err(error), millis: 0 },
+        }
+    }
+
+    async fn take_step<'s>(
         &self,
         platform: &Platform,
         step: &'s Step,
+        manager: Arc<dyn ResourceManager>,
+        slot: OwnedSemaphorePermit,
         lease: &Lease,
-    ) -> (&'s Step, Result<Outcome, ManagerError>, u64) {
+    ) -> Progress<'s> {
         let started = tokio::time::Instant::now();
-        let result = self.run(platform, step, lease).await;
+        let result = self.run(platform, step, manager.as_ref(), lease).await;
+        drop(slot);
         let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        (step, result, millis)
+        Progress::Over { step, result, millis }
     }
 
-    async fn run(&self, platform: &Platform, step: &Step, lease: &Lease) -> Result<Outcome, ManagerError> {
+    async fn slot_for(
+        &self,
+        platform: &Platform,
+        step: &Step,
+    ) -> Result<(Arc<dyn ResourceManager>, OwnedSemaphorePermit), ManagerError> {
         let Member { manager, slots } = self.fleet.member(platform, &step.provider, Access::Write)?;
         let closed = |_| ManagerError::retry(Reason::Internal, "the engine is shutting down");
-        let _slot = slots.acquire().await.map_err(closed)?;
+        Ok((manager, slots.acquire_owned().await.map_err(closed)?))
+    }
+
+    async fn run(
+        &self,
+        platform: &Platform,
+        step: &Step,
+        manager: &dyn ResourceManager,
+        lease: &Lease,
+    ) -> Result<Outcome, ManagerError> {
         let secrets = Fenced { passwords: self.passwords.as_ref(), lease };
         manager.apply(step, &Cx { platform: &platform.id, secrets: &secrets }).await
     }
+}
+
+/// How far a step has come.
+enum Progress<'s> {
+    /// The provider has room for it.
+    HasSlot {
+        step: &'s Step,
+        manager: Arc<dyn ResourceManager>,
+        slot: OwnedSemaphorePermit,
+    },
+    Over {
+        step: &'s Step,
+        result: Result<Outcome, ManagerError>,
+        millis: u64,
+    },
 }
 
 /// Offers waiting steps (the last one first) whose dependencies are done to `start`, until it has no more room, and

@@ -142,10 +142,10 @@ pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decision
             (ProposalKind::Drift, status) => {
                 let list = match status {
                     ProposalStatus::Pending | ProposalStatus::Open | ProposalStatus::HandsOff => &mut decisions.open,
-                    ProposalStatus::Accepted | ProposalStatus::Restored | ProposalStatus::Closed => {
-                        &mut decisions.lifted
-                    }
+                    ProposalStatus::Accepted | ProposalStatus::Restored => &mut decisions.lifted,
                     ProposalStatus::Ignored => &mut decisions.ignored,
+                    // Nobody decided anything: only its branch is still to go.
+                    ProposalStatus::Closed => continue,
                 };
                 list.insert(key, fields);
             }

@@ -21,7 +21,7 @@ pub const LEASE: Duration = Duration::from_secs(15);
 /// Signs of life in one lease: two may get lost.
 const BEATS: u32 = 3;
 
-/// Whether the look of a lease may begin something more.
+/// Whether the look of a lease may begin something more; a later one outweighs those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Going {
     On,
@@ -58,7 +58,7 @@ impl Held {
     /// Whether something more may be begun.
     pub(super) fn going(&self) -> Going {
         if Instant::now() >= *self.life.until() {
-            return Going::Lost;
+            self.life.come_to(Going::Lost);
         }
         match self.life.going.load(Ordering::Relaxed) {
             going if going == Going::On as u8 => Going::On,
@@ -69,6 +69,11 @@ impl Held {
 }
 
 impl Life {
+    /// Never goes back: what was put off once because the time was up is not begun after a late sign of life.
+    fn come_to(&self, going: Going) {
+        self.going.fetch_max(going as u8, Ordering::Relaxed);
+    }
+
     fn until(&self) -> std::sync::MutexGuard<'_, Instant> {
         self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,11 +88,11 @@ async fn beat(store: Arc<dyn Store>, lease: Lease, length: Duration, life: Arc<L
             Ok(asked) => {
                 *life.until() = at + length;
                 if asked.is_some_and(|ask| ask.trigger == Trigger::Commit) {
-                    life.going.store(Going::Superseded as u8, Ordering::Relaxed);
+                    life.come_to(Going::Superseded);
                 }
             }
             Err(StoreError::LostLease { .. }) => {
-                life.going.store(Going::Lost as u8, Ordering::Relaxed);
+                life.come_to(Going::Lost);
                 return;
             }
             // The next beat may get through; until then the time runs.

@@ -19,6 +19,7 @@ use crate::store::Scope;
 
 use super::apply::Applied;
 use super::desired::{Owner, Workspace};
+use super::lease::{Going, Held};
 use super::timeline::Timeline;
 use super::{Engine, EngineError, decide, mirrors};
 use edit::{Edited, edit, proposed};
@@ -35,7 +36,8 @@ const KEY_TRAILER: &str = "Plumb-Key";
 
 /// What the conversations of one pass are about.
 pub(super) struct Topic<'a> {
-    pub lease: &'a Lease,
+    /// The right to speak for the tenant. Once it is lost, nothing more is said.
+    pub held: &'a Held,
     pub owner: Owner<'a>,
     pub mirror: &'a Mirror,
     pub forge: &'a dyn Forge,
@@ -262,7 +264,9 @@ impl Engine {
         timeline: &mut Timeline<'_>,
     ) -> Result<Troubles, EngineError> {
         for proposal in proposals.values() {
-            if let Some(why) = settled(topic, &offers, proposal) {
+            if let Some(why) = settled(topic, &offers, proposal)
+                && topic.held.going() != Going::Lost
+            {
                 self.conclude(topic, proposal, why, timeline).await?;
             }
         }
@@ -270,12 +274,15 @@ impl Engine {
         for known in standing.iter().filter_map(|key| proposals.get(key)) {
             // An update of it failed, and what it says is right again.
             if known.status == ProposalStatus::Open && !known.message.is_empty() {
-                self.remember_proposal(topic.lease, &Proposal { message: String::new(), ..known.clone() }).await?;
+                self.remember_proposal(topic.held.lease(), &Proposal { message: String::new(), ..known.clone() })
+                    .await?;
             }
         }
         let mut refused = 0;
         let mut drafts = drafts.into_iter();
-        for offer in drafts.by_ref() {
+        while topic.held.going() != Going::Lost
+            && let Some(offer) = drafts.next()
+        {
             let (key, rest) = (offer.proposal.key.clone(), offer.rest.clone());
             let Err(error) = self.publish(topic, offer, timeline).await? else {
                 match rest {
@@ -309,6 +316,15 @@ impl Engine {
         timeline: &mut Timeline<'_>,
     ) -> Result<(), EngineError> {
         let key = &proposal.key;
+        let mut ended = proposal.clone();
+        if proposal.status.is_undecided() {
+            // Remembered before the branch goes: nobody must take its absence for a person's answer, neither after a
+            // death in between nor where another replica has the tenant by then.
+            (ended.status, ended.message) = (ProposalStatus::Closed, String::new());
+            self.remember_proposal(topic.held.lease(), &ended).await?;
+            let (branch, status) = (proposal.branch.clone(), ended.status);
+            timeline.note_of(key, EventKind::ProposalDecided { branch, status, message: why });
+        }
         // The branch goes if it still is what Plumb left; a person's commits stay theirs.
         if let Some(tip) = topic.refs.drift.get(&proposal.branch)
             && proposal.made(tip)
@@ -318,16 +334,16 @@ impl Engine {
                 Ok(()) | Err(ForgeError::Stale { .. }) => {}
                 Err(error) => {
                     let message = format!("its branch could not be deleted: {error}");
-                    timeline.note_of(key, EventKind::Warning { reason: Reason::ProposalFailed, message });
+                    if ended.message != message {
+                        ended.message.clone_from(&message);
+                        self.remember_proposal(topic.held.lease(), &ended).await?;
+                        timeline.note_of(key, EventKind::Warning { reason: Reason::ProposalFailed, message });
+                    }
                     return Ok(());
                 }
             }
         }
-        if proposal.status.is_undecided() {
-            let (branch, status) = (proposal.branch.clone(), ProposalStatus::Closed);
-            timeline.note_of(key, EventKind::ProposalDecided { branch, status, message: why });
-        }
-        let mut tx = self.store.begin(Scope::Leased(topic.lease.clone())).await?;
+        let mut tx = self.store.begin(Scope::Leased(topic.held.lease().clone())).await?;
         tx.remove_proposal(key).await?;
         tx.commit().await?;
         Ok(())
@@ -348,7 +364,7 @@ impl Engine {
             Ok(reference) => {
                 // Remembered before it is shown: a death in between finds its own commit on the branch.
                 until_then.pushing = Some(reference.commit.clone());
-                self.remember_proposal(topic.lease, &until_then).await?;
+                self.remember_proposal(topic.held.lease(), &until_then).await?;
                 let is_there = draft.expected.as_ref() == Some(&reference.commit);
                 let shown = match is_there {
                     true => Ok(()),
@@ -367,12 +383,12 @@ impl Engine {
                 };
                 timeline.note_of(&proposal.key, event);
                 let open = Proposal { status: ProposalStatus::Open, pushed: Some(commit), ..proposal };
-                self.remember_proposal(topic.lease, &open).await?;
+                self.remember_proposal(topic.held.lease(), &open).await?;
                 Ok(Ok(()))
             }
             Err(error) => {
                 until_then.message = error.to_string();
-                self.remember_proposal(topic.lease, &until_then).await?;
+                self.remember_proposal(topic.held.lease(), &until_then).await?;
                 Ok(Err(error))
             }
         }

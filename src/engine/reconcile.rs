@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{
-    AppliedDocument, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Inventory, Lease,
-    ObjectHex, Observation, Observations, Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey, Summary,
-    TenantSpec, Width,
+    AppliedDocument, Approval, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Inventory,
+    Lease, ObjectHex, Observation, Observations, Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey,
+    Summary, TenantSpec, Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::{Mirror, Refs, Side, Wanted, WorkingTree};
@@ -420,7 +420,7 @@ impl Engine {
         // what is to be proposed
         let forge = mirrors::forge_of(spec, Arc::clone(&source.mirror));
         let topic = Topic {
-            lease,
+            held,
             owner,
             mirror: &source.mirror,
             forge: forge.as_ref(),
@@ -544,12 +544,7 @@ impl Engine {
     }
 
     /// Approvals that are remembered, and those in the commits since the last pass.
-    async fn approvals(
-        &self,
-        tenant: &str,
-        source: &Source,
-        memory: &Memory,
-    ) -> Result<Vec<crate::model::Approval>, EngineError> {
+    async fn approvals(&self, tenant: &str, source: &Source, memory: &Memory) -> Result<Vec<Approval>, EngineError> {
         let from = memory.state.as_ref().and_then(|state| state.applied.clone());
         let mut approvals = memory.approvals.clone();
         if from.as_ref() != Some(&source.head) {
@@ -557,7 +552,15 @@ impl Engine {
             let commits = blocking(move || mirror.commits_between(from.as_deref(), &head))
                 .await?
                 .map_err(|source| unreadable(tenant, source))?;
-            approvals.extend(decide::approvals(&commits, &memory.held));
+            // The keys of one that is remembered were found when its plan was still the one that it names.
+            let is_remembered = |fresh: &Approval| {
+                let same = |known: &Approval| {
+                    (known.kind, &known.plan, &known.commit) == (fresh.kind, &fresh.plan, &fresh.commit)
+                };
+                memory.approvals.iter().any(|known| same(known) && !known.keys.is_empty())
+            };
+            let read = decide::approvals(&commits, &memory.held);
+            approvals.extend(read.into_iter().filter(|fresh| !is_remembered(fresh)));
         }
         Ok(approvals)
     }
@@ -728,6 +731,7 @@ fn outcome_of(plan: &Plan, desired: &DesiredState, applied: &Applied) -> Executi
     if !applied.failed.is_empty() {
         ExecutionOutcome::Failed
     } else if asks
+        || !applied.put_off.is_empty()
         || !plan.blocked.is_empty()
         || !plan.unknown.is_empty()
         || desired.diagnostics.iter().any(Diagnostic::is_error)

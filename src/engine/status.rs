@@ -102,8 +102,10 @@ pub(super) fn verdicts(
         verdicts.insert(key.clone(), verdict);
     }
     for key in &applied.put_off {
-        let verdict =
-            Verdict { reconciling: true, ..Verdict::bad(Reason::Pending, "it waits for the look at a newer commit") };
+        let verdict = Verdict {
+            reconciling: true,
+            ..Verdict::bad(Reason::Pending, "not begun: this look ended early, and the next one goes on")
+        };
         verdicts.insert(key.clone(), verdict);
     }
     for (key, cause) in &applied.skipped {

@@ -155,6 +155,35 @@ async fn live_that_returns_by_itself_closes_the_proposal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_death_while_a_proposal_ends_is_no_decision() {
+    let world = world_with_proposal().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 7").await;
+    let remote = world.tenant.remote();
+    world.on_event(move |event| {
+        if matches!(event.kind, EventKind::ProposalDecided { .. }) {
+            // The branch is gone, and whoever deleted it gets no further.
+            let reference = format!("refs/heads/{BRANCH}");
+            let deleted = std::process::Command::new("git")
+                .arg("-C")
+                .arg(&remote)
+                .args(["update-ref", "-d", &reference])
+                .status();
+            assert!(deleted.unwrap().success());
+            panic!("killed");
+        }
+    });
+    assert!(world.try_apply().await.is_err());
+    world.on_event(|_| {});
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
+    // Somebody makes the same change again: nobody has said anything about it.
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42, "held");
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    assert!(world.tenant.branches().contains(&BRANCH.to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_drift_updates_the_branch_in_place() {
     let world = world_with_proposal().await;
     let first = world.tenant.remote_head(BRANCH);

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use plumb::engine::view::OrphanKind;
-use plumb::model::{Action, ApprovalKind, ExecutionOutcome, PlanId, Reason};
+use plumb::model::{Action, ApprovalKind, EventKind, ExecutionOutcome, PlanId, Reason};
 use sqlx::Row;
 
 use super::{DELETE, VERSION, live, remove, world_with};
@@ -482,4 +482,32 @@ async fn r9_a_removed_environment_is_frozen_and_listed() {
     assert_eq!(live(&world, &["orders", "payments"]).len(), 2);
     let frozen = world.orphans().await;
     assert!(frozen.len() == 2 && frozen.iter().all(|o| o.reason == Reason::EnvironmentRemoved), "{frozen:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r6_an_approval_outlives_one_death_after_another() {
+    let world = World::with_files().await;
+    world.write_tenant("providers: [files]\nmaxConcurrency: 1");
+    world.platform.commit("One after the other");
+    for name in EIGHT {
+        world.write_resource("staging", "Database", name, "plumb.dev/deletion: delete", "");
+    }
+    world.tenant.commit("Add eight");
+    world.in_sync().await;
+    for name in &EIGHT[..6] {
+        world.tenant.remove(&format!("environments/staging/{name}.yaml"));
+    }
+    world.tenant.commit("Take six away");
+    let plan = world.plan().await.plan.id;
+    world.approve(ApprovalKind::Deletes, &plan);
+    let deletions = || EIGHT.iter().filter(|name| !world.file("staging", name).exists()).count();
+    for _ in 0..3 {
+        let before = deletions();
+        world.on_event(|event| assert!(!matches!(event.kind, EventKind::StepDone { .. }), "killed"));
+        assert!(world.try_apply().await.is_err());
+        assert!(deletions() > before && deletions() < 6, "{} of 6", deletions());
+    }
+    world.on_event(|_| {});
+    world.in_sync().await;
+    assert_eq!(deletions(), 6);
 }

@@ -1,7 +1,9 @@
 //! `plumb serve`: poll, scan for drift, serve the status page.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -19,9 +21,17 @@ pub struct Args {
     #[arg(long, env = "PLUMB_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
-    /// How long this process keeps a tenant without a sign of life before another replica takes it over
-    #[arg(long, env = "PLUMB_LEASE", value_name = "TIME", default_value = "15s")]
+    /// How long this process keeps a tenant without a sign of life before another replica takes it over: 1s to 10m
+    #[arg(long, env = "PLUMB_LEASE", value_name = "TIME", default_value = "15s", value_parser = lease)]
     lease: Span,
+}
+
+/// Shorter, and no look would get through a slow transaction; longer, and a crash would be waited out.
+const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+fn lease(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse()?;
+    if LEASES.contains(&span.0) { Ok(span) } else { Err("a lease lasts from 1s to 10m".to_owned()) }
 }
 
 /// Serves until it is told to stop; looks that are under way are ended in peace.

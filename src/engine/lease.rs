@@ -4,14 +4,14 @@
 //! while the process is stopped. A step that was begun before is finished; the target is checked under a lock by its
 //! manager (R13), and the store takes no more writes under a lease that another replica has by now.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::model::{Lease, Trigger};
+use crate::model::{Claim, Lease};
 use crate::store::{Store, StoreError};
 
 /// How long a replica that gives no sign of life keeps a tenant, where nothing else is said. Several times as long as a
@@ -21,7 +21,7 @@ pub const LEASE: Duration = Duration::from_secs(15);
 /// Signs of life in one lease: two may get lost.
 const BEATS: u32 = 3;
 
-/// Whether the look of a lease may begin something more; a later one outweighs those before it.
+/// Whether the look of a lease may begin something more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Going {
     On,
@@ -40,13 +40,30 @@ pub(super) struct Held {
 
 struct Life {
     until: Mutex<Instant>,
-    going: AtomicU8,
+    /// Never taken back: what was put off once is not begun after a late sign of life.
+    lost: AtomicBool,
+    news: Mutex<News>,
+}
+
+/// What is new of a tenant, as the queue tells it by names.
+#[derive(Default)]
+struct News {
+    newest: Option<String>,
+    /// What was new when the look read its source, and what it read: neither supersedes it.
+    known: Vec<String>,
+    has_read: bool,
 }
 
 impl Held {
-    /// Keeps a lease of this length that was claimed at `claimed`, or later.
-    pub(super) fn keep(store: Arc<dyn Store>, lease: Lease, length: Duration, claimed: Instant) -> Self {
-        let life = Arc::new(Life { until: Mutex::new(claimed + length), going: AtomicU8::new(Going::On as u8) });
+    /// Keeps the lease of `claim`, of this length, that was claimed at `claimed` or later.
+    pub(super) fn keep(store: Arc<dyn Store>, claim: &Claim, length: Duration, claimed: Instant) -> Self {
+        let news = News { newest: claim.news.clone(), ..News::default() };
+        let life = Arc::new(Life {
+            until: Mutex::new(claimed + length),
+            lost: AtomicBool::new(false),
+            news: Mutex::new(news),
+        });
+        let lease = claim.lease.clone();
         let beats = tokio::spawn(beat(store, lease.clone(), length, Arc::clone(&life)));
         Self { lease, life, _beats: AbortOnDropHandle::new(beats) }
     }
@@ -55,28 +72,31 @@ impl Held {
         &self.lease
     }
 
+    /// Says what the look is on.
+    pub(super) fn reads(&self, refs: String) {
+        let mut news = locked(&self.life.news);
+        let newest = news.newest.clone();
+        news.known.extend(newest);
+        news.known.push(refs);
+        news.has_read = true;
+    }
+
     /// Whether something more may be begun.
     pub(super) fn going(&self) -> Going {
-        if Instant::now() >= *self.life.until() {
-            self.life.come_to(Going::Lost);
+        if Instant::now() >= *locked(&self.life.until) {
+            self.life.lost.store(true, Ordering::Relaxed);
         }
-        match self.life.going.load(Ordering::Relaxed) {
-            going if going == Going::On as u8 => Going::On,
-            going if going == Going::Superseded as u8 => Going::Superseded,
-            _ => Going::Lost,
+        if self.life.lost.load(Ordering::Relaxed) {
+            return Going::Lost;
         }
+        let news = locked(&self.life.news);
+        let is_superseded = news.has_read && news.newest.as_ref().is_some_and(|newest| !news.known.contains(newest));
+        if is_superseded { Going::Superseded } else { Going::On }
     }
 }
 
-impl Life {
-    /// Never goes back: what was put off once because the time was up is not begun after a late sign of life.
-    fn come_to(&self, going: Going) {
-        self.going.fetch_max(going as u8, Ordering::Relaxed);
-    }
-
-    fn until(&self) -> std::sync::MutexGuard<'_, Instant> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Renews the lease until it is lost.
@@ -85,14 +105,12 @@ async fn beat(store: Arc<dyn Store>, lease: Lease, length: Duration, life: Arc<L
         tokio::time::sleep(length / BEATS).await;
         let at = Instant::now();
         match store.renew(&lease, length).await {
-            Ok(asked) => {
-                *life.until() = at + length;
-                if asked.is_some_and(|ask| ask.trigger == Trigger::Commit) {
-                    life.come_to(Going::Superseded);
-                }
+            Ok(newest) => {
+                *locked(&life.until) = at + length;
+                locked(&life.news).newest = newest;
             }
             Err(StoreError::LostLease { .. }) => {
-                life.come_to(Going::Lost);
+                life.lost.store(true, Ordering::Relaxed);
                 return;
             }
             // The next beat may get through; until then the time runs.

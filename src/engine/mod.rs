@@ -136,6 +136,8 @@ pub struct Engine {
     listener: Listener,
     /// The platform as it was read last, by the head that was read.
     platform: Mutex<Option<(ObjectHex, PlatformStatus)>>,
+    /// Whoever has to read the platform in force anew holds this, so that the others find it read.
+    reads_in_force: tokio::sync::Mutex<()>,
     /// The lock on a tenant's workspace is what keeps it from being reconciled twice at once.
     workspaces: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Workspace>>>>,
 }
@@ -161,6 +163,7 @@ impl Engine {
             mirrors,
             listener,
             platform: Mutex::default(),
+            reads_in_force: tokio::sync::Mutex::default(),
             workspaces: Mutex::default(),
         }
     }

@@ -67,9 +67,12 @@ impl Engine {
         let Some(PlatformState { commit, rejected, findings, .. }) = state else {
             return Err(EngineError::NoPlatform { findings: Vec::new(), sources: Sources::new() });
         };
-        if let Some(known) = self.platform_known()
-            && known.platform.commit.as_ref() == Some(&commit)
-        {
+        let is_known = |known: &PlatformStatus| known.platform.commit.as_ref() == Some(&commit);
+        if let Some(known) = self.platform_known().filter(is_known) {
+            return Ok(PlatformStatus { rejected, findings, ..known });
+        }
+        let _reading = self.reads_in_force.lock().await;
+        if let Some(known) = self.platform_known().filter(is_known) {
             return Ok(PlatformStatus { rejected, findings, ..known });
         }
         let mirror = self.platform_mirror().await?;
@@ -119,7 +122,14 @@ impl Engine {
         let (reader, wanted) = (Arc::clone(&mirror), branch.clone());
         let Refs { head, .. } = blocking(move || reader.advertise(&wanted)).await?.map_err(unreadable)?;
         if let Some(known) = self.platform_known_at(head.as_ref()) {
-            return Ok(known);
+            // Another process may have put another revision in force meanwhile.
+            let state = self.store.read(Scope::Platform).await?.platform().await?;
+            let stands = state.is_some_and(|state| {
+                known.platform.commit.as_ref() == Some(&state.commit) && known.rejected == state.rejected
+            });
+            if stands || !remember {
+                return Ok(known);
+            }
         }
         let reader = Arc::clone(&mirror);
         let Refs { head, .. } = blocking(move || reader.fetch(&branch)).await?.map_err(unreadable)?;

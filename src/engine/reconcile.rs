@@ -28,6 +28,7 @@ use super::platform::PlatformStatus;
 use super::propose::Topic;
 use super::record::{Pass, Written};
 use super::timeline::Timeline;
+use super::worker::name_of;
 use super::{Engine, EngineError, blocking, decide, holds, mirrors, windows};
 
 /// How often a pass is planned anew at once because a target was not what a step expected.
@@ -371,6 +372,7 @@ impl Engine {
         let Subject { in_force, tenant, spec } = subject;
         let lease = held.lease();
         let Start { source, loaded, mut memory } = start;
+        held.reads(name_of(&source.refs));
         let documents = std::mem::take(&mut memory.documents);
         let owner = subject.owner(&documents);
 

@@ -234,7 +234,10 @@ impl Engine {
         }
         // Writing for the platform waits for all that is written for tenants, so it is done only where it must.
         let mut tx = self.store.begin(Scope::Platform).await?;
-        for (provider, identity) in fresh {
+        let known = tx.identities().await?;
+        // What another pass has written meanwhile is newer than what this one saw.
+        for (provider, identity) in fresh.into_iter().filter(|(name, _)| known.get(*name) == pass.identities.get(*name))
+        {
             tx.put_identity(provider, identity).await?;
         }
         tx.commit().await

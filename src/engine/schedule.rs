@@ -35,6 +35,9 @@ const PLATFORM_AGAIN: Duration = Duration::from_secs(5);
 /// How often one that does not lead tries to.
 const LEAD_EVERY: Duration = Duration::from_secs(5);
 
+/// How long the database has to say who leads: the schedule does nothing else meanwhile.
+const LEAD_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The longest sleep between two looks at what is due: often enough for schedules that follow the clock on the wall.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
@@ -117,7 +120,7 @@ impl Schedule {
     /// Runs until `shutdown` is done, then lets the looks that are under way end.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let (stop, stopped) = watch::channel(false);
-        let working = tokio::spawn(Worker::new(Arc::clone(&self.engine)).run(stopped));
+        let mut working = tokio::spawn(Worker::new(Arc::clone(&self.engine)).run(stopped));
         let mut tasks = JoinSet::new();
         let (mut platform_at, mut lead_at, mut prune_at) = (Instant::now(), Instant::now(), Instant::now());
         tokio::pin!(shutdown);
@@ -141,6 +144,11 @@ impl Schedule {
             let wake = self.next_wake().min(platform_due).min(lead_at);
             tokio::select! {
                 () = &mut shutdown => break,
+                ended = &mut working => {
+                    // A process that looks at nothing must not go on as if it did.
+                    tracing::error!(error = ?ended.err(), "the worker ended early");
+                    return;
+                }
                 () = tokio::time::sleep_until(wake) => {}
                 Some(asked) = self.requests.recv() => {
                     self.ask_all(asked).await;
@@ -154,6 +162,8 @@ impl Schedule {
             }
         }
         self.slots.close();
+        // Others may lead while the last looks end here.
+        self.lead = None;
         // The worker may have ended by itself, if it panicked.
         let _ = stop.send(true);
         if let Err(error) = working.await {
@@ -165,13 +175,16 @@ impl Schedule {
     /// Becomes the leader where nobody is, and notices when that is over.
     async fn try_to_lead(&mut self) {
         if let Some(lead) = &mut self.lead {
-            if lead.still_leads().await {
+            let asked = tokio::time::timeout(LEAD_PATIENCE, lead.still_leads());
+            if asked.await.unwrap_or(false) {
                 return;
             }
             tracing::warn!("this replica does not lead any more: its connection was lost");
             self.lead = None;
+            self.polled.clear();
         }
-        match self.engine.store.lead().await {
+        let asked = tokio::time::timeout(LEAD_PATIENCE, self.engine.store.lead());
+        match asked.await.unwrap_or(Ok(None)) {
             Ok(Some(lead)) => {
                 tracing::info!(replica = %self.engine.settings.replica, "this replica leads: it polls and scans");
                 self.lead = Some(lead);
@@ -252,8 +265,15 @@ impl Schedule {
             Trigger::Start => Width::Changed,
             _ => Width::Deep,
         };
-        let requests: Vec<Request> =
-            platform.tenants.keys().map(|tenant| at_once(tenant, Ask { trigger, width })).collect();
+        let news = match (trigger, &platform.commit) {
+            (Trigger::Commit, Some(commit)) => Some(format!("platform {commit}")),
+            _ => None,
+        };
+        let requests: Vec<Request> = platform
+            .tenants
+            .keys()
+            .map(|tenant| Request { news: news.clone(), ..at_once(tenant, Ask { trigger, width }) })
+            .collect();
         let names: Vec<&str> = platform.tenants.keys().map(String::as_str).collect();
         self.request(&requests).await;
         if let Err(error) = self.engine.store.keep_only(&names).await {
@@ -333,15 +353,16 @@ impl Schedule {
         };
         let asks = match refs {
             // The look says what is wrong, and is tried again with growing patience.
-            Err(_) => place.is_none_or(|place| place.is_idle()).then_some(Trigger::Poll),
+            Err(_) => place.is_none_or(|place| place.is_idle()).then_some((Trigger::Poll, None)),
             Ok(refs) => {
                 let name = name_of(&refs);
                 let before = polled.refs.replace(name.clone());
-                is_news(place.as_ref(), before.as_deref(), &name).then_some(Trigger::Commit)
+                is_news(place.as_ref(), before.as_deref(), &name).then_some((Trigger::Commit, Some(name)))
             }
         };
-        if let Some(trigger) = asks {
-            self.request(&[at_once(&tenant, Ask { trigger, width: Width::Changed })]).await;
+        if let Some((trigger, news)) = asks {
+            let request = Request { news, ..at_once(&tenant, Ask { trigger, width: Width::Changed }) };
+            self.request(&[request]).await;
         }
     }
 
@@ -368,18 +389,18 @@ impl Schedule {
 }
 
 fn at_once(tenant: &str, ask: Ask) -> Request {
-    Request { tenant: tenant.to_owned(), ask, delay: Duration::ZERO }
+    Request { tenant: tenant.to_owned(), ask, delay: Duration::ZERO, news: None }
 }
 
-/// Whether refs of this name want a look: they are not those that the last look saw and, where a look is under way or due
-/// anyway, not those that the poll before saw either.
+/// Whether refs of this name want a look that nobody has asked for: they are not those that the last look saw, nor those
+/// that asked for one last. Where none has since, the look that is under way or due reads what a first poll sees.
 fn is_news(place: Option<&Place>, before: Option<&str>, name: &str) -> bool {
-    match place {
-        None => true,
-        Some(place) if place.seen.as_deref() == Some(name) => false,
-        Some(place) if place.is_idle() || place.waits_for_retry() => true,
-        Some(_) => before.is_some_and(|before| before != name),
+    let Some(place) = place else { return true };
+    if [&place.seen, &place.news].into_iter().flatten().any(|known| known == name) {
+        return false;
     }
+    let is_read_anyway = place.news == place.seen && place.has_look_coming();
+    !is_read_anyway || before.is_some_and(|before| before != name)
 }
 
 fn next_scan(schedule: &str, now: DateTime<Utc>, jitter: Duration) -> DateTime<Utc> {

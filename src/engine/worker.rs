@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::model::{Ask, Claim, Lease, Release};
 use crate::source::Refs;
-use crate::store::StoreError;
+use crate::store::{Scope, StoreError};
 
 use super::lease::Held;
 use super::platform::PlatformStatus;
@@ -49,6 +49,7 @@ impl Engine {
             return Err(EngineError::no_tenant(&in_force.platform, tenant));
         }
         let mut woken = self.store.woken();
+        let mut has_waited = false;
         let (claimed, claim) = loop {
             woken.mark_unchanged();
             let (replica, length) = (&self.settings.replica, self.settings.lease);
@@ -56,11 +57,22 @@ impl Engine {
             if let Some(claim) = self.store.claim_tenant(tenant, ask, replica, length).await? {
                 break (at, claim);
             }
-            tracing::debug!(tenant, "another replica looks at it; waiting");
+            if !has_waited {
+                tracing::warn!(tenant, "another process looks at it; waiting for it to end");
+                has_waited = true;
+            }
             // A sender that is gone wakes nobody, and the wait goes on by time.
             let _ = tokio::time::timeout(WAIT_FOR_HOLDER, woken.changed()).await;
         };
-        self.look_and_release(in_force, claim, claimed).await
+        let held = self.hold(&claim, claimed);
+        // What is in force may have changed while another replica looked.
+        let newer = if has_waited { self.in_force().await.ok() } else { None };
+        let newer = newer.filter(|newer| newer.platform.tenants.contains_key(tenant));
+        self.look_and_release(newer.as_ref().unwrap_or(in_force), claim, held).await
+    }
+
+    fn hold(&self, claim: &Claim, claimed: Instant) -> Held {
+        Held::keep(Arc::clone(&self.store), claim, self.settings.lease, claimed)
     }
 
     /// One look, at the end of which the tenant is released.
@@ -68,10 +80,9 @@ impl Engine {
         &self,
         in_force: &PlatformStatus,
         claim: Claim,
-        claimed: Instant,
+        held: Held,
     ) -> Result<Report, EngineError> {
-        let Claim { lease, ask, failures, due: _ } = claim;
-        let held = Held::keep(Arc::clone(&self.store), lease.clone(), self.settings.lease, claimed);
+        let Claim { lease, ask, failures, due: _, news } = claim;
         let looked = AssertUnwindSafe(self.look(in_force, &held, ask)).catch_unwind().await;
         drop(held);
         let looked = looked.map_err(|panic| {
@@ -85,7 +96,7 @@ impl Engine {
             Err(_) => (true, None),
         };
         let retry = wants_retry.then(|| (patience(&lease.tenant, failures), failures.saturating_add(1)));
-        match (self.store.release(&lease, &Release { seen, retry }).await, looked) {
+        match (self.store.release(&lease, &Release { seen, retry, news }).await, looked) {
             (Ok(()), looked) | (Err(StoreError::LostLease { .. }), looked @ Err(_)) => looked,
             // What was looked at is recorded; the tenant is claimed anew when the lease runs out.
             (Err(error), looked) => {
@@ -137,6 +148,13 @@ impl Worker {
 
     async fn claim_what_is_due(&mut self) {
         let engine = &self.engine;
+        // Whoever cannot read the platform leaves tenants to those who can.
+        match engine.in_force().await {
+            Ok(_) => {}
+            // Whoever reads the platform says so, and asks for looks once there is one.
+            Err(error @ EngineError::NoPlatform { .. }) => return self.error = Some(chain(&error)),
+            Err(error) => return self.cannot(&error),
+        }
         while self.tasks.len() < TENANTS_AT_ONCE {
             let claimed = Instant::now();
             match engine.store.claim(&engine.settings.replica, engine.settings.lease).await {
@@ -149,16 +167,18 @@ impl Worker {
                     self.error = None;
                     return;
                 }
-                Err(error) => {
-                    let message = chain(&error);
-                    if self.error.as_ref() != Some(&message) {
-                        tracing::warn!(error = message, "the queue cannot be asked; trying again");
-                    }
-                    self.error = Some(message);
-                    return;
-                }
+                Err(error) => return self.cannot(&error),
             }
         }
+    }
+
+    /// Says, once, why nothing can be claimed.
+    fn cannot(&mut self, error: &dyn std::error::Error) {
+        let message = chain(error);
+        if self.error.as_ref() != Some(&message) {
+            tracing::warn!(error = message, "no tenant can be claimed; trying again");
+        }
+        self.error = Some(message);
     }
 }
 
@@ -166,20 +186,25 @@ impl Engine {
     /// Looks at a tenant that was claimed. What is wrong is in its timeline; here it is only logged.
     async fn work(&self, claim: Claim, claimed: Instant) {
         let tenant = claim.lease.tenant.clone();
+        let held = self.hold(&claim, claimed);
         let in_force = match self.in_force().await {
             Ok(in_force) => in_force,
             Err(error) => {
                 tracing::warn!(tenant, error = %chain(&error), "the platform in force cannot be read");
-                let retry = Some((patience(&tenant, claim.failures), claim.failures.saturating_add(1)));
-                self.let_go(&claim.lease, Release { seen: None, retry }).await;
+                // The tenant cannot help it, and another replica may be able to.
+                let retry = Some((RETRY_FIRST, claim.failures));
+                self.let_go(&claim.lease, Release { seen: None, retry, news: claim.news }).await;
                 return;
             }
         };
         if !in_force.platform.tenants.contains_key(&tenant) {
-            self.let_go(&claim.lease, Release { seen: None, retry: None }).await;
+            if let Err(error) = self.end_executions(&claim.lease).await {
+                tracing::warn!(tenant, error = %chain(&error), "its executions could not be ended");
+            }
+            self.let_go(&claim.lease, Release { seen: None, retry: None, news: claim.news }).await;
             return;
         }
-        match self.look_and_release(&in_force, claim, claimed).await {
+        match self.look_and_release(&in_force, claim, held).await {
             Ok(report) => {
                 let summary = report.plan.summary();
                 tracing::info!(tenant, outcome = ?report.outcome, done = report.done,
@@ -190,6 +215,13 @@ impl Engine {
                 tracing::warn!(tenant, error = %chain(&error), "the tenant could not be reconciled");
             }
         }
+    }
+
+    /// Ends what a killed process left running of a tenant that nobody looks at any more.
+    async fn end_executions(&self, lease: &Lease) -> Result<(), StoreError> {
+        let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
+        tx.interrupt_running(self.clock.now()).await?;
+        tx.commit().await
     }
 
     async fn let_go(&self, lease: &Lease, release: Release) {

@@ -32,7 +32,7 @@ impl Width {
 /// A look that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
-    /// Why; told in the timeline and never acted on.
+    /// Why; told in the timeline. Nothing but the patience with what failed hangs on it.
     pub trigger: Trigger,
     pub width: Width,
 }
@@ -55,6 +55,9 @@ pub struct Request {
     pub ask: Ask,
     /// How long it can wait. A wait, not a time: what replicas take for the time may differ.
     pub delay: Duration,
+    /// A name for what is new and asks for it, such as refs that a poll saw; `None` where nothing is. What is new ends
+    /// the patience with what was before it, and a look that began on something older.
+    pub news: Option<String>,
 }
 
 /// One process that works on tenants, for as long as it lives: host, process number, and something that tells it from a
@@ -75,7 +78,7 @@ impl fmt::Display for Replica {
 pub struct Lease {
     pub tenant: String,
     pub holder: Replica,
-    /// Rises by one with every claim of the tenant.
+    /// Rises by one with every claim of the tenant, and is never used again, also where the tenant goes and comes back.
     pub generation: i64,
 }
 
@@ -88,6 +91,8 @@ pub struct Claim {
     pub failures: u32,
     /// Since when it was due.
     pub due: DateTime<Utc>,
+    /// The newest news at the claim.
+    pub news: Option<String>,
 }
 
 /// What becomes of a tenant when its look is over.
@@ -97,6 +102,8 @@ pub struct Release {
     pub seen: Option<String>,
     /// After how long to try again, if nothing else asks for a look before; with how many tries there were.
     pub retry: Option<(Duration, u32)>,
+    /// The news of the claim: what came after it ends the patience.
+    pub news: Option<String>,
 }
 
 /// Where one tenant stands in the queue.
@@ -115,19 +122,21 @@ pub struct Place {
     pub failures: u32,
     /// A name for the refs that the last look saw.
     pub seen: Option<String>,
+    /// The newest news that asked for a look.
+    pub news: Option<String>,
     /// When the last look ended.
     pub looked_at: Option<DateTime<Utc>>,
 }
 
 impl Place {
+    /// Whether somebody looks at it, or will without waiting for another try.
+    pub fn has_look_coming(&self) -> bool {
+        self.holder.is_some() || self.asked.is_some_and(|ask| ask.trigger != Trigger::Retry)
+    }
+
     /// Whether nobody looks at it, and no look is asked for.
     pub fn is_idle(&self) -> bool {
         self.holder.is_none() && self.asked.is_none()
-    }
-
-    /// Whether nobody looks at it, and it waits for another try and nothing else.
-    pub fn waits_for_retry(&self) -> bool {
-        self.holder.is_none() && self.asked.is_some_and(|ask| ask.trigger == Trigger::Retry)
     }
 }
 

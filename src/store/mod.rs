@@ -258,11 +258,11 @@ pub trait Queue: Send + Sync {
         lease: Duration,
     ) -> Result<Option<Claim>, StoreError>;
 
-    /// Gives a sign of life: the lease lasts this long from now on. Says what was asked for since the claim.
+    /// Gives a sign of life: the lease lasts this long from now on. Says what the newest news is.
     ///
     /// # Errors
     /// [`StoreError::LostLease`] when another replica has the tenant.
-    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Option<Ask>, StoreError>;
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Option<String>, StoreError>;
 
     /// Ends a claim.
     ///

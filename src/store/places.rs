@@ -38,12 +38,14 @@ pub(super) async fn request(
 ) -> Result<(), StoreError> {
     for some in requests.chunks(REQUESTS_AT_ONCE) {
         let mut rows = Vec::with_capacity(some.len());
-        for Request { tenant, ask, delay } in some {
-            rows.push((tenant, word(WHAT, ask.trigger)?, number(ask.width), time(after(now, *delay))));
+        for Request { tenant, ask, delay, news } in some {
+            rows.push((tenant, word(WHAT, ask.trigger)?, number(ask.width), time(after(now, *delay)), news));
         }
-        let mut sql = QueryBuilder::<Db>::new("INSERT INTO queue (tenant, trigger_kind, width, due_at) ");
-        sql.push_values(rows, |mut row, (tenant, trigger, width, due)| {
-            row.push_bind(tenant).push_bind(trigger).push_bind(width).push_bind(due);
+        let mut sql =
+            QueryBuilder::<Db>::new("INSERT INTO queue (tenant, generation, trigger_kind, width, due_at, news) ");
+        sql.push_values(rows, |mut row, (tenant, trigger, width, due, news)| {
+            row.push_bind(tenant).push_bind(first_generation(now)).push_bind(trigger).push_bind(width);
+            row.push_bind(due).push_bind(news);
         });
         // As `Ask::or`, and the earlier time; a commit ends the patience with what was before it.
         sql.push(
@@ -55,7 +57,8 @@ pub(super) async fn request(
                  THEN excluded.width ELSE queue.width END, \
              due_at = CASE WHEN queue.due_at IS NULL OR excluded.due_at < queue.due_at \
                  THEN excluded.due_at ELSE queue.due_at END, \
-             failures = CASE WHEN excluded.trigger_kind = 'commit' THEN 0 ELSE queue.failures END",
+             failures = CASE WHEN excluded.trigger_kind = 'commit' THEN 0 ELSE queue.failures END, \
+             news = COALESCE(excluded.news, queue.news)",
         );
         sql.build().execute(&mut *connection).await.map_err(failed)?;
     }
@@ -85,7 +88,7 @@ pub(super) async fn claim(
 ) -> Result<Option<Claim>, StoreError> {
     let (at, horizon) = (time(now), time(now + HORIZON));
     const COLUMNS: &str = "tenant, trigger_kind, width, due_at, lease_until, claimed_trigger, claimed_width, failures, \
-                           generation, holder";
+                           generation, holder, news";
     let found = match wanted {
         None => {
             let sql = format!(
@@ -95,8 +98,8 @@ pub(super) async fn claim(
             query(sqlx::AssertSqlSafe(sql)).bind(&at).bind(&horizon).fetch_optional(&mut *connection).await
         }
         Some((tenant, _)) => {
-            let sql = "INSERT INTO queue (tenant) VALUES ($1) ON CONFLICT (tenant) DO NOTHING";
-            query(sql).bind(tenant).execute(&mut *connection).await.map_err(failed)?;
+            let sql = "INSERT INTO queue (tenant, generation) VALUES ($1, $2) ON CONFLICT (tenant) DO NOTHING";
+            query(sql).bind(tenant).bind(first_generation(now)).execute(&mut *connection).await.map_err(failed)?;
             let free = "(holder IS NULL OR lease_until <= $1 OR lease_until > $2)";
             let sql = format!("SELECT {COLUMNS} FROM queue WHERE {free} AND tenant = $3{SKIP_LOCKED}");
             query(sqlx::AssertSqlSafe(sql)).bind(&at).bind(&horizon).bind(tenant).fetch_optional(&mut *connection).await
@@ -115,6 +118,7 @@ pub(super) async fn claim(
     };
     let failures = column::<i64, _>(WHAT, &row, "failures")?;
     let generation = column::<i64, _>(WHAT, &row, "generation")? + 1;
+    let news = column(WHAT, &row, "news")?;
     query(
         "UPDATE queue SET generation = $1, holder = $2, lease_until = $3, claimed_at = $4, claimed_trigger = $5, \
          claimed_width = $6, trigger_kind = NULL, width = NULL, due_at = NULL WHERE tenant = $7",
@@ -130,18 +134,17 @@ pub(super) async fn claim(
     .await
     .map_err(failed)?;
     let lease = Lease { tenant, holder: holder.clone(), generation };
-    Ok(Some(Claim { lease, ask, failures: u32::try_from(failures).unwrap_or(0), due: due.min(now) }))
+    Ok(Some(Claim { lease, ask, failures: u32::try_from(failures).unwrap_or(0), due: due.min(now), news }))
 }
 
-/// Prolongs a lease; gives what was asked for since the claim.
+/// Prolongs a lease; gives the newest news.
 pub(super) async fn renew(
     connection: &mut Connection,
     lease: &Lease,
     now: DateTime<Utc>,
     length: Duration,
-) -> Result<Option<Ask>, StoreError> {
-    let sql = "UPDATE queue SET lease_until = $1 WHERE tenant = $2 AND generation = $3 AND holder = $4 \
-               RETURNING trigger_kind, width";
+) -> Result<Option<String>, StoreError> {
+    let sql = "UPDATE queue SET lease_until = $1 WHERE tenant = $2 AND generation = $3 AND holder = $4 RETURNING news";
     let row = query(sql)
         .bind(time(after(now, length)))
         .bind(&lease.tenant)
@@ -150,8 +153,7 @@ pub(super) async fn renew(
         .fetch_optional(&mut *connection)
         .await
         .map_err(failed)?;
-    let row = row.ok_or_else(|| lost(lease))?;
-    read_ask(&row, "trigger_kind", "width")
+    column(WHAT, &row.ok_or_else(|| lost(lease))?, "news")
 }
 
 /// Ends a lease.
@@ -161,14 +163,16 @@ pub(super) async fn release(
     release: &Release,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    let Release { seen, retry } = release;
+    let Release { seen, retry, news } = release;
     let (due, width, failures) = match retry {
         None => (None, None, 0),
         Some((delay, failures)) => (Some(time(after(now, *delay))), Some(number(Width::Changed)), i64::from(*failures)),
     };
     // A retry joins what was asked for meanwhile, which is due now.
     let sql = "UPDATE queue SET holder = NULL, lease_until = NULL, claimed_at = NULL, claimed_trigger = NULL, \
-               claimed_width = NULL, seen = COALESCE($1, seen), looked_at = $2, failures = $3, \
+               claimed_width = NULL, seen = COALESCE($1, seen), looked_at = $2, \
+               failures = CASE WHEN COALESCE(news, '') = COALESCE($9, '') THEN $3 ELSE 0 END, \
+               news = CASE WHEN COALESCE(news, '') = COALESCE($9, '') THEN COALESCE($1, news) ELSE news END, \
                due_at = COALESCE(due_at, $4), \
                trigger_kind = CASE WHEN width IS NULL AND $4 IS NOT NULL THEN 'retry' ELSE trigger_kind END, \
                width = COALESCE(width, $5) \
@@ -182,6 +186,7 @@ pub(super) async fn release(
         .bind(&lease.tenant)
         .bind(lease.generation)
         .bind(&lease.holder.0)
+        .bind(news)
         .execute(&mut *connection)
         .await
         .map_err(failed)?;
@@ -236,6 +241,7 @@ fn read_place(row: &Row) -> Result<Place, StoreError> {
         generation: column(WHAT, row, "generation")?,
         failures: u32::try_from(column::<i64, _>(WHAT, row, "failures")?).unwrap_or(0),
         seen: column(WHAT, row, "seen")?,
+        news: column(WHAT, row, "news")?,
         looked_at: read_optional_time(row, "looked_at")?,
     })
 }
@@ -259,6 +265,12 @@ fn number(width: Width) -> i64 {
         Width::Shallow => 1,
         Width::Deep => 2,
     }
+}
+
+/// What the generations of a tenant's place begin behind: the time, so that a place that was forgotten and is made again
+/// does not give out numbers a second time.
+fn first_generation(now: DateTime<Utc>) -> i64 {
+    now.timestamp_micros()
 }
 
 fn after(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {

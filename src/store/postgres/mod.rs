@@ -250,11 +250,11 @@ impl Queue for PostgresStore {
         Ok(claim)
     }
 
-    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Option<Ask>, StoreError> {
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Option<String>, StoreError> {
         let (mut queue, now) = self.queue().await?;
-        let asked = places::renew(&mut queue, lease, now, length).await?;
+        let news = places::renew(&mut queue, lease, now, length).await?;
         self.end(queue).await?;
-        Ok(asked)
+        Ok(news)
     }
 
     async fn release(&self, lease: &Lease, release: &Release) -> Result<(), StoreError> {

@@ -224,11 +224,11 @@ impl Queue for SqliteStore {
         Ok(claim)
     }
 
-    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Option<Ask>, StoreError> {
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Option<String>, StoreError> {
         let mut queue = self.queue().await?;
-        let asked = places::renew(&mut queue, lease, self.time.now(), length).await?;
+        let news = places::renew(&mut queue, lease, self.time.now(), length).await?;
         self.end(queue).await?;
-        Ok(asked)
+        Ok(news)
     }
 
     async fn release(&self, lease: &Lease, release: &Release) -> Result<(), StoreError> {

@@ -61,7 +61,7 @@ async fn the_database_keeps_tenants_apart_whatever_is_asked() {
     let fixture = Fixture::postgres().await;
     isolation::fill(&*fixture.store).await;
     let look = Ask { trigger: Trigger::Start, width: Width::Deep };
-    let request = |name: &str| Request { tenant: name.to_owned(), ask: look, delay: Duration::ZERO };
+    let request = |name: &str| Request { tenant: name.to_owned(), ask: look, delay: Duration::ZERO, news: None };
     fixture.store.request(&[request("checkout"), request("billing")]).await.unwrap();
     let mut service = fixture.as_service().await;
     for table in TABLES {

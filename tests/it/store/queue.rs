@@ -13,7 +13,7 @@ use super::sample::tenant_state;
 
 const LONG: Duration = Duration::from_secs(600);
 const OVER: Duration = Duration::ZERO;
-const DONE: Release = Release { seen: None, retry: None };
+const DONE: Release = Release { seen: None, retry: None, news: None };
 
 fn replica(name: &str) -> Replica {
     Replica(name.to_owned())
@@ -28,7 +28,7 @@ fn commit() -> Ask {
 }
 
 async fn request(store: &dyn Store, tenant: &str, ask: Ask) {
-    let request = Request { tenant: tenant.to_owned(), ask, delay: Duration::ZERO };
+    let request = Request { tenant: tenant.to_owned(), ask, delay: Duration::ZERO, news: None };
     store.request(&[request]).await.unwrap();
 }
 
@@ -76,7 +76,7 @@ pub async fn a_claimed_tenant_is_nobody_elses_until_it_is_released(store: &dyn S
     assert_eq!(store.claim_tenant("checkout", commit(), &replica("b"), LONG).await.unwrap(), None);
     let place = store.place("checkout").await.unwrap().unwrap();
     assert_eq!((place.holder, place.asked), (Some(replica("a")), Some(commit())));
-    store.release(&first.lease, &Release { seen: Some("refs".to_owned()), retry: None }).await.unwrap();
+    store.release(&first.lease, &Release { seen: Some("refs".to_owned()), retry: None, news: None }).await.unwrap();
     let second = claim(store, "b", LONG).await.expect("what was asked for meanwhile is due");
     assert_eq!(second.lease.generation, first.lease.generation + 1);
     store.release(&second.lease, &DONE).await.unwrap();
@@ -113,27 +113,56 @@ pub async fn nothing_is_written_under_a_lost_lease(store: &dyn Store) {
     assert!(is_lost(store.begin(Scope::Leased(next.lease)).await.map(drop)), "released is not held");
 }
 
-pub async fn a_lease_that_is_renewed_lasts_and_tells_what_was_asked_for(store: &dyn Store) {
+pub async fn a_lease_that_is_renewed_lasts(store: &dyn Store) {
     request(store, "checkout", commit()).await;
     let claimed = claim(store, "a", OVER).await.expect("it is due");
     assert_eq!(store.renew(&claimed.lease, LONG).await.unwrap(), None);
     assert_eq!(claim(store, "b", LONG).await, None);
-    request(store, "checkout", commit()).await;
-    assert_eq!(store.renew(&claimed.lease, LONG).await.unwrap(), Some(commit()));
+}
+
+async fn tell(store: &dyn Store, news: &str) {
+    let (tenant, news) = ("checkout".to_owned(), Some(news.to_owned()));
+    store.request(&[Request { tenant, ask: commit(), delay: Duration::ZERO, news }]).await.unwrap();
+}
+
+pub async fn news_is_told_to_whoever_looks_and_ends_the_patience_with_what_was_before(store: &dyn Store) {
+    let place = async || store.place("checkout").await.unwrap().unwrap();
+    let some = |name: &str| Some(name.to_owned());
+    tell(store, "first").await;
+    let held = claim(store, "a", LONG).await.expect("it is due");
+    assert_eq!(held.news, some("first"));
+    // A wider look that is asked for meanwhile does not hide it, and is no news itself.
+    request(store, "checkout", ask(Trigger::DriftScan, Width::Deep)).await;
+    assert_eq!(store.renew(&held.lease, LONG).await.unwrap(), some("first"));
+    tell(store, "second").await;
+    assert_eq!(store.renew(&held.lease, LONG).await.unwrap(), some("second"));
+    let failed = |claim: &Claim| Release { seen: None, retry: Some((OVER, 7)), news: claim.news.clone() };
+    store.release(&held.lease, &failed(&held)).await.unwrap();
+    assert_eq!((place().await.failures, place().await.news), (0, some("second")));
+    let held = claim(store, "a", LONG).await.expect("it is due");
+    assert_eq!((held.ask.width, held.news.clone()), (Width::Deep, some("second")));
+    store.release(&held.lease, &failed(&held)).await.unwrap();
+    assert_eq!(place().await.failures, 7, "nothing new came");
+    // What was seen is what was new, so that going back to it and forth again is news again.
+    let held = claim(store, "a", LONG).await.expect("the retry is due");
+    let seen = Release { seen: some("first"), retry: None, news: held.news.clone() };
+    store.release(&held.lease, &seen).await.unwrap();
+    assert_eq!((place().await.seen, place().await.news), (some("first"), some("first")));
 }
 
 pub async fn a_retry_waits_and_a_commit_does_not(store: &dyn Store) {
     request(store, "checkout", commit()).await;
     let first = claim(store, "a", LONG).await.expect("it is due");
-    store.release(&first.lease, &Release { seen: None, retry: Some((LONG, 3)) }).await.unwrap();
+    store.release(&first.lease, &Release { seen: None, retry: Some((LONG, 3)), news: None }).await.unwrap();
     assert_eq!(claim(store, "a", LONG).await, None);
     let wait = store.until_due().await.unwrap().expect("it will be due");
     assert!(wait > LONG / 2 && wait <= LONG, "{wait:?}");
-    assert!(store.place("checkout").await.unwrap().unwrap().waits_for_retry());
+    let asked = store.place("checkout").await.unwrap().unwrap().asked.unwrap();
+    assert_eq!(asked.trigger, Trigger::Retry);
     request(store, "checkout", commit()).await;
     let second = claim(store, "a", LONG).await.expect("a commit is due at once");
     assert_eq!((second.ask, second.failures), (commit(), 0));
-    store.release(&second.lease, &Release { seen: None, retry: Some((OVER, 1)) }).await.unwrap();
+    store.release(&second.lease, &Release { seen: None, retry: Some((OVER, 1)), news: None }).await.unwrap();
     let third = claim(store, "a", LONG).await.expect("the retry is due");
     assert_eq!((third.ask.trigger, third.failures), (Trigger::Retry, 1));
 }
@@ -142,7 +171,7 @@ pub async fn a_named_tenant_is_claimed_whether_it_is_due_or_not(store: &dyn Stor
     let deep = ask(Trigger::CommandLine, Width::Deep);
     let claimed = store.claim_tenant("checkout", deep, &replica("a"), LONG).await.unwrap().expect("nobody has it");
     assert_eq!(claimed.ask, deep);
-    store.release(&claimed.lease, &Release { seen: None, retry: Some((LONG, 1)) }).await.unwrap();
+    store.release(&claimed.lease, &Release { seen: None, retry: Some((LONG, 1)), news: None }).await.unwrap();
     let again = store.claim_tenant("checkout", deep, &replica("a"), LONG).await.unwrap();
     assert_eq!(again.expect("a retry waits for no one").ask, deep);
 }
@@ -155,6 +184,12 @@ pub async fn tenants_that_are_gone_are_forgotten(store: &dyn Store) {
     store.keep_only(&["c"]).await.unwrap();
     let left: Vec<String> = store.places().await.unwrap().into_iter().map(|place| place.tenant).collect();
     assert_eq!(left, [held.lease.tenant.as_str(), "c"], "whoever is looked at stays until it is released");
+    // One that comes back gives out no number a second time.
+    let before = held.lease.generation;
+    store.release(&held.lease, &DONE).await.unwrap();
+    store.keep_only(&[]).await.unwrap();
+    request(store, "a", commit()).await;
+    assert!(claim(store, "x", LONG).await.expect("it is due").lease.generation > before);
 }
 
 pub async fn whoever_waits_is_woken(store: &dyn Store) {

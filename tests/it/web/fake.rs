@@ -92,7 +92,7 @@ impl Queue for FakeStore {
     async fn claim_tenant(&self, _: &str, _: Ask, _: &Replica, _: Duration) -> Result<Option<Claim>, StoreError> {
         panic!("the page only reads")
     }
-    async fn renew(&self, _: &Lease, _: Duration) -> Result<Option<Ask>, StoreError> {
+    async fn renew(&self, _: &Lease, _: Duration) -> Result<Option<String>, StoreError> {
         panic!("the page only reads")
     }
     async fn release(&self, _: &Lease, _: &Release) -> Result<(), StoreError> {

@@ -74,11 +74,7 @@ impl Held {
 
     /// Says what the look is on.
     pub(super) fn reads(&self, refs: String) {
-        let mut news = locked(&self.life.news);
-        let newest = news.newest.clone();
-        news.known.extend(newest);
-        news.known.push(refs);
-        news.has_read = true;
+        locked(&self.life.news).reads(refs);
     }
 
     /// Whether something more may be begun.
@@ -89,9 +85,20 @@ impl Held {
         if self.life.lost.load(Ordering::Relaxed) {
             return Going::Lost;
         }
-        let news = locked(&self.life.news);
-        let is_superseded = news.has_read && news.newest.as_ref().is_some_and(|newest| !news.known.contains(newest));
-        if is_superseded { Going::Superseded } else { Going::On }
+        if locked(&self.life.news).supersede() { Going::Superseded } else { Going::On }
+    }
+}
+
+impl News {
+    fn reads(&mut self, refs: String) {
+        self.known.extend(self.newest.clone());
+        self.known.push(refs);
+        self.has_read = true;
+    }
+
+    /// Whether something is newer than what the look has read.
+    fn supersede(&self) -> bool {
+        self.has_read && self.newest.as_ref().is_some_and(|newest| !self.known.contains(newest))
     }
 }
 
@@ -116,5 +123,26 @@ async fn beat(store: Arc<dyn Store>, lease: Lease, length: Duration, life: Arc<L
             // The next beat may get through; until then the time runs.
             Err(error) => tracing::debug!(tenant = lease.tenant, %error, "a lease could not be renewed"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_newer_than_what_was_read_supersedes() {
+        let mut news = News { newest: Some("first".to_owned()), ..News::default() };
+        news.newest = Some("second".to_owned());
+        assert!(!news.supersede(), "it is about to read it");
+        news.reads("third".to_owned());
+        assert!(!news.supersede(), "what was told before is older than what it read");
+        news.newest = Some("third".to_owned());
+        assert!(!news.supersede(), "it is on it");
+        news.newest = Some("fourth".to_owned());
+        assert!(news.supersede());
+        // Planned anew, it is on the newest.
+        news.reads("fourth".to_owned());
+        assert!(!news.supersede());
     }
 }

@@ -445,6 +445,43 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Replica;
+
+    #[test]
+    fn refs_are_news_once() {
+        let name = |name: &str| Some(name.to_owned());
+        let place = |seen: Option<&str>, news: Option<&str>| Place {
+            tenant: "checkout".to_owned(),
+            asked: None,
+            due: None,
+            holder: None,
+            lease_until: None,
+            claimed_at: None,
+            generation: 1,
+            failures: 0,
+            seen: seen.and_then(name),
+            news: news.and_then(name),
+            looked_at: None,
+        };
+        let held = |place: Place| Place { holder: Some(Replica("a".to_owned())), ..place };
+        let failing = |place: Place| Place {
+            asked: Some(Ask { trigger: Trigger::Retry, width: Width::Changed }),
+            failures: 3,
+            ..place
+        };
+        assert!(is_news(None, None, "one"));
+        assert!(!is_news(Some(&place(Some("one"), Some("one"))), Some("one"), "one"), "looked at");
+        assert!(is_news(Some(&place(Some("one"), Some("one"))), Some("one"), "two"));
+        assert!(!is_news(Some(&place(Some("one"), Some("two"))), Some("two"), "two"), "asked for");
+        assert!(!is_news(Some(&failing(place(Some("one"), Some("two")))), Some("two"), "two"), "its patience grows");
+        assert!(is_news(Some(&failing(place(None, None))), None, "one"), "nobody has asked for it");
+        assert!(!is_news(Some(&held(place(Some("one"), Some("one")))), None, "two"), "the look reads it");
+        assert!(
+            is_news(Some(&held(place(Some("one"), Some("one")))), Some("one"), "two"),
+            "it may have read the first"
+        );
+        assert!(is_news(Some(&held(place(Some("one"), Some("two")))), Some("two"), "three"));
+    }
 
     #[test]
     fn jitter_stays_within_a_tenth() {

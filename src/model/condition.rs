@@ -52,10 +52,6 @@ reasons! {
     Gone,
     /// A step is to be applied.
     Pending,
-    /// A step is being applied.
-    Applying,
-    /// A step failed and will be tried again.
-    Retrying,
     /// A dependency is not ready, or its step failed.
     DependencyNotReady,
     /// The document cannot be used; see its diagnostics.

@@ -63,6 +63,8 @@ fn the_check_sees_forbidden_arrows_and_only_in_code() {
     assert_eq!(rooms_used("use crate::engine::Engine;"), ["engine".to_owned()].into());
     assert_eq!(rooms_used("let x = crate::web::router;"), ["web".to_owned()].into());
     assert_eq!(rooms_used("use crate::{store, model};"), ["model".to_owned(), "store".to_owned()].into());
+    let long = "use crate::{\n    model::{A, B}, // one\n    store::{C, web},\n    engine,\n};\nlet x = diag::y;";
+    assert_eq!(rooms_used(long), ["engine".to_owned(), "model".to_owned(), "store".to_owned()].into());
     assert!(rooms_used("// use crate::engine::Engine;\n/// [`crate::web`]").is_empty());
     assert!(rooms_used("fn a() {}\n#[cfg(test)]\nmod tests {\n    use crate::engine::Engine;\n}\n").is_empty());
 }
@@ -88,28 +90,46 @@ fn is_test_file(path: &Path) -> bool {
 
 /// The rooms that code names behind `crate::`: not in comments, not under `#[cfg(test)]`, which ends a file here.
 fn rooms_used(code: &str) -> BTreeSet<String> {
+    let code = without_comments_and_tests(code);
     let mut used = BTreeSet::new();
+    for (at, path) in code.match_indices("crate::") {
+        let rest = &code[at + path.len()..];
+        match rest.strip_prefix('{') {
+            Some(list) => used.extend(members(list).iter().map(|member| word(member)).filter(|room| !room.is_empty())),
+            None => drop(used.insert(word(rest))),
+        }
+    }
+    used
+}
+
+fn without_comments_and_tests(code: &str) -> String {
+    let mut kept = String::new();
     let mut lines = code.lines().peekable();
     while let Some(line) = lines.next() {
         let line = line.trim();
         if line == "#[cfg(test)]" && lines.peek().is_some_and(|next| next.trim_start().starts_with("mod tests")) {
             break;
         }
-        let line = line.split("//").next().unwrap_or("");
-        for (at, _) in line.match_indices("crate::") {
-            let rest = &line[at + "crate::".len()..];
-            match rest.strip_prefix('{') {
-                Some(list) => {
-                    let list = list.split('}').next().unwrap_or(list);
-                    used.extend(list.split(',').map(|part| word(part.trim())).filter(|room| !room.is_empty()));
-                }
-                None => {
-                    used.insert(word(rest));
-                }
-            }
-        }
+        kept.push_str(line.split("//").next().unwrap_or(""));
+        kept.push('\n');
     }
-    used
+    kept
+}
+
+/// The members of a list in braces, of which the first is open already; lists within them stay whole.
+fn members(list: &str) -> Vec<String> {
+    let (mut members, mut depth) = (vec![String::new()], 0);
+    for character in list.chars() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => members.push(String::new()),
+            _ => {}
+        }
+        members.last_mut().expect("there is always one").push(character);
+    }
+    members.iter().map(|member| member.trim_matches(|c: char| c == ',' || c.is_whitespace()).to_owned()).collect()
 }
 
 fn word(text: &str) -> String {

@@ -2,6 +2,7 @@
 
 use plumb::model::{Action, ConditionType, DriftMode, ExecutionOutcome, ProposalStatus, Reason};
 use sqlx::{Connection, Row};
+use tempfile::TempPath;
 
 use crate::harness::git::MergeHow;
 use crate::harness::postgres::PostgresServer;
@@ -11,23 +12,22 @@ const ORDERS: &str = "checkout/staging/Database/orders";
 const MANIFEST: &str = "environments/staging/orders.yaml";
 
 /// A world whose tenant lives on a PostgreSQL server of the test's own.
-async fn world_on(server: &PostgresServer) -> World {
-    let password = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(password.path(), server.login().1).unwrap();
-    let (_, password) = password.keep().unwrap();
+async fn world_on(server: &PostgresServer) -> (World, TempPath) {
+    let password = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    std::fs::write(&password, server.login().1).unwrap();
     let provider = format!(
         "apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: pg}}\nspec:\n  type: postgres\n  url: {}\n  \
          credentials: {{file: {}}}\n  serves: [{{kind: Database}}]\n",
         server.url(),
         password.display()
     );
-    World::new(&provider, "[pg]").await
+    (World::new(&provider, "[pg]").await, password)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_becomes_a_database_and_drift_becomes_a_merged_proposal() {
     let server = PostgresServer::start();
-    let world = world_on(&server).await;
+    let (world, _password) = world_on(&server).await;
 
     // A team asks for a database.
     world.tenant.write(

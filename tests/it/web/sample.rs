@@ -374,11 +374,11 @@ fn billing(sample: &mut Sample) {
             (
                 Reconciling,
                 True,
-                Reason::Retrying,
+                Reason::TimedOut,
                 "pg-ledger:5432 did not accept a connection within 5s; tried again in 40s",
                 310,
             ),
-            (Stalled, False, Reason::Retrying, "", 310),
+            (Stalled, False, Reason::InPlumb, "", 310),
         ],
     );
 }

@@ -126,7 +126,7 @@ pub(super) async fn ready(State(web): State<WebState>) -> Answer<Status> {
     tx.platform().await?;
     if !*web.ready.borrow() {
         return Err(ApiError::unavailable(
-            "the first pass of every tenant is not over",
+            "not every tenant has been looked at yet",
             "Wait: GET /api/v1/tenants shows how far it is.",
         ));
     }

@@ -111,7 +111,7 @@ pub(super) async fn scrape(State(web): State<WebState>) -> Response {
     let mut text = Text::default();
     text.family("plumb_build_info", "gauge", "The version of plumb.");
     text.sample("plumb_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-    text.family("plumb_ready", "gauge", "Whether the first pass of every tenant is over.");
+    text.family("plumb_ready", "gauge", "Whether every tenant has been looked at, by this process or another.");
     text.sample("plumb_ready", &[], u8::from(*web.ready.borrow()));
     text.family("plumb_http_requests_total", "counter", "Requests by method, route and status.");
     let requests = web.metrics.requests.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();

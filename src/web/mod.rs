@@ -35,7 +35,7 @@ use crate::store::Store;
 pub struct WebState {
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
-    /// Turns true once the first pass of every tenant is over.
+    /// Turns true once every tenant has been looked at, by this process or another.
     pub ready: watch::Receiver<bool>,
     /// Asks the engine for a look.
     pub look: Arc<dyn Look>,

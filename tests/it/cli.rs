@@ -391,6 +391,26 @@ fn the_demo_tells_the_whole_story_and_leaves_nothing() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+#[test]
+fn a_demo_in_which_something_does_not_happen_fails_and_says_what() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::empty();
+    // A git that everything works with but pushes.
+    let path = std::env::var("PATH").unwrap();
+    let tools = desk.folder().join("tools");
+    std::fs::create_dir(&tools).unwrap();
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *' push '*) echo 'no pushes today' >&2; exit 1;; esac\nPATH='{path}' exec git \"$@\"\n"
+    );
+    std::fs::write(tools.join("git"), script).unwrap();
+    std::fs::set_permissions(tools.join("git"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{path}", tools.display());
+    let said = desk.plumb_with(&["demo", "--exit"], &[("PATH", path.as_str())]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.stderr.contains("no pushes today"), "{said:?}");
+    assert!(!said.stdout.contains("Everything is in plumb again"), "{said:?}");
+}
+
 /// Somebody sets the application's version in the live database.
 async fn change_by_hand(desk: &Desk) {
     let file = desk.data("databases/checkout_staging_orders.db");

@@ -437,10 +437,7 @@ async fn ready_waits_for_the_first_pass_and_for_the_store() {
     let server = Server::start().await;
     server.ready.send(false).unwrap();
     let (status, error, _) = server.refused(server.get("/ready").await).await;
-    assert_eq!(
-        (status, error.as_str()),
-        (StatusCode::SERVICE_UNAVAILABLE, "the first pass of every tenant is not over")
-    );
+    assert_eq!((status, error.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "not every tenant has been looked at yet"));
     server.ready.send(true).unwrap();
     assert_eq!(server.get("/ready").await.status(), StatusCode::OK);
     server.store.set(None);

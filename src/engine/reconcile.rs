@@ -292,10 +292,11 @@ impl Engine {
         };
         self.complete(&mut decisions, subject, &memory);
         let sources = sources_of(&workspace, &reading.desired);
-        // Nothing is read a second time; a large tenant's files are worth forgetting while it is looked at.
+        // Nothing is read a second time, and what is known of a large tenant takes its time to be forgotten.
         tokio::task::spawn_blocking(move || drop(workspace));
         let ground = Ground { subject, memory: &memory, access, depth: Depth::Deep };
-        let Planned { plan, .. } = self.plan(ground, &reading.desired, &PlanScope::Full, None, decisions).await;
+        let Planned { plan, live, .. } = self.plan(ground, &reading.desired, &PlanScope::Full, None, decisions).await;
+        tokio::task::spawn_blocking(move || drop((live, memory)));
         let plan = Plan { commit, ..plan };
         Ok(Preview { plan, desired: reading.desired, sources })
     }

@@ -47,7 +47,7 @@ function card(one) {
         h('span', { class: 'way' }, h('span', { class: 'side' }, 'live'), value(field.live)),
         JSON.stringify(field.base) === JSON.stringify(field.git) ? null : h('span', { class: 'way' }, h('span', { class: 'side' }, 'applied'), value(field.base))))) : null,
     one.leftOut.length ? [
-      h('p', { class: 'help' }, 'These differ too. The document cannot say them, so they are not offered and stay as they are:'),
+      h('p', { class: 'help' }, 'These differ too. They cannot be offered, so they stay as they are:'),
       h('ul', { class: 'changes' }, one.leftOut.map(({ field, message }) =>
         h('li', { 'data-key': field.path }, h('code', { class: 'path' }, field.path),
           h('span', { class: 'way' }, h('span', { class: 'side' }, 'git'), value(field.git)),

@@ -110,8 +110,11 @@ impl Bench<'_, '_> {
         let Topic { owner, desired, .. } = self.topic;
         let after = self.workspace.with_edit(self.validator, *owner, &self.resource.origin.file, content);
         let key = &self.resource.key;
-        if let Some(message) = after.rejected.get(key).or_else(|| after.denied.get(key)) {
+        if let Some(message) = after.rejected.get(key) {
             return Err(format!("the live value would not validate: {message}"));
+        }
+        if let Some(message) = after.denied.get(key) {
+            return Err(format!("a policy would deny the live value: {message}"));
         }
         match broken_by(desired, &after) {
             Some((other, message)) => Err(format!("it would break {other}: {message}")),

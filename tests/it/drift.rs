@@ -95,6 +95,35 @@ async fn a_squash_that_leaves_the_branch_accepts_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_squash_that_was_edited_and_its_branch_deleted_in_one_look_applies_the_edit() {
+    let world = world_with_proposal().await;
+    world.tenant.pull();
+    world.tenant.git(&["merge", "--squash", &format!("origin/{BRANCH}")]);
+    world.write_database("staging", "orders", "journalMode: wal  # fast\nuserVersion: 43  # schema");
+    world.tenant.commit("Take it, and one more");
+    world.tenant.delete_branch(BRANCH);
+    let report = world.apply().await;
+    assert_eq!(report.done, 1, "{:#?}", report.plan);
+    assert_agreed(&world, 43).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_squash_that_takes_a_part_gives_the_rest_back_to_git() {
+    let world = world_with("").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42; PRAGMA journal_mode = delete").await;
+    world.apply().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().fields.len(), 2);
+    world.write_database("staging", "orders", "journalMode: delete\nuserVersion: 7");
+    world.tenant.commit("The journal only");
+    world.tenant.delete_branch(BRANCH);
+    let report = world.apply().await;
+    assert_eq!(report.done, 1, "{:#?}", report.plan);
+    assert_agreed(&world, 7).await;
+    let journal = "SELECT journal_mode = 'delete' FROM pragma_journal_mode";
+    assert_eq!(world.number("staging", "orders", journal).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_edited_merge_applies_the_edited_value() {
     let world = world_with_proposal().await;
     world.tenant.merge(BRANCH, MergeHow::MergeCommit);
@@ -604,32 +633,77 @@ async fn a_document_that_moved_is_proposed_where_it_is_now() {
     assert_eq!(world.tenant.touched(BRANCH), [MOVED]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn r14_more_than_three_branches_that_vanish_at_once_are_pushed_again() {
+/// A tenant with as many databases, all with a proposal open, whose branches have just vanished. Gives their names.
+async fn vanished(names: &[&str]) -> (World, Vec<String>) {
     let world = World::with_files().await;
-    for name in ["a", "b", "c", "d"] {
+    for name in names {
         world.write_database("staging", name, "userVersion: 1");
     }
-    world.tenant.commit("Add four");
+    world.tenant.commit("Add them");
     world.apply().await;
-    for name in ["a", "b", "c", "d"] {
+    for name in names {
         world.by_hand("staging", name, "PRAGMA user_version = 5").await;
     }
     world.apply().await;
-    let branches: Vec<String> =
-        world.tenant.branches().into_iter().filter(|branch| branch.starts_with("plumb/drift/")).collect();
-    assert_eq!(branches.len(), 4);
+    let branches = drift_branches(&world);
+    assert_eq!(branches.len(), names.len());
     for branch in &branches {
         world.tenant.delete_branch(branch);
     }
+    (world, branches)
+}
+
+fn drift_branches(world: &World) -> Vec<String> {
+    world.tenant.branches().into_iter().filter(|branch| branch.starts_with("plumb/drift/")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_more_than_three_branches_that_vanish_at_once_are_pushed_again() {
+    let names = ["a", "b", "c", "d"];
+    let (world, branches) = vanished(&names).await;
     let report = world.apply().await;
     assert_eq!(report.done, 0, "an accident restores nothing");
-    let again: Vec<String> =
-        world.tenant.branches().into_iter().filter(|branch| branch.starts_with("plumb/drift/")).collect();
-    assert_eq!(again, branches);
-    for name in ["a", "b", "c", "d"] {
+    assert_eq!(drift_branches(&world), branches);
+    for name in names {
         assert_eq!(world.number("staging", name, VERSION).await, 5);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_three_branches_that_vanish_at_once_are_three_decisions() {
+    let names = ["a", "b", "c"];
+    let (world, _) = vanished(&names).await;
+    let report = world.apply().await;
+    assert_eq!(report.done, 3, "{:#?}", report.plan);
+    for name in names {
+        assert_eq!(world.number("staging", name, VERSION).await, 1);
+    }
+    assert!(drift_branches(&world).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_a_branch_that_is_not_at_another_address_decides_nothing() {
+    let world = world_with_proposal().await;
+    let moved = world.data().join("moved.git");
+    let copy = world.tenant.remote();
+    world.tenant.git(&["clone", "--quiet", "--bare", copy.to_str().unwrap(), moved.to_str().unwrap()]);
+    let at_moved = |args: &[&str]| world.tenant.git(&[&["-C", moved.to_str().unwrap()], args].concat());
+    at_moved(&["branch", "--delete", "--force", BRANCH]);
+    let spec = format!(
+        "repository: {{url: \"file://{}\"}}\nenvironments: [staging, production]\nproviders: [files]",
+        moved.display()
+    );
+    world.write_tenant_spec(&spec);
+    world.platform.commit("Move the repository");
+    let report = world.apply().await;
+    assert_eq!(report.done, 0, "{:#?}", report.plan);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    assert!(at_moved(&["show", &format!("{BRANCH}:{MANIFEST}")]).contains("userVersion: 42"), "pushed there");
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    // There it is decided.
+    at_moved(&["branch", "--delete", "--force", BRANCH]);
+    assert_eq!(world.apply().await.done, 1);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use plumb::model::{ConditionStatus, ConditionType, Reason};
 
 use super::{VERSION, live, world_with};
+use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{FILES, World, held, unseen};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
@@ -76,4 +77,38 @@ async fn r11_the_folder_that_comes_back_goes_on_as_before() {
     std::fs::rename(&away, world.databases()).unwrap();
     assert_eq!(world.in_sync().await, 0);
     assert!(world.proposal(ORDERS).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_another_postgres_server_in_place_of_the_one_is_not_touched() {
+    let (first, second) = (PostgresServer::start(), PostgresServer::start());
+    let world = World::with_postgres(&first).await;
+    world.write_database("staging", "orders", "connectionLimit: 20\nroles:\n  - {name: app, access: readwrite}");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    let key = world.key("staging/Database/orders");
+    let providers = world.platform.show("main:providers.yaml").replace(&first.url(), &second.url());
+    world.platform.write("providers.yaml", &providers);
+    world.platform.commit("Another server behind the name");
+    world.write_database("staging", "payments", "connectionLimit: 20");
+    world.tenant.commit("Add payments");
+    let made = "SELECT count(*) FROM pg_database WHERE datname LIKE 'team%'";
+    let databases = async || sqlx::Row::get::<i64, _>(&second.query("postgres", made).await[0], 0);
+    let report = world.apply().await;
+    for name in ["orders", "payments"] {
+        let key = world.key(&format!("staging/Database/{name}"));
+        assert_eq!(unseen(&report.plan, &key), Some(Reason::ProviderIdentityChanged), "{:#?}", report.plan);
+    }
+    assert_eq!((report.done, databases().await), (0, 0));
+    // Confirmed, it is ours: what is new is made, and what held data is missing (R8).
+    let identity = &second.query("postgres", "SELECT system_identifier::text FROM pg_control_system()").await[0];
+    let identity: String = sqlx::Row::get(identity, 0);
+    let confirmed = providers.replace("  timeout:", &format!("  identity: \"{identity}\"\n  timeout:"));
+    world.platform.write("providers.yaml", confirmed);
+    world.platform.commit("It is meant");
+    let report = world.apply().await;
+    assert_eq!((report.done, held(&report.plan, &key)), (1, Some(Reason::DataMissing)), "{:#?}", report.plan);
+    assert_eq!(databases().await, 1);
+    // The one before is as it was.
+    assert_eq!(sqlx::Row::get::<i64, _>(&first.query("postgres", made).await[0], 0), 1);
 }

@@ -12,14 +12,10 @@ use crate::harness::world::World;
 
 const BRANCH: &str = "plumb/drift/staging/database-orders";
 
-/// Serves the repository over https. `None` where git has no `http-backend`.
-fn serve(repo: &GitRepo, ca: &PrivateCa) -> Option<GitHttpServer> {
+/// Serves the repository over https.
+fn serve(repo: &GitRepo, ca: &PrivateCa) -> GitHttpServer {
     repo.remote_git(&["config", "http.receivepack", "true"]);
-    let server = GitHttpServer::start_https(repo.remote().parent().unwrap(), ca);
-    if server.is_none() {
-        eprintln!("skipped: this git has no http-backend");
-    }
-    server
+    GitHttpServer::start_https(repo.remote().parent().unwrap(), ca)
 }
 
 /// `plumb apply`, trusting the machine's own authorities or only the one in `trusted`.
@@ -34,7 +30,7 @@ async fn a_private_authority_that_is_trusted_is_read_from_and_pushed_to() {
     let mut world = World::with_files().await;
     world.stop();
     let ca = PrivateCa::new();
-    let Some(server) = serve(&world.tenant, &ca) else { return };
+    let server = serve(&world.tenant, &ca);
     let url = server.url("remote.git");
     world.write_tenant_spec(&format!(
         "repository: {{url: \"{url}\"}}\nenvironments: [staging, production]\nproviders: [files]"
@@ -63,7 +59,7 @@ async fn a_private_authority_that_is_trusted_is_read_from_and_pushed_to() {
 fn a_certificate_of_nobody_that_is_trusted_is_refused_for_reading_and_for_pushing() {
     let (repo, ca) = (GitRepo::new(), PrivateCa::new());
     repo.commit("First");
-    let Some(server) = serve(&repo, &ca) else { return };
+    let server = serve(&repo, &ca);
     let folder = TempDir::new().unwrap();
     let mirror = Mirror::open(folder.path(), Remote::new(server.url("remote.git"))).unwrap();
     for error in [mirror.fetch("main").unwrap_err(), mirror.push("plumb/drift/x", None, None).unwrap_err()] {

@@ -261,23 +261,20 @@ pub struct GitHttpServer {
 }
 
 impl GitHttpServer {
-    /// Serves the repositories below `root`; with `login`, to whoever sends that `user:password`. `None` where git has
-    /// no `http-backend`.
-    pub fn start(root: &Path, login: Option<&str>) -> Option<Self> {
+    /// Serves the repositories below `root`; with `login`, to whoever sends that `user:password`.
+    pub fn start(root: &Path, login: Option<&str>) -> Self {
         Self::listen(root, login, None)
     }
 
     /// The same over https, to everybody, with the certificate that `ca` made for 127.0.0.1.
-    pub fn start_https(root: &Path, ca: &PrivateCa) -> Option<Self> {
+    pub fn start_https(root: &Path, ca: &PrivateCa) -> Self {
         Self::listen(root, None, Some(ca.server_config()))
     }
 
-    fn listen(root: &Path, login: Option<&str>, tls: Option<Arc<rustls::ServerConfig>>) -> Option<Self> {
-        let exec_path = Command::new("git").arg("--exec-path").output().ok()?.stdout;
-        let backend = Path::new(String::from_utf8(exec_path).ok()?.trim()).join("git-http-backend");
-        if !backend.exists() {
-            return None;
-        }
+    fn listen(root: &Path, login: Option<&str>, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let exec_path = Command::new("git").arg("--exec-path").output().expect("git runs").stdout;
+        let backend = Path::new(String::from_utf8(exec_path).expect("text").trim()).join("git-http-backend");
+        assert!(backend.exists(), "there is no {}; Debian has it in the package git", backend.display());
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -294,7 +291,7 @@ impl GitHttpServer {
                 });
             }
         });
-        Some(Self { scheme, address })
+        Self { scheme, address }
     }
 
     /// The URL of the repository `name` below the root.

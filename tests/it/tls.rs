@@ -15,7 +15,7 @@ const BRANCH: &str = "plumb/drift/staging/database-orders";
 /// Serves the repository over https.
 fn serve(repo: &GitRepo, ca: &PrivateCa) -> GitHttpServer {
     repo.remote_git(&["config", "http.receivepack", "true"]);
-    GitHttpServer::start_https(repo.remote().parent().unwrap(), ca)
+    GitHttpServer::start_https(repo.remote().parent().unwrap(), ca, None)
 }
 
 /// `plumb apply`, trusting the machine's own authorities or only the one in `trusted`.

@@ -266,9 +266,9 @@ impl GitHttpServer {
         Self::listen(root, login, None)
     }
 
-    /// The same over https, to everybody, with the certificate that `ca` made for 127.0.0.1.
-    pub fn start_https(root: &Path, ca: &PrivateCa) -> Self {
-        Self::listen(root, None, Some(ca.server_config()))
+    /// The same over https, with the certificate that `ca` made for 127.0.0.1.
+    pub fn start_https(root: &Path, ca: &PrivateCa, login: Option<&str>) -> Self {
+        Self::listen(root, login, Some(ca.server_config()))
     }
 
     fn listen(root: &Path, login: Option<&str>, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
@@ -286,7 +286,7 @@ impl GitHttpServer {
                     // A client that hangs up is no failure of the test.
                     let _ = match tls {
                         None => answer(stream, &backend, &root, login.as_deref()),
-                        Some(tls) => answer_https(stream, tls, &backend, &root),
+                        Some(tls) => answer_https(stream, tls, &backend, &root, login.as_deref()),
                     };
                 });
             }
@@ -305,10 +305,16 @@ fn basic(login: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(login))
 }
 
-fn answer_https(stream: TcpStream, tls: Arc<rustls::ServerConfig>, backend: &Path, root: &Path) -> std::io::Result<()> {
+fn answer_https(
+    stream: TcpStream,
+    tls: Arc<rustls::ServerConfig>,
+    backend: &Path,
+    root: &Path,
+    login: Option<&str>,
+) -> std::io::Result<()> {
     let connection = rustls::ServerConnection::new(tls).map_err(std::io::Error::other)?;
     let mut stream = rustls::StreamOwned::new(connection, stream);
-    answer(&mut stream, backend, root, None)?;
+    answer(&mut stream, backend, root, login)?;
     stream.conn.send_close_notify();
     stream.flush()
 }

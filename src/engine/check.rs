@@ -2,8 +2,11 @@
 
 use futures::future::join_all;
 
+use crate::model::{Depth, Unknown};
+
 use super::Engine;
 use super::fleet::{Access, Member};
+use super::observe::{Look, identity_changed};
 use super::platform::PlatformStatus;
 
 /// One thing that was checked.
@@ -33,20 +36,29 @@ impl Engine {
             };
             Check { what: format!("repository of tenant {tenant}"), result }
         }));
-        let providers = join_all(in_force.platform.providers.keys().map(|provider| async move {
-            Check { what: format!("provider {provider}"), result: self.check_provider(in_force, provider).await }
+        // Where there is no state yet, nobody was met before.
+        let known = self.identities().await.unwrap_or_default();
+        let platform = &in_force.platform;
+        let look = &Look { platform, access: Access::Write, depth: Depth::Shallow, known: &known };
+        let providers = join_all(platform.providers.keys().map(|provider| async move {
+            Check { what: format!("provider {provider}"), result: self.check_provider(look, provider).await }
         }));
         let (mut checks, providers) = futures::future::join(tenants, providers).await;
         checks.extend(providers);
         checks
     }
 
-    async fn check_provider(&self, in_force: &PlatformStatus, provider: &str) -> CheckResult {
+    async fn check_provider(&self, look: &Look<'_>, provider: &str) -> CheckResult {
         let asked = async {
-            let Member { manager, .. } = self.fleet.member(&in_force.platform, provider, Access::Write)?;
+            let Member { manager, .. } = self.fleet.member(look.platform, provider, look.access)?;
             manager.identity().await
         };
-        match asked.await {
+        let identity = asked.await;
+        let changed = identity.as_ref().ok().and_then(|now| identity_changed(look, provider, now.as_ref()));
+        if let Some(Unknown { message, .. }) = changed {
+            return CheckResult::Bad(message);
+        }
+        match identity {
             Ok(Some(identity)) => CheckResult::Good(format!("answers; it is {}", identity.0)),
             Ok(None) => CheckResult::Good("answers; not used yet".to_owned()),
             Err(error) => CheckResult::Bad(error.to_string()),

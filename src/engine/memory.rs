@@ -120,7 +120,7 @@ impl Engine {
 
     /// Who the providers are. Asked before the transaction of a tenant is opened: passes that each held one reader and
     /// waited for a second could wait for each other.
-    async fn identities(&self) -> Result<BTreeMap<String, ProviderIdentity>, EngineError> {
+    pub(super) async fn identities(&self) -> Result<BTreeMap<String, ProviderIdentity>, EngineError> {
         Ok(self.store.read(Scope::Platform).await?.identities().await?)
     }
 

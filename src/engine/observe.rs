@@ -153,7 +153,7 @@ fn bears_mark_of(key: &ResourceKey, seen: &Observation) -> bool {
 }
 
 /// Whether the server is another one than before, and its Provider does not confirm it (R11).
-fn identity_changed(look: &Look<'_>, provider: &str, now: Option<&ProviderIdentity>) -> Option<Unknown> {
+pub(super) fn identity_changed(look: &Look<'_>, provider: &str, now: Option<&ProviderIdentity>) -> Option<Unknown> {
     let known = look.known.get(provider)?;
     if now == Some(known) {
         return None;

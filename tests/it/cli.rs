@@ -3,6 +3,7 @@
 use sqlx::{Connection, SqliteConnection};
 
 use crate::harness::desk::{Desk, Said};
+use crate::harness::world::run_sql;
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const MANIFEST: &str = "environments/staging/orders.yaml";
@@ -128,6 +129,70 @@ async fn from_a_first_plan_to_an_accepted_drift() {
     desk.tenant.merge("plumb/drift/staging/database-orders", crate::harness::git::MergeHow::FastForward);
     assert_eq!(seen("apply_accepted", &["apply"]), 0);
     assert_eq!(desk.plumb(&["drift"]).code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_reading_commands_show() {
+    let desk = Desk::with_starter();
+    let seen = |name: &str, args: &[&str]| {
+        let said = desk.plumb(args);
+        snapshot(name, &shown(&desk, args, &said));
+        said.code
+    };
+    assert_eq!(seen("doctor_before", &["doctor"]), 0);
+    assert_eq!(seen("policy_test", &["policy", "test"]), 0);
+    desk.plumb(&["apply", "-q"]);
+    assert_eq!(seen("events", &["events", "-e", "staging"]), 0);
+    assert_eq!(seen("get_yaml", &["get", ORDERS, "-o", "yaml"]), 0);
+    assert_eq!(seen("get_json", &["get", ORDERS, "-o", "json"]), 0);
+    assert_eq!(seen("secret_get_of_what_has_none", &["secret", "get", ORDERS, "app"]), 1);
+    assert_eq!(seen("orphans_none", &["get", "--orphans"]), 0);
+    const PRODUCTION: &str = "environments/production/orders.yaml";
+    let text = desk.tenant.show(&format!("main:{PRODUCTION}"));
+    desk.tenant.write(PRODUCTION, text.replace("  labels:", "  annotations: {plumb.dev/deletion: retain}\n  labels:"));
+    desk.tenant.commit("Keep it, whatever comes");
+    desk.plumb(&["apply", "-q"]);
+    desk.tenant.remove(PRODUCTION);
+    desk.tenant.commit("Let go of it");
+    desk.plumb(&["apply", "-q"]);
+    assert_eq!(seen("orphans", &["get", "--orphans"]), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_shows_what_is_held_lost_taken_over_and_unseen() {
+    let desk = Desk::with_starter();
+    let seen = |name: &str, args: &[&str]| {
+        let said = desk.plumb(args);
+        snapshot(name, &shown(&desk, args, &said));
+        said.code
+    };
+    let write = |name: &str, annotations: &str, spec: &str| {
+        desk.tenant.write(
+            &format!("environments/staging/{name}.yaml"),
+            format!(
+                "apiVersion: plumb.dev/v1\nkind: Database\nmetadata:\n  name: {name}\n  labels: {{owner: team-checkout}}\n  \
+                 annotations: {{{annotations}}}\nspec: {{{spec}}}\n"
+            ),
+        );
+    };
+    write("replaced", "plumb.dev/deletion: delete", "pageSize: 4096");
+    write("removed", "plumb.dev/drift: observe", "");
+    desk.tenant.commit("Add two");
+    assert_eq!(desk.plumb(&["apply", "-q"]).code, 0);
+    write("replaced", "plumb.dev/deletion: delete", "pageSize: 8192");
+    write("adopted", "\"plumb.dev/adopt\": \"true\"", "userVersion: 3");
+    write("refused", "plumb.dev/drift: observe", "userVersion: 3");
+    desk.tenant.remove("environments/staging/removed.yaml");
+    desk.tenant.commit("Ask for much");
+    for name in ["adopted", "refused"] {
+        let file = desk.data(&format!("databases/checkout_staging_{name}.db"));
+        run_sql(&file, "PRAGMA user_version = 1; CREATE TABLE t (x)").await;
+    }
+    assert_eq!(seen("plan_much", &["plan"]), 0);
+    assert_eq!(seen("plan_much_json", &["plan", "-o", "json"]), 0);
+    std::fs::rename(desk.data("databases"), desk.data("unmounted")).unwrap();
+    assert_eq!(seen("plan_unseen", &["plan", "--detailed-exitcode"]), 1);
+    assert_eq!(seen("doctor_unseen", &["doctor"]), 1);
 }
 
 #[test]
@@ -446,20 +511,27 @@ fn shown(desk: &Desk, args: &[&str], said: &Said) -> String {
     ] {
         text = text.replace(&place, name);
     }
+    let git = std::process::Command::new("git").arg("--version").output().expect("git runs").stdout;
+    text = text.replace(String::from_utf8_lossy(&git).trim(), "[GIT]");
     let words: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
-    let next = |at: usize| words.get(at + 1).map_or("", |word| word.trim_end());
-    words.iter().enumerate().map(|(at, word)| steady(word, next(at))).collect()
+    let word = |at: Option<usize>| at.and_then(|at| words.get(at)).map_or("", |word| word.trim());
+    let around = |at: usize| (word(words[..at].iter().rposition(|word| !word.trim().is_empty())), word(Some(at + 1)));
+    words.iter().enumerate().map(|(at, word)| steady(word, around(at))).collect()
 }
 
 /// A word and the space after it: hashes, times and ages as long as they were, but always the same.
-fn steady(word: &str, next: &str) -> String {
+fn steady(word: &str, (before, next): (&str, &str)) -> String {
     let (body, space) = word.split_at(word.trim_end().len());
     let shape: String = body.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     let steady = match shape.as_str() {
         // Ages; tables leave room for three characters.
         "0s" | "0000-00-00" | "00:00:00Z" => shape,
         "00s" => "0s ".to_owned(),
-        _ if next == "ms" => "0".to_owned(),
+        _ if next == "ms" || ["\"ageSeconds\":", "ageSeconds:"].contains(&before) => "0".to_owned(),
+        // A moment, in JSON or YAML.
+        _ if shape.trim_start_matches(['"', '\'']).starts_with("0000-00-00T") => {
+            format!("[MOMENT]{}", if body.ends_with(',') { "," } else { "" })
+        }
         _ => hidden_hashes(body),
     };
     steady + space

@@ -527,7 +527,7 @@ async fn r13_a_change_between_plan_and_apply_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn r13_a_lock_that_somebody_holds_is_waited_for_no_longer_than_the_timeout() {
+async fn r13_a_lock_that_somebody_holds_on_to_is_not_waited_for_for_ever() {
     let bench = Bench::with(true, Duration::from_millis(300));
     bench.root(&["SET", "plumb:lock:t_e_shop", "somebody", "PX", "600000"]);
     let create = step("shop", Action::Create, Expect::Absent, &json!({}), None);

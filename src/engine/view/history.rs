@@ -194,12 +194,11 @@ pub fn describe(kind: &EventKind) -> (Level, String) {
         EventKind::ProposalDecided { branch, status, message } => {
             let verdict = match status {
                 ProposalStatus::Accepted => "accepted",
-                ProposalStatus::Restored => "declined: git's value goes back",
-                ProposalStatus::Ignored => "declined: the difference is left alone",
+                ProposalStatus::Restored | ProposalStatus::Ignored => "declined",
                 ProposalStatus::Closed => "closed",
                 ProposalStatus::Pending | ProposalStatus::Open | ProposalStatus::HandsOff => "still open",
             };
-            let note = if message.is_empty() { String::new() } else { format!(". {message}") };
+            let note = if message.is_empty() { String::new() } else { format!(": {message}") };
             (Level::Good, format!("The proposal on {branch} is {verdict}{note}"))
         }
         EventKind::ProposalFailed { branch, message } => {

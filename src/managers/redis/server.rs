@@ -27,10 +27,11 @@ const ROOT: &str = "plumb_root_";
 pub(super) const LOCKS: &str = "plumb:lock:";
 /// The lock under which the identity is made; no user can have this name.
 const ROOT_LOCK: &str = " root";
-/// A lock outlives this many bounded questions: more than a change asks.
-const QUESTIONS_A_LOCK: u32 = 10;
-/// And never less than this, so that it is not lost to a slow moment.
-const SHORTEST_LOCK: Duration = Duration::from_secs(10);
+/// How long a lock lasts. Long enough for a change on a busy server; one that takes longer loses it and is planned anew.
+/// Whoever was killed keeps others out no longer than this.
+const LOCK: Duration = Duration::from_secs(10);
+/// How long a lock is waited for at least: until one that nobody lets go of has run out.
+const SHORTEST_WAIT: Duration = Duration::from_secs(12);
 /// How often a lock that somebody holds is tried.
 const LOCK_TRIES: Duration = Duration::from_millis(20);
 /// Random bytes in an id: two never meet.
@@ -236,12 +237,11 @@ impl Server {
             .copied()
     }
 
-    /// Waits for the lock on a name, at most the timeout.
+    /// Waits for the lock on a name, at most the timeout or until the lock of somebody who died has run out.
     pub(super) async fn lock(&self, name: &str) -> Result<Locked<'_>, ManagerError> {
         let mut connection = self.connect().await?;
         let (key, token) = (format!("{LOCKS}{name}"), random_id()?);
-        let length = (self.timeout * QUESTIONS_A_LOCK).max(SHORTEST_LOCK);
-        let length = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+        let length = u64::try_from(LOCK.as_millis()).unwrap_or(u64::MAX);
         let start = Instant::now();
         loop {
             let mut take = cmd("SET");
@@ -250,7 +250,7 @@ impl Server {
             if self.answer("take a lock", answer)?.is_some() {
                 return Ok(Locked { server: self, connection, key, token });
             }
-            if start.elapsed() >= self.timeout {
+            if start.elapsed() >= self.timeout.max(SHORTEST_WAIT) {
                 return Err(ManagerError::retry(
                     Reason::TimedOut,
                     format!("{name} on redis {} is being worked on by another process", self.address),

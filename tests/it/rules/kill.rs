@@ -307,7 +307,7 @@ async fn r2_redis_users_survive_deaths_while_they_are_made_changed_and_removed()
         })
         .collect()
     };
-    // The locks of the dead run out by themselves after minutes; nobody waits for that here.
+    // The locks of the dead run out by themselves after seconds; that is waited for once.
     let unlock = || {
         for lock in server.cli(&["KEYS", "plumb:lock:*"]).lines().filter(|lock| !lock.is_empty()) {
             server.cli(&["DEL", lock]);
@@ -335,6 +335,10 @@ async fn r2_redis_users_survive_deaths_while_they_are_made_changed_and_removed()
     .await;
     finish(&world);
     assert!(names.iter().all(may_write));
+    write("categories: [read]");
+    apply_and_kill(&world, 4);
+    finish(&world);
+    assert!(!names.iter().any(may_write));
 
     for name in &names[4..] {
         world.tenant.remove(&format!("environments/staging/{name}.yaml"));

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use crate::model::{
     AppliedDocument, Approval, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Inventory,
-    Lease, ObjectHex, Observation, Observations, Plan, PlanScope, Proposal, ProposalStatus, Reason, ResourceKey,
-    Summary, TenantSpec, Width,
+    Lease, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal, ProposalStatus, Reason,
+    ResourceKey, Summary, TenantSpec, Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::{Mirror, Refs, Side, Wanted, WorkingTree};
@@ -631,7 +631,7 @@ impl Engine {
             silent.extend(unasked);
         }
         let warnings = match access {
-            Access::Read => believe_record(&mut live, prior),
+            Access::Read => believe_record(platform, &mut live, prior),
             Access::Write => Vec::new(),
         };
         let terms = Terms { platform, tenant: spec };
@@ -652,11 +652,20 @@ impl Engine {
     }
 }
 
-/// Takes what a login may not look into as it was read back last, and says of what. Only for plans that nobody applies.
-fn believe_record(live: &mut Observations, prior: &Inventory) -> Vec<(ResourceKey, Reason, String)> {
+/// Takes what a login for reading may not look into as it was read back last, and says of what. Only for plans that nobody applies.
+fn believe_record(
+    platform: &Platform,
+    live: &mut Observations,
+    prior: &Inventory,
+) -> Vec<(ResourceKey, Reason, String)> {
     let mut warnings = Vec::new();
     for (key, seen) in &mut live.objects {
         let (Observation::Present(live), Some(record)) = (seen, prior.get(key)) else { continue };
+        // A login that may not look and is not meant for reading alone is a fault.
+        let reads_only = platform.providers.get(&record.provider).is_some_and(|spec| spec.read_credentials.is_some());
+        if !reads_only {
+            continue;
+        }
         let (shut, unknown): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut live.unknown)
             .into_iter()
             .partition(|(_, unknown)| unknown.reason == Reason::PermissionDenied);

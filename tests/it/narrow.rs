@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use plumb::engine::Width;
-use plumb::model::{ConditionStatus, ConditionType, DesiredState, Reason, ResourceKey, ResourceStatus};
+use plumb::model::{ConditionStatus, ConditionType, DesiredState, EventKind, Reason, ResourceKey, ResourceStatus};
 use plumb::store::Scope;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -97,4 +97,48 @@ async fn looking_at_what_changed_comes_to_what_looking_at_everything_comes_to() 
             }
         }
     }
+}
+
+/// How many files the tenant has, and how many of them were parsed, in each look since this was asked last.
+fn read(world: &World) -> Vec<(usize, usize)> {
+    let counts = world.events().into_iter().filter_map(|event| match event.kind {
+        EventKind::SourceRead { files, changed, .. } => Some((files, changed)),
+        _ => None,
+    });
+    counts.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_blobs_that_changed_are_parsed() {
+    const MANY: usize = 30;
+    let mut world = World::with_files().await;
+    for number in 0..MANY {
+        world.write_database("staging", &format!("d{number:02}"), "userVersion: 1");
+    }
+    world.tenant.commit("Add many");
+    world.in_sync().await;
+    assert_eq!(read(&world), [(MANY, MANY)], "the first look parses them all");
+    world.look(Width::Changed).await.unwrap();
+    world.apply().await;
+    assert_eq!(read(&world), [(MANY, 0), (MANY, 0)], "a parse is kept, also by a full pass");
+
+    let what_is_parsed = async |change: &str| {
+        world.tenant.commit(change);
+        world.look(Width::Changed).await.unwrap();
+        read(&world)
+    };
+    world.write_database("staging", "d07", "userVersion: 2");
+    assert_eq!(what_is_parsed("Edit one").await, [(MANY, 1)]);
+    assert_eq!(world.number("staging", "d07", "PRAGMA user_version").await, 2);
+    world.tenant.write("README.md", "No manifest\n");
+    assert_eq!(what_is_parsed("Write about it").await, [(MANY, 0)]);
+    world.write_database("staging", "new", "");
+    assert_eq!(what_is_parsed("Add one").await, [(MANY + 1, 1)]);
+    world.write_database("staging", "d07", "userVersion: 3");
+    world.write_database("staging", "d08", "userVersion: 3");
+    assert_eq!(what_is_parsed("Edit two").await, [(MANY + 1, 2)]);
+    // Another process knows nothing yet.
+    world.restart().await;
+    world.look(Width::Changed).await.unwrap();
+    assert_eq!(read(&world), [(MANY + 1, MANY + 1)]);
 }

@@ -8,7 +8,9 @@ use plumb::engine::schedule::Schedule;
 use plumb::model::{Clock, EventKind, Execution, ProposalStatus, Trigger};
 use plumb::store::{HistoryFilter, Scope};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
+use crate::harness::postgres::PostgresServer;
 use crate::harness::world::World;
 
 /// Long enough for a loaded machine; what is waited for comes within a second or two.
@@ -40,6 +42,31 @@ fn moment(time: &str) -> DateTime<Utc> {
     time.parse().unwrap()
 }
 
+/// A schedule that runs.
+struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts the schedule, and waits until the first look is over.
+    async fn start(world: &World) -> Self {
+        let (schedule, _looks, mut ready) = Schedule::new(Arc::clone(world.engine()));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(schedule.run(async move {
+            // A dropped sender ends it too.
+            let _ = stopped.await;
+        }));
+        tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.expect("the first look ends").unwrap();
+        Self { stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+    }
+}
+
 /// What was looked at, and why, oldest first.
 async fn looks(world: &World) -> Vec<Execution> {
     let mut tx = world.store().read(Scope::Tenant(world.name.clone())).await.unwrap();
@@ -68,21 +95,14 @@ async fn a_drift_scan_comes_by_its_cron_schedule_and_pushes_a_proposal() {
             let _ = opened.send((event.execution, branch.clone()));
         }
     });
-    let (schedule, _looks, mut ready) = Schedule::new(Arc::clone(world.engine()));
-    let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(schedule.run(async move {
-        // A dropped sender ends it too.
-        let _ = stopped.await;
-    }));
-    tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.expect("the first look ends").unwrap();
+    let running = Running::start(&world).await;
     assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 7);
 
     world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
     clock.set("2030-01-01T12:00:01Z");
     let (execution, branch) =
         tokio::time::timeout(PATIENCE, proposals.recv()).await.expect("the scan finds the drift").unwrap();
-    stop.send(()).unwrap();
-    running.await.unwrap();
+    running.stop().await;
 
     assert_eq!(branch, BRANCH);
     assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 42"));
@@ -94,4 +114,44 @@ async fn a_drift_scan_comes_by_its_cron_schedule_and_pushes_a_proposal() {
     // Until noon there was one look, the first: a poll that sees no new commit does not scan.
     let before: Vec<Trigger> = looks.iter().filter(|look| look.id < execution).map(|look| look.trigger).collect();
     assert_eq!(before, [Trigger::Start]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sixth_scan_looks_inside_each_object() {
+    let server = PostgresServer::shared();
+    let mut world = World::with_postgres(server).await;
+    world.stop();
+    let clock = SetClock::at("2030-01-01T11:59:30Z");
+    world.clock = clock.clone();
+    let platform = world.platform.show("main:platform.yaml");
+    let scans = "  pollInterval: 200ms\n  drift: {schedule: \"* * * * *\", jitter: 1s}\n";
+    world.platform.write("platform.yaml", format!("{}\n{scans}", platform.trim_end()));
+    world.platform.commit("Scan every minute");
+    world.write_database("staging", "orders", "extensions: [pgcrypto]");
+    world.tenant.commit("Add orders");
+    world.start().await;
+
+    let (told, mut events) = mpsc::unbounded_channel();
+    world.on_event(move |event| {
+        // Nobody waits any more at the end.
+        let _ = told.send(event.clone());
+    });
+    let running = Running::start(&world).await;
+    // Only a look inside of the database can see that this is gone.
+    server.psql_in(&world.object("staging", "orders"), "DROP EXTENSION pgcrypto").await;
+    while events.try_recv().is_ok() {}
+    let mut drifted = Vec::new();
+    for minute in 0..6 {
+        clock.set(&format!("2030-01-01T12:{minute:02}:02Z"));
+        let mut planned = async || loop {
+            if let EventKind::Planned { drifted, .. } = events.recv().await.unwrap().kind {
+                return drifted;
+            }
+        };
+        drifted.push(tokio::time::timeout(PATIENCE, planned()).await.expect("the scan comes"));
+    }
+    running.stop().await;
+    assert_eq!(drifted, [0, 0, 0, 0, 0, 1]);
+    let triggers: Vec<Trigger> = looks(&world).await.iter().map(|look| look.trigger).collect();
+    assert_eq!(triggers[1..], [Trigger::DriftScan; 6]);
 }

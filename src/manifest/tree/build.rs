@@ -169,10 +169,15 @@ impl Builder<'_> {
             ScalarStyle::DoubleQuoted => (Style::DoubleQuoted, double_quoted_len(rest)),
             ScalarStyle::Literal | ScalarStyle::Folded => {
                 let header = self.block_header(start, text.is_empty());
-                let end = start + self.text[start..span.end.max(start)].trim_end().len();
-                let header_end = header + self.text[header..].find('\n').unwrap_or(0);
+                let header_end = self.text[header..].find('\n').map_or(self.text.len(), |len| header + len);
+                let header_end = self.text[..header_end].trim_end().len();
+                let end = match text {
+                    // Comments may follow, which are no part of it.
+                    "" => header_end,
+                    _ => header_end.max(start + self.text[start..span.end.max(start)].trim_end().len()),
+                };
                 start = header;
-                (Style::Block, end.max(self.text[..header_end].trim_end().len()).saturating_sub(header))
+                (Style::Block, end.saturating_sub(header))
             }
         };
         let range = start..start + len;

@@ -230,7 +230,9 @@ fn step_text(text: &mut String, step: &Step, paint: Paint) {
     let _ = writeln!(text, "  {sign} {} {} on {} ({})", step.action, step.key, step.provider, step.object_name);
     for Change { path, from, to } in &step.changes {
         let name = path.as_str().trim_start_matches("/spec/").replace('/', ".");
-        let to = to.as_ref().map_or_else(|| "(default)".to_owned(), ToString::to_string);
+        // A member has no default: it goes.
+        let without = if step.key.kind.info().is_destructive(path) { "(removed)" } else { "(default)" };
+        let to = to.as_ref().map_or_else(|| without.to_owned(), ToString::to_string);
         let _ = match from {
             None => writeln!(text, "      {name}: {}", readable(&to)),
             Some(from) => writeln!(text, "      {name}: {} -> {}", readable(&from.to_string()), readable(&to)),

@@ -55,6 +55,11 @@ async fn look(args: &Args, common: &Common) -> anyhow::Result<()> {
     }
     let house = House::planning(common).await?;
     let in_force = tenants::platform_for_reading(&house.engine, common).await?;
+    if common.tenant.is_none() && in_force.platform.tenants.len() != 1 {
+        // Whose folder it is nobody can tell.
+        validate::look(std::slice::from_ref(&args.dir), common)?;
+        return Ok(());
+    }
     let tenant = tenants::only(&in_force, common)?;
     let preview = house.engine.preview(&in_force, &tenant, &PreviewSource::Folder(args.dir.clone())).await?;
     let result = plan::to_json(&preview.plan, &preview.desired);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::model::{Claim, Lease};
+use crate::model::{Claim, Lease, ObjectHex};
 use crate::store::{Store, StoreError};
 
 /// How long a replica that gives no sign of life keeps a tenant, where nothing else is said. Several times as long as a
@@ -45,6 +45,14 @@ struct Life {
     news: Mutex<News>,
 }
 
+/// How the names of what is new of the platform begin.
+const OF_PLATFORM: &str = "platform ";
+
+/// The name of a revision of the platform among what is new of a tenant.
+pub(super) fn news_of_platform(commit: &str) -> String {
+    format!("{OF_PLATFORM}{commit}")
+}
+
 /// What is new of a tenant, as the queue tells it by names.
 #[derive(Default)]
 struct News {
@@ -72,9 +80,9 @@ impl Held {
         &self.lease
     }
 
-    /// Says what the look is on.
-    pub(super) fn reads(&self, refs: String) {
-        locked(&self.life.news).reads(refs);
+    /// Says what the look is on: the refs, and the revision of the platform.
+    pub(super) fn reads(&self, refs: String, platform: Option<&ObjectHex>) {
+        locked(&self.life.news).reads(refs, platform.map(|commit| news_of_platform(commit)));
     }
 
     /// Whether something more may be begun.
@@ -90,9 +98,11 @@ impl Held {
 }
 
 impl News {
-    fn reads(&mut self, refs: String) {
-        self.known.extend(self.newest.clone());
+    fn reads(&mut self, refs: String, platform: Option<String>) {
+        // Refs that were told before are older than those that were read since; a revision of the platform may not be.
+        self.known.extend(self.newest.clone().filter(|newest| !newest.starts_with(OF_PLATFORM)));
         self.known.push(refs);
+        self.known.extend(platform);
         self.has_read = true;
     }
 
@@ -135,14 +145,20 @@ mod tests {
         let mut news = News { newest: Some("first".to_owned()), ..News::default() };
         news.newest = Some("second".to_owned());
         assert!(!news.supersede(), "it is about to read it");
-        news.reads("third".to_owned());
+        news.reads("third".to_owned(), None);
         assert!(!news.supersede(), "what was told before is older than what it read");
         news.newest = Some("third".to_owned());
         assert!(!news.supersede(), "it is on it");
         news.newest = Some("fourth".to_owned());
         assert!(news.supersede());
         // Planned anew, it is on the newest.
-        news.reads("fourth".to_owned());
+        news.reads("fourth".to_owned(), Some(news_of_platform("old")));
         assert!(!news.supersede());
+        news.newest = Some(news_of_platform("old"));
+        assert!(!news.supersede());
+        news.newest = Some(news_of_platform("new"));
+        assert!(news.supersede());
+        news.reads("fourth".to_owned(), Some(news_of_platform("old")));
+        assert!(news.supersede(), "it is on an older revision of the platform still");
     }
 }

@@ -186,7 +186,10 @@ impl Engine {
     /// The platform as it was read at `head`, when that was the last head that was read.
     fn platform_known_at(&self, head: Option<&ObjectHex>) -> Option<PlatformStatus> {
         let known = self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.as_ref().filter(|(read, _)| Some(read) == head).map(|(_, status)| status.clone())
+        let is_of_head = |(read, status): &&(ObjectHex, PlatformStatus)| {
+            Some(read) == head && status.rejected.as_ref().is_none_or(|rejected| Some(rejected) == head)
+        };
+        known.as_ref().filter(is_of_head).map(|(_, status)| status.clone())
     }
 
     async fn revision(&self, mirror: &Arc<Mirror>, commit: ObjectHex) -> Result<Revision, EngineError> {

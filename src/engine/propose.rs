@@ -69,6 +69,23 @@ impl Topic<'_> {
         self.after.objects.get(key).or_else(|| self.before.objects.get(key))
     }
 
+    /// Whether something is still to be done to `key`.
+    fn waits(&self, key: &ResourceKey) -> bool {
+        self.plan.steps.iter().any(|step| step.key == *key && !self.applied.done.contains(key))
+            || self.plan.blocked.iter().any(|blocked| blocked.key == *key && blocked.step.is_some())
+    }
+
+    /// Whether a field that `proposal` is about could not be seen.
+    fn is_unseen(&self, resource: &Resource, proposal: &Proposal) -> bool {
+        let key = &proposal.key;
+        let Some(held) = self.plan.held.get(key) else { return false };
+        proposal.fields.iter().any(|field| {
+            held.contains(&field.path)
+                && !resource.annotations.ignores(&field.path)
+                && !self.drifts_of(key).any(|drift| drift.fields.iter().any(|drifted| drifted.path == field.path))
+        })
+    }
+
     fn branch_of(&self, key: &ResourceKey) -> String {
         key.drift_branch(self.owner.tenant.repository.path != ".")
     }
@@ -140,7 +157,14 @@ impl Engine {
             let tip = topic.refs.drift.get(&proposal.branch);
             tip.is_some_and(|tip| proposal.made(tip)) && settled(topic, &offers, proposal).is_some()
         });
-        let staying = topic.refs.drift.len().saturating_sub(will_go.count());
+        // A branch that is merged asks nobody anything, whoever left it there.
+        let is_open = |tip: &&ObjectHex| !topic.mirror.contains(tip, topic.head).unwrap_or(false);
+        let gone: BTreeSet<&ObjectHex> =
+            will_go.filter_map(|proposal| topic.refs.drift.get(&proposal.branch)).collect();
+        let staying = match to_come.is_empty() {
+            true => 0,
+            false => topic.refs.drift.values().filter(|tip| !gone.contains(tip)).filter(is_open).count(),
+        };
         let already = offers.drafts.len();
         for drift in to_come {
             if staying + offers.drafts.len() - already >= MOST_OPEN {
@@ -166,8 +190,21 @@ impl Engine {
     ) {
         let key = &drift.key;
         let Some(resource) = topic.desired.resources.get(key) else { return };
+        let is_carried_out = |decided: &Proposal| {
+            let is_carried = matches!(decided.status, ProposalStatus::Accepted | ProposalStatus::Restored);
+            is_carried && topic.waits(key)
+        };
+        if known.is_some_and(is_carried_out) {
+            // One proposal a resource: another would take the place of the answer.
+            let message = "not proposed yet: what was decided on other fields comes first".to_owned();
+            offers.troubles.insert(key.clone(), Trouble { reason: Reason::Pending, message, of_all: false });
+            return;
+        }
         let known = known.filter(|proposal| proposal.status.is_undecided());
-        if known.is_some_and(|known| known.status == ProposalStatus::HandsOff) {
+        // Neither is a person's branch touched, nor one about what cannot be seen now (R5).
+        let is_left_alone =
+            |known: &Proposal| known.status == ProposalStatus::HandsOff || topic.is_unseen(resource, known);
+        if known.is_some_and(is_left_alone) {
             offers.standing.insert(key.clone());
             return;
         }
@@ -450,9 +487,7 @@ fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<St
 /// The same, of an object that is there and that git wants.
 fn settled_by_now(topic: &Topic<'_>, proposal: &Proposal, resource: &Resource) -> Option<String> {
     let key = &proposal.key;
-    let waits = topic.plan.steps.iter().any(|step| step.key == *key && !topic.applied.done.contains(key))
-        || topic.plan.blocked.iter().any(|blocked| blocked.key == *key && blocked.step.is_some());
-    if waits {
+    if topic.waits(key) || topic.is_unseen(resource, proposal) {
         return None;
     }
     let is_about = |drift: &&Drift| match proposal.kind {
@@ -462,15 +497,6 @@ fn settled_by_now(topic: &Topic<'_>, proposal: &Proposal, resource: &Resource) -
         }
     };
     let is_ignored = |field: &ProposedField| resource.annotations.ignores(&field.path);
-    let held = topic.plan.held.get(key);
-    let is_unseen = |field: &ProposedField| {
-        held.is_some_and(|held| held.contains(&field.path))
-            && !is_ignored(field)
-            && !topic.drifts_of(key).any(|drift| drift.fields.iter().any(|drifted| drifted.path == field.path))
-    };
-    if proposal.fields.iter().any(is_unseen) {
-        return None;
-    }
     let Some(drift) = topic.drifts_of(key).find(is_about) else {
         let ignored = !proposal.fields.is_empty() && proposal.fields.iter().all(is_ignored);
         let why = if ignored {

@@ -373,7 +373,7 @@ impl Engine {
         let Subject { in_force, tenant, spec } = subject;
         let lease = held.lease();
         let Start { source, loaded, mut memory } = start;
-        held.reads(name_of(&source.refs));
+        held.reads(name_of(&source.refs), in_force.platform.commit.as_ref());
         let documents = std::mem::take(&mut memory.documents);
         let owner = subject.owner(&documents);
 
@@ -498,7 +498,13 @@ impl Engine {
     /// The tenant's branch as it would be with `branch` merged into it, and the head of `branch`. A tenant's branch that
     /// is not there yet would begin with it.
     async fn read_merged(&self, subject: Subject<'_>, branch: &str) -> Result<(Source, ObjectHex), EngineError> {
-        let theirs = self.read_source(subject, branch).await?;
+        let theirs = self.read_source(subject, branch).await.map_err(|error| match error {
+            EngineError::BranchGone(_) => EngineError::BranchGone(format!(
+                "the repository of tenant {} has no branch {branch}; push it, or check its name",
+                subject.tenant
+            )),
+            other => other,
+        })?;
         let commit = theirs.head.clone();
         let into = subject.spec.repository.branch.clone();
         let ours = match self.read_source(subject, &into).await {

@@ -74,9 +74,10 @@ impl Engine {
         if keys.is_empty() {
             return Ok(());
         }
-        let verdicts = status::verdicts(pass.plan, pass.applied, pass.troubles, keys.into_iter());
+        let verdicts = status::verdicts(pass.plan, pass.applied, pass.troubles, keys.iter().cloned());
+        let asked = verdicts.iter().filter(|(key, _)| keys.contains(*key));
         let statuses: Vec<ResourceStatus> =
-            verdicts.iter().map(|(key, verdict)| self.status(pass, key, verdict, pass.statuses.get(key))).collect();
+            asked.map(|(key, verdict)| self.status(pass, key, verdict, pass.statuses.get(key))).collect();
         let mut tx = self.store.begin(Scope::Leased(pass.lease.clone())).await?;
         tx.put_statuses(&statuses).await?;
         tx.commit().await?;

@@ -18,6 +18,7 @@ use crate::model::{Ask, Place, Platform, Request, Trigger, Width};
 use crate::source::Refs;
 use crate::store::Lead;
 
+use super::lease::news_of_platform;
 use super::platform::PlatformStatus;
 use super::reconcile::chain;
 use super::worker::{Worker, name_of};
@@ -266,7 +267,7 @@ impl Schedule {
             _ => Width::Deep,
         };
         let news = match (trigger, &platform.commit) {
-            (Trigger::Commit, Some(commit)) => Some(format!("platform {commit}")),
+            (Trigger::Commit, Some(commit)) => Some(news_of_platform(commit)),
             _ => None,
         };
         let requests: Vec<Request> = platform

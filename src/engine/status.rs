@@ -72,20 +72,25 @@ pub(super) fn verdicts(
         if asks {
             *verdict = Verdict { stalled: true, ..Verdict::bad(reason, message.clone()) };
         }
-        if !reverting {
+        // What a person is asked about comes first, and is worse news than what is left alone.
+        if !reverting && verdict.drifted.is_none() {
             verdict.drifted = Some((reason, message));
         }
     }
+    let drifted_of = |verdicts: &BTreeMap<ResourceKey, Verdict>, key: &ResourceKey| {
+        verdicts.get(key).and_then(|verdict| verdict.drifted.clone())
+    };
     for (key, unknown) in &plan.unknown {
         let verdict = Verdict {
             ready: ConditionStatus::Unknown,
             reconciling: true,
+            drifted: drifted_of(&verdicts, key),
             ..Verdict::bad(unknown.reason, unknown.message.clone())
         };
         verdicts.insert(key.clone(), verdict);
     }
     for blocked in &plan.blocked {
-        let drifted = verdicts.get(&blocked.key).and_then(|verdict| verdict.drifted.clone());
+        let drifted = drifted_of(&verdicts, &blocked.key);
         let waits = matches!(blocked.reason, Reason::DependencyNotReady | Reason::WindowClosed);
         let verdict = Verdict {
             stalled: !waits,
@@ -97,8 +102,12 @@ pub(super) fn verdicts(
     }
     for (key, error) in &applied.failed {
         let terminal = matches!(error, ManagerError::Terminal { .. });
-        let verdict =
-            Verdict { stalled: terminal, reconciling: !terminal, ..Verdict::bad(error.reason(), error.to_string()) };
+        let verdict = Verdict {
+            stalled: terminal,
+            reconciling: !terminal,
+            drifted: drifted_of(&verdicts, key),
+            ..Verdict::bad(error.reason(), error.to_string())
+        };
         verdicts.insert(key.clone(), verdict);
     }
     for key in &applied.put_off {
@@ -110,7 +119,11 @@ pub(super) fn verdicts(
     }
     for (key, cause) in &applied.skipped {
         let message = format!("it waits for {cause}, which failed");
-        let verdict = Verdict { reconciling: true, ..Verdict::bad(Reason::DependencyNotReady, message) };
+        let verdict = Verdict {
+            reconciling: true,
+            drifted: drifted_of(&verdicts, key),
+            ..Verdict::bad(Reason::DependencyNotReady, message)
+        };
         verdicts.insert(key.clone(), verdict);
     }
     verdicts
@@ -142,6 +155,11 @@ pub(super) fn conditions(verdict: &Verdict, before: Option<&ResourceStatus>, at:
     let flag = |holds: bool| if holds { ConditionStatus::True } else { ConditionStatus::False };
     let quiet = (Reason::InPlumb, String::new());
     let told = (verdict.reason, verdict.message.clone());
+    // What cannot be seen has drifted still, as far as anybody knows.
+    let before_unseen = before.filter(|_| verdict.ready == ConditionStatus::Unknown);
+    let drifted_before = before_unseen.and_then(|before| before.condition(ConditionType::Drifted));
+    let drifted_before = drifted_before.filter(|drifted| drifted.status == ConditionStatus::True);
+    let drifted = verdict.drifted.clone().or(drifted_before.map(|drifted| (drifted.reason, drifted.message.clone())));
     let parts = [
         (ConditionType::Ready, verdict.ready, told.clone()),
         (
@@ -150,7 +168,7 @@ pub(super) fn conditions(verdict: &Verdict, before: Option<&ResourceStatus>, at:
             if verdict.reconciling { told.clone() } else { quiet.clone() },
         ),
         (ConditionType::Stalled, flag(verdict.stalled), if verdict.stalled { told } else { quiet.clone() }),
-        (ConditionType::Drifted, flag(verdict.drifted.is_some()), verdict.drifted.clone().unwrap_or(quiet)),
+        (ConditionType::Drifted, flag(drifted.is_some()), drifted.unwrap_or(quiet)),
     ];
     parts
         .into_iter()

@@ -621,6 +621,43 @@ async fn at_most_ten_proposals_are_open_and_the_next_comes_when_one_is_decided()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_stays_deleted_where_a_push_is_refused_in_the_same_look() {
+    let world = world_with("").await;
+    world.write_resource("staging", "Database", "old", "plumb.dev/deletion: delete", "");
+    world.tenant.commit("Add another");
+    world.in_sync().await;
+    world.tenant.remove("environments/staging/old.yaml");
+    world.tenant.commit("Remove it");
+    world.tenant.hook("pre-receive", "#!/bin/sh\nexit 1\n");
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    assert_eq!(world.apply().await.done, 1);
+    assert_eq!(drifted(&world).await.0, Reason::ProposalFailed);
+    assert!(world.status("checkout/staging/Database/old").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_carried_out_yet_is_not_lost_to_a_new_question() {
+    let world = world_with_proposal().await;
+    world.tenant.delete_branch(BRANCH);
+    world.write_platform("id: test-platform\nwindows: [{mode: deny, schedule: \"* * * * *\", duration: 1h}]");
+    world.platform.commit("Nothing changes now");
+    world.by_hand("staging", "orders", "PRAGMA journal_mode = delete").await;
+    for _ in 0..2 {
+        world.apply().await;
+        let answered = world.proposal(ORDERS).await.unwrap();
+        assert_eq!((answered.status, answered.fields.len()), (ProposalStatus::Restored, 1));
+        assert!(drifted(&world).await.1.contains("what was decided on other fields comes first"));
+    }
+    world.write_platform("id: test-platform");
+    world.platform.commit("Go on");
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 7, "the answer is carried out");
+    world.apply().await;
+    let next = world.proposal(ORDERS).await.unwrap();
+    assert_eq!((next.status, next.fields[0].path.as_str()), (ProposalStatus::Open, "/spec/journalMode"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_moved_is_proposed_where_it_is_now() {
     let world = world_with_proposal().await;
     const MOVED: &str = "environments/staging/moved/orders.yaml";

@@ -90,3 +90,34 @@ async fn r5_orphans_stay_listed_while_their_provider_cannot_be_asked() {
     world.apply().await;
     assert_eq!(world.orphans().await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r5_a_proposal_stays_as_it_is_while_a_field_of_it_cannot_be_seen() {
+    let server = PostgresServer::shared();
+    let world = World::with_postgres(server).await;
+    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20\nextensions: [pgcrypto]");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
+    server.psql_in(&name, "DROP EXTENSION pgcrypto").await;
+    server.psql(&format!("ALTER DATABASE {name} CONNECTION LIMIT 50")).await;
+    world.apply().await;
+    let (before, tip) =
+        (world.proposal(&key).await.unwrap(), world.tenant.remote_head("plumb/drift/staging/database-orders"));
+    assert_eq!((before.fields.len(), tip.is_some()), (2, true));
+    // Nobody can look inside, and the other field changes once more.
+    server.psql(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+    server.psql(&format!("ALTER DATABASE {name} CONNECTION LIMIT 60")).await;
+    let report = world.apply().await;
+    assert!(unseen(&report.plan, &key).is_some(), "{:#?}", report.plan);
+    assert_eq!(
+        (world.proposal(&key).await.unwrap(), world.tenant.remote_head("plumb/drift/staging/database-orders")),
+        (before, tip)
+    );
+    let status = world.status(&key).await.unwrap();
+    let drifted = status.condition(ConditionType::Drifted).unwrap();
+    assert_eq!(drifted.status, ConditionStatus::True, "{drifted:?}");
+    server.psql(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
+    world.apply().await;
+    assert_eq!(world.proposal(&key).await.unwrap().fields[0].live, Some(60.into()));
+}

@@ -134,6 +134,9 @@ pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decision
     let mut decisions = Decisions::default();
     for (key, proposal) in proposals {
         let (key, fields) = (key.clone(), proposal.fields.clone());
+        if !proposal.silenced.is_empty() {
+            decisions.ignored.insert(key.clone(), proposal.silenced.clone());
+        }
         match (proposal.kind, proposal.status) {
             (ProposalKind::Missing, ProposalStatus::Restored | ProposalStatus::Ignored) => {
                 decisions.kept_missing.insert(key);
@@ -147,7 +150,7 @@ pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decision
                     // Nobody decided anything: only its branch is still to go.
                     ProposalStatus::Closed => continue,
                 };
-                list.insert(key, fields);
+                list.entry(key).or_default().extend(fields);
             }
         }
     }

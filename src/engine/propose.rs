@@ -69,6 +69,19 @@ impl Topic<'_> {
         self.after.objects.get(key).or_else(|| self.before.objects.get(key))
     }
 
+    /// What was said to be left alone of what `proposal` knows, and still is.
+    fn still_silenced(&self, proposal: &Proposal) -> Vec<ProposedField> {
+        let own = match proposal.status {
+            ProposalStatus::Ignored => &proposal.fields[..],
+            _ => &[],
+        };
+        let drifts: Vec<&Drift> = self.drifts_of(&proposal.key).filter(|drift| drift.silenced).collect();
+        let is_silent = |field: &&ProposedField| {
+            drifts.iter().any(|drift| drift.fields.iter().any(|silent| silent.path == field.path))
+        };
+        own.iter().chain(&proposal.silenced).filter(is_silent).cloned().collect()
+    }
+
     /// Whether something is still to be done to `key`.
     fn waits(&self, key: &ResourceKey) -> bool {
         self.plan.steps.iter().any(|step| step.key == *key && !self.applied.done.contains(key))
@@ -200,6 +213,7 @@ impl Engine {
             offers.troubles.insert(key.clone(), Trouble { reason: Reason::Pending, message, of_all: false });
             return;
         }
+        let silenced = known.map(|known| topic.still_silenced(known)).unwrap_or_default();
         let known = known.filter(|proposal| proposal.status.is_undecided());
         // Neither is a person's branch touched, nor one about what cannot be seen now (R5).
         let is_left_alone =
@@ -278,6 +292,7 @@ impl Engine {
                 file: resource.origin.file.clone(),
                 fields,
                 left_out,
+                silenced,
                 status: ProposalStatus::Pending,
                 message: String::new(),
                 diff,
@@ -379,6 +394,15 @@ impl Engine {
                     return Ok(());
                 }
             }
+        }
+        // What was said before of other fields outlives it.
+        let silenced = topic.still_silenced(proposal);
+        if !silenced.is_empty() {
+            let status = ProposalStatus::Ignored;
+            let message = String::new();
+            let rest =
+                Proposal { fields: silenced, silenced: Vec::new(), left_out: Vec::new(), status, message, ..ended };
+            return self.remember_proposal(topic.held.lease(), &rest).await;
         }
         let mut tx = self.store.begin(Scope::Leased(topic.held.lease().clone())).await?;
         tx.remove_proposal(key).await?;

@@ -191,6 +191,9 @@ pub struct Proposal {
     /// What differs beside that, and cannot be offered.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,
+    /// What a person said to leave alone before (`onClose: ignore`), and still is as it was then.
+    #[serde(default)]
+    pub silenced: Vec<ProposedField>,
     pub status: ProposalStatus,
     /// What to say about it: why it failed or how it was decided.
     pub message: String,

@@ -176,6 +176,45 @@ async fn on_close_ignore_leaves_the_difference_alone_until_it_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_alone_stays_so_while_other_fields_drift() {
+    let world = world_with_proposal().await;
+    world.write_tenant("providers: [files]\nonClose: ignore");
+    world.platform.commit("Ignore what is closed");
+    world.tenant.delete_branch(BRANCH);
+    assert_eq!(world.apply().await.outcome, ExecutionOutcome::InSync);
+    let offered = async || -> Vec<String> {
+        let known = world.proposal(ORDERS).await.unwrap();
+        known.fields.iter().map(|field| field.path.to_string()).collect()
+    };
+    // Another field drifts: only that is asked about.
+    world.by_hand("staging", "orders", "PRAGMA journal_mode = delete").await;
+    for _ in 0..2 {
+        world.apply().await;
+        assert_eq!(offered().await, ["/spec/journalMode"]);
+        assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 7"));
+    }
+    // It ends, and what was said before holds on.
+    world.by_hand("staging", "orders", "PRAGMA journal_mode = wal").await;
+    for _ in 0..2 {
+        assert_eq!(world.apply().await.outcome, ExecutionOutcome::InSync);
+        assert_eq!(offered().await, ["/spec/userVersion"]);
+    }
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    // Both are left alone, until one changes again.
+    world.by_hand("staging", "orders", "PRAGMA journal_mode = delete").await;
+    world.apply().await;
+    world.tenant.delete_branch(BRANCH);
+    for _ in 0..2 {
+        assert_eq!(world.apply().await.outcome, ExecutionOutcome::InSync);
+    }
+    world.by_hand("staging", "orders", "PRAGMA user_version = 43").await;
+    world.apply().await;
+    assert_eq!(offered().await, ["/spec/userVersion"]);
+    assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("journalMode: wal"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn live_that_returns_by_itself_closes_the_proposal() {
     let world = world_with_proposal().await;
     world.by_hand("staging", "orders", "PRAGMA user_version = 7").await;

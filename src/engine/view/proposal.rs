@@ -81,6 +81,7 @@ pub(super) fn view(facts: &Facts, proposal: &Proposal, now: DateTime<Utc>) -> Pr
         file: _,
         fields,
         left_out,
+        silenced: _,
         status,
         message,
         diff,

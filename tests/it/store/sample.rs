@@ -105,6 +105,7 @@ pub fn proposal(key: &ResourceKey) -> Proposal {
             field: ProposedField { path: "/spec/settings/x".into(), base: None, git: None, live: Some(json!(1)) },
             message: HOSTILE.into(),
         }],
+        silenced: Vec::new(),
         status: ProposalStatus::HandsOff,
         message: HOSTILE.into(),
         diff: "-  connectionLimit: 20\n+  connectionLimit: 30\n".into(),

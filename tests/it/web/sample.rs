@@ -276,6 +276,7 @@ fn checkout(sample: &mut Sample) {
             field: field("/spec/settings/work_mem", json!("8MB"), json!("64MB")),
             message: "an anchor shares the value with another place of the document".into(),
         }],
+        silenced: Vec::new(),
         status: ProposalStatus::Open,
         message: String::new(),
         diff: "--- a/environments/production/orders.yaml\n+++ b/environments/production/orders.yaml\n@@ -6,10 +6,10 @@\n   labels: {owner: team-checkout}\n spec:\n   provider: pg-main\n-  connectionLimit: 20          # sized for two pods\n+  connectionLimit: 50          # sized for two pods\n   extensions: [pgcrypto, pg_trgm]\n   roles:\n     - {name: app, access: readwrite}\n-    - {name: ro, access: read}\n+    - {name: ro, access: readwrite}\n"
@@ -299,6 +300,7 @@ fn checkout(sample: &mut Sample) {
             file: "environments/staging/sessions.yaml".into(),
             fields: vec![field("/spec/keyPrefix", json!("sess:"), json!("s:"))],
             left_out: Vec::new(),
+            silenced: Vec::new(),
             status: ProposalStatus::Accepted,
             message: "merged as 9f1c2ab4".into(),
             diff: "--- a/environments/staging/sessions.yaml\n+++ b/environments/staging/sessions.yaml\n@@ -5,2 +5,2 @@\n spec:\n-  keyPrefix: 's:'\n+  keyPrefix: 'sess:'\n".into(),

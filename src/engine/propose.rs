@@ -203,11 +203,10 @@ impl Engine {
     ) {
         let key = &drift.key;
         let Some(resource) = topic.desired.resources.get(key) else { return };
-        let is_carried_out = |decided: &Proposal| {
-            let is_carried = matches!(decided.status, ProposalStatus::Accepted | ProposalStatus::Restored);
-            is_carried && topic.waits(key)
+        let is_to_be_carried_out = |decided: &Proposal| {
+            matches!(decided.status, ProposalStatus::Accepted | ProposalStatus::Restored) && topic.waits(key)
         };
-        if known.is_some_and(is_carried_out) {
+        if known.is_some_and(is_to_be_carried_out) {
             // One proposal a resource: another would take the place of the answer.
             let message = "not proposed yet: what was decided on other fields comes first".to_owned();
             offers.troubles.insert(key.clone(), Trouble { reason: Reason::Pending, message, of_all: false });

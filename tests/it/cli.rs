@@ -100,11 +100,7 @@ fn help_names_every_command_of_this_list_and_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn from_a_first_plan_to_an_accepted_drift() {
     let desk = Desk::with_starter();
-    let seen = |name: &str, args: &[&str]| {
-        let said = desk.plumb(args);
-        snapshot(name, &shown(&desk, args, &said));
-        said.code
-    };
+    let seen = |name: &str, args: &[&str]| seen(&desk, name, args);
     assert_eq!(seen("plan", &["plan"]), 0);
     assert_eq!(seen("plan_json", &["plan", "-o", "json", "-e", "staging"]), 0);
     assert_eq!(desk.plumb(&["plan", "--detailed-exitcode"]).code, 2);
@@ -139,11 +135,7 @@ async fn from_a_first_plan_to_an_accepted_drift() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_reading_commands_show() {
     let desk = Desk::with_starter();
-    let seen = |name: &str, args: &[&str]| {
-        let said = desk.plumb(args);
-        snapshot(name, &shown(&desk, args, &said));
-        said.code
-    };
+    let seen = |name: &str, args: &[&str]| seen(&desk, name, args);
     assert_eq!(seen("doctor_before", &["doctor"]), 0);
     assert_eq!(seen("policy_test", &["policy", "test"]), 0);
     desk.plumb(&["apply", "-q"]);
@@ -167,11 +159,7 @@ async fn what_the_reading_commands_show() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_shows_what_is_held_lost_taken_over_and_unseen() {
     let desk = Desk::with_starter();
-    let seen = |name: &str, args: &[&str]| {
-        let said = desk.plumb(args);
-        snapshot(name, &shown(&desk, args, &said));
-        said.code
-    };
+    let seen = |name: &str, args: &[&str]| seen(&desk, name, args);
     let write = |name: &str, annotations: &str, spec: &str| {
         desk.tenant.write(
             &format!("environments/staging/{name}.yaml"),
@@ -489,6 +477,13 @@ async fn change_by_hand(desk: &Desk) {
     let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
     sqlx::raw_sql("PRAGMA user_version = 42").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
+}
+
+/// Runs a command and compares what it said with the snapshot of that name; gives its exit code.
+fn seen(desk: &Desk, name: &str, args: &[&str]) -> i32 {
+    let said = desk.plumb(args);
+    snapshot(name, &shown(desk, args, &said));
+    said.code
 }
 
 /// Compares with `tests/it/cli/<name>.snap`.

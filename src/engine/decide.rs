@@ -55,7 +55,8 @@ pub(super) fn read_proposals(
 /// The proposal as it stands after what was seen; `vanished` is how many branches are gone.
 fn after(proposal: &Proposal, seen: Seen, vanished: usize, on_close: OnClose) -> Proposal {
     let proposal = proposal.clone();
-    let decided = |status, message: &str| Proposal { status, message: message.to_owned(), ..proposal.clone() };
+    let decided =
+        |status, message: &str| Proposal { status, failed: false, message: message.to_owned(), ..proposal.clone() };
     // Not out any more, and nobody's decision: to be pushed again, and not taken for closed before that has arrived.
     let again = |message: String| Proposal {
         status: ProposalStatus::Pending,
@@ -72,9 +73,12 @@ fn after(proposal: &Proposal, seen: Seen, vanished: usize, on_close: OnClose) ->
             decided(ProposalStatus::HandsOff, "somebody committed to the branch; Plumb no longer updates it")
         }
         Seen::Merged => decided(ProposalStatus::Accepted, "merged"),
-        Seen::Vanished if vanished > MOST_RESTORED_AT_ONCE => again(format!(
-            "{vanished} proposal branches vanished at once, so none is taken as a decision; pushed again"
-        )),
+        Seen::Vanished if vanished > MOST_RESTORED_AT_ONCE => Proposal {
+            failed: false,
+            ..again(format!(
+                "{vanished} proposal branches vanished at once, so none is taken as a decision; pushed again"
+            ))
+        },
         Seen::Vanished => match on_close {
             OnClose::Restore => decided(ProposalStatus::Restored, "the branch was deleted: git's value is put back"),
             OnClose::Ignore => decided(ProposalStatus::Ignored, "the branch was deleted: the difference is left alone"),
@@ -139,9 +143,13 @@ pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decision
         }
         match (proposal.kind, proposal.status) {
             (ProposalKind::Missing, ProposalStatus::Restored | ProposalStatus::Ignored) => {
+                decisions.were_there.insert(key.clone());
                 decisions.kept_missing.insert(key);
             }
-            (ProposalKind::Missing, _) => {}
+            (ProposalKind::Missing, ProposalStatus::Pending | ProposalStatus::Open | ProposalStatus::HandsOff) => {
+                decisions.were_there.insert(key);
+            }
+            (ProposalKind::Missing, ProposalStatus::Accepted | ProposalStatus::Closed) => {}
             (ProposalKind::Drift, status) => {
                 let list = match status {
                     ProposalStatus::Pending | ProposalStatus::Open | ProposalStatus::HandsOff => &mut decisions.open,

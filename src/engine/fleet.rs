@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 
-use crate::managers::{self, Endpoint, ManagerError, ResourceManager};
+use crate::managers::{Endpoint, ManagerError, ResourceManager};
 use crate::model::{Platform, ProviderSpec, Reason};
 
 use super::credentials;
@@ -32,15 +32,19 @@ struct Kept {
     member: Member,
 }
 
+/// Makes the manager for an endpoint: [`managers::connect`], or what a test has in its place.
+pub type Connect = Arc<dyn Fn(Endpoint) -> Result<Arc<dyn ResourceManager>, ManagerError> + Send + Sync>;
+
 /// All managers in use.
 pub(super) struct Fleet {
     base_dir: PathBuf,
+    connect: Connect,
     kept: Mutex<HashMap<(String, Access), Kept>>,
 }
 
 impl Fleet {
-    pub(super) fn new(base_dir: PathBuf) -> Self {
-        Self { base_dir, kept: Mutex::default() }
+    pub(super) fn new(base_dir: PathBuf, connect: Connect) -> Self {
+        Self { base_dir, connect, kept: Mutex::default() }
     }
 
     /// The manager of `provider`.
@@ -85,7 +89,7 @@ impl Fleet {
             timeout: spec.timeout.0,
         };
         let member =
-            Member { manager: managers::connect(endpoint)?, slots: Arc::new(Semaphore::new(spec.max_concurrency)) };
+            Member { manager: (self.connect)(endpoint)?, slots: Arc::new(Semaphore::new(spec.max_concurrency)) };
         kept.insert(place, Kept { spec: spec.clone(), credential, member: member.clone() });
         Ok(member)
     }

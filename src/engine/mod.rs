@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::managers;
 use crate::model::{Clock, Event, ObjectHex, Platform, Reason, Replica};
 use crate::source::SourceError;
 use crate::store::{Store, StoreError};
@@ -46,6 +47,7 @@ use mirrors::Mirrors;
 pub use crate::model::{Ask, Width};
 pub use check::{Check, CheckResult};
 pub use desired::Sources;
+pub use fleet::Connect;
 pub use lease::LEASE;
 pub use passwords::{NoPasswords, Passwords};
 pub use platform::PlatformStatus;
@@ -151,7 +153,7 @@ impl Engine {
         clock: Arc<dyn Clock>,
         listener: Listener,
     ) -> Self {
-        let fleet = Fleet::new(settings.data_dir.clone());
+        let fleet = Fleet::new(settings.data_dir.clone(), Arc::new(managers::connect));
         let mirrors = Mirrors::new(settings.data_dir.join("mirrors"));
         Self {
             settings,
@@ -168,6 +170,13 @@ impl Engine {
         }
     }
 
+    /// The same engine with managers of the caller's making, which must be called before anything is connected.
+    #[must_use]
+    pub fn with_managers(mut self, connect: Connect) -> Self {
+        self.fleet = Fleet::new(self.settings.data_dir.clone(), connect);
+        self
+    }
+
     /// The store, for those who read.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
@@ -182,6 +191,14 @@ impl Engine {
     fn workspace(&self, tenant: &str) -> Arc<tokio::sync::Mutex<Workspace>> {
         let mut workspaces = self.workspaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         Arc::clone(workspaces.entry(tenant.to_owned()).or_default())
+    }
+}
+
+/// Does long work without waiting: where there are several threads, the others take over what waits on this one.
+fn beside<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 

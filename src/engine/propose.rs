@@ -5,14 +5,15 @@
 //! record can tell which differences nobody is asked about and why; [`Engine::propose`] says it.
 
 mod edit;
+mod forgotten;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::forge::{Draft, FileEdit, Forge, ForgeError, ProposalRef};
 use crate::model::{
-    ConditionType, DesiredState, Drift, DriftMode, EventKind, Lease, ObjectHex, Observation, Observations, Plan,
-    Proposal, ProposalKind, ProposalStatus, ProposedField, Reason, Resource, ResourceKey, ResourceStatus,
+    ConditionType, DesiredState, Drift, DriftMode, EventKind, FieldPath, Lease, ObjectHex, Observation, Observations,
+    Plan, Proposal, ProposalKind, ProposalStatus, ProposedField, Reason, Resource, ResourceKey, ResourceStatus,
 };
 use crate::source::{Mirror, Refs};
 use crate::store::Scope;
@@ -21,8 +22,10 @@ use super::apply::Applied;
 use super::desired::{Owner, Workspace};
 use super::lease::{Going, Held};
 use super::timeline::Timeline;
-use super::{Engine, EngineError, decide, mirrors};
+use super::{Engine, EngineError, beside, decide};
 use edit::{Edited, edit, proposed};
+use forgotten::own_key;
+pub(super) use forgotten::{Forgotten, forgotten};
 pub(super) use words::sentence;
 
 /// More proposals than these are not open in one repository at once, so that nobody drowns in them.
@@ -31,8 +34,9 @@ const MOST_OPEN: usize = 10;
 /// So many pushes that are refused in one pass are taken for a remote that takes none.
 const MOST_REFUSED: usize = 5;
 
-/// The trailer that tells Plumb's own proposals from other branches when the state is lost.
+/// The trailers that tell a platform's own proposals from other branches when the state is lost.
 const KEY_TRAILER: &str = "Plumb-Key";
+const PLATFORM_TRAILER: &str = "Plumb-Platform";
 
 /// What the conversations of one pass are about.
 pub(super) struct Topic<'a> {
@@ -53,6 +57,8 @@ pub(super) struct Topic<'a> {
     pub after: &'a Observations,
     /// What was said of each resource before.
     pub statuses: &'a BTreeMap<ResourceKey, ResourceStatus>,
+    /// Proposals that are out and not known.
+    pub forgotten: &'a Forgotten,
 }
 
 impl Topic<'_> {
@@ -69,16 +75,16 @@ impl Topic<'_> {
         self.after.objects.get(key).or_else(|| self.before.objects.get(key))
     }
 
-    /// What was said to be left alone of what `proposal` knows, and still is.
+    /// What was said to be left alone of what `proposal` knows, and still is, or cannot be seen.
     fn still_silenced(&self, proposal: &Proposal) -> Vec<ProposedField> {
         let own = match proposal.status {
             ProposalStatus::Ignored => &proposal.fields[..],
             _ => &[],
         };
-        let drifts: Vec<&Drift> = self.drifts_of(&proposal.key).filter(|drift| drift.silenced).collect();
-        let is_silent = |field: &&ProposedField| {
-            drifts.iter().any(|drift| drift.fields.iter().any(|silent| silent.path == field.path))
-        };
+        let Some(held) = self.plan.held.get(&proposal.key) else { return Vec::new() };
+        let asked: Vec<&Drift> = self.drifts_of(&proposal.key).filter(|drift| !drift.silenced).collect();
+        let is_silent =
+            |field: &&ProposedField| held.contains(&field.path) && !asked.iter().any(|drift| is_about(drift, field));
         own.iter().chain(&proposal.silenced).filter(is_silent).cloned().collect()
     }
 
@@ -90,18 +96,34 @@ impl Topic<'_> {
 
     /// Whether a field that `proposal` is about could not be seen.
     fn is_unseen(&self, resource: &Resource, proposal: &Proposal) -> bool {
-        let key = &proposal.key;
-        let Some(held) = self.plan.held.get(key) else { return false };
-        proposal.fields.iter().any(|field| {
-            held.contains(&field.path)
-                && !resource.annotations.ignores(&field.path)
-                && !self.drifts_of(key).any(|drift| drift.fields.iter().any(|drifted| drifted.path == field.path))
-        })
+        proposal.fields.iter().any(|field| self.could_not_see(resource, &field.path))
+    }
+
+    /// Whether any field of `resource` could not be seen.
+    fn holds_unseen(&self, resource: &Resource) -> bool {
+        let held = self.plan.held.get(&resource.key);
+        held.into_iter().flatten().any(|path| self.could_not_see(resource, path))
+    }
+
+    /// What is held, and neither ignored nor known to differ, could not be seen.
+    fn could_not_see(&self, resource: &Resource, path: &FieldPath) -> bool {
+        let key = &resource.key;
+        self.plan.held.get(key).is_some_and(|held| held.contains(path))
+            && !resource.annotations.ignores(path)
+            && !self.drifts_of(key).any(|drift| drift.fields.iter().any(|drifted| drifted.path == *path))
     }
 
     fn branch_of(&self, key: &ResourceKey) -> String {
-        key.drift_branch(self.owner.tenant.repository.path != ".")
+        branch_of(self.owner, key)
     }
+}
+
+fn branch_of(owner: Owner<'_>, key: &ResourceKey) -> String {
+    key.drift_branch(owner.tenant.repository.path != ".")
+}
+
+fn is_about(drift: &Drift, proposed: &ProposedField) -> bool {
+    drift.fields.iter().any(|field| field.path == proposed.path)
 }
 
 /// Why nobody is asked about a difference, or about a part of it.
@@ -155,7 +177,7 @@ impl Engine {
         proposals: &BTreeMap<ResourceKey, Proposal>,
         workspace: &mut Workspace,
     ) -> Offers {
-        let failed_before = |key: &ResourceKey| proposals.get(key).is_some_and(|known| !known.message.is_empty());
+        let failed_before = |key: &ResourceKey| proposals.get(key).is_some_and(|known| known.failed);
         let mut drifts: Vec<&Drift> =
             topic.plan.drift.iter().filter(|drift| asks_a_person(drift) && topic.is_still_there(drift)).collect();
         // Those that failed before come last, so that they keep nobody else waiting.
@@ -172,8 +194,9 @@ impl Engine {
         });
         // A branch that is merged asks nobody anything, whoever left it there.
         let is_open = |tip: &&ObjectHex| !topic.mirror.contains(tip, topic.head).unwrap_or(false);
+        let forgotten = forgotten::settled(topic, &offers).into_iter().map(|(_, tip, _)| tip);
         let gone: BTreeSet<&ObjectHex> =
-            will_go.filter_map(|proposal| topic.refs.drift.get(&proposal.branch)).collect();
+            will_go.filter_map(|proposal| topic.refs.drift.get(&proposal.branch)).chain(forgotten).collect();
         let staying = match to_come.is_empty() {
             true => 0,
             false => topic.refs.drift.values().filter(|tip| !gone.contains(tip)).filter(is_open).count(),
@@ -239,7 +262,7 @@ impl Engine {
             offers.standing.insert(key.clone());
             return;
         }
-        let edited = tokio::task::block_in_place(|| edit(&self.validator, topic, drift, resource, workspace));
+        let edited = beside(|| edit(&self.validator, topic, drift, resource, workspace));
         let Edited { path, content, diff, fields, left_out } = match edited {
             Ok(edited) => edited,
             Err(trouble) => {
@@ -260,21 +283,21 @@ impl Engine {
         // A tip that is not known from the state must say of itself that it is Plumb's.
         if let Some(tip) = tip
             && !known.is_some_and(|known| known.made(tip))
-            && !is_ours(topic.mirror, tip, key)
+            && own_key(topic.mirror, tip, &topic.owner.platform.id).as_ref() != Some(key)
         {
             let message =
                 format!("the branch {branch} is there and holds somebody's commits; delete it to get a proposal");
             offers.troubles.insert(key.clone(), Trouble::failed(message));
             return;
         }
-        let earlier = known.map(|known| &known.message).filter(|message| !message.is_empty());
+        let earlier = known.filter(|known| known.failed).map(|known| &known.message);
         offers.troubles.extend(earlier.map(|message| (key.clone(), Trouble::failed(message))));
         let opened_at = known.map_or_else(|| self.clock.now(), |known| known.opened_at);
         offers.drafts.push(Offer {
             draft: Draft {
                 branch: branch.clone(),
                 base: topic.head.clone(),
-                message: words::commit_message(drift, &left_out, key),
+                message: words::commit_message(drift, &left_out, key, &topic.owner.platform.id),
                 edits: vec![FileEdit { path, content: content.map(String::into_bytes) }],
                 at: opened_at,
                 expected: tip.cloned(),
@@ -293,6 +316,7 @@ impl Engine {
                 left_out,
                 silenced,
                 status: ProposalStatus::Pending,
+                failed: false,
                 message: String::new(),
                 diff,
                 opened_at,
@@ -321,12 +345,17 @@ impl Engine {
                 self.conclude(topic, proposal, why, timeline).await?;
             }
         }
+        for (key, tip, why) in forgotten::settled(topic, &offers) {
+            if topic.held.going() != Going::Lost {
+                forgotten::withdraw(topic, key, tip, why, timeline).await;
+            }
+        }
         let Offers { drafts, standing, mut troubles } = offers;
         for known in standing.iter().filter_map(|key| proposals.get(key)) {
             // An update of it failed, and what it says is right again.
-            if known.status == ProposalStatus::Open && !known.message.is_empty() {
-                self.remember_proposal(topic.held.lease(), &Proposal { message: String::new(), ..known.clone() })
-                    .await?;
+            if known.status == ProposalStatus::Open && known.failed {
+                let right = Proposal { failed: false, message: String::new(), ..known.clone() };
+                self.remember_proposal(topic.held.lease(), &right).await?;
             }
         }
         let mut refused = 0;
@@ -371,7 +400,7 @@ impl Engine {
         if proposal.status.is_undecided() {
             // Remembered before the branch goes: nobody must take its absence for a person's answer, neither after a
             // death in between nor where another replica has the tenant by then.
-            (ended.status, ended.message) = (ProposalStatus::Closed, String::new());
+            (ended.status, ended.failed, ended.message) = (ProposalStatus::Closed, false, String::new());
             self.remember_proposal(topic.held.lease(), &ended).await?;
             let (branch, status) = (proposal.branch.clone(), ended.status);
             timeline.note_of(key, EventKind::ProposalDecided { branch, status, message: why });
@@ -397,10 +426,16 @@ impl Engine {
         // What was said before of other fields outlives it.
         let silenced = topic.still_silenced(proposal);
         if !silenced.is_empty() {
-            let status = ProposalStatus::Ignored;
-            let message = String::new();
-            let rest =
-                Proposal { fields: silenced, silenced: Vec::new(), left_out: Vec::new(), status, message, ..ended };
+            let rest = Proposal {
+                kind: ProposalKind::Drift,
+                fields: silenced,
+                silenced: Vec::new(),
+                left_out: Vec::new(),
+                status: ProposalStatus::Ignored,
+                failed: false,
+                message: String::new(),
+                ..ended
+            };
             return self.remember_proposal(topic.held.lease(), &rest).await;
         }
         let mut tx = self.store.begin(Scope::Leased(topic.held.lease().clone())).await?;
@@ -447,7 +482,7 @@ impl Engine {
                 Ok(Ok(()))
             }
             Err(error) => {
-                until_then.message = error.to_string();
+                (until_then.failed, until_then.message) = (true, error.to_string());
                 self.remember_proposal(topic.held.lease(), &until_then).await?;
                 Ok(Err(error))
             }
@@ -513,14 +548,12 @@ fn settled_by_now(topic: &Topic<'_>, proposal: &Proposal, resource: &Resource) -
     if topic.waits(key) || topic.is_unseen(resource, proposal) {
         return None;
     }
-    let is_about = |drift: &&Drift| match proposal.kind {
+    let is_asked = |drift: &&Drift| match proposal.kind {
         ProposalKind::Missing => drift.missing,
-        ProposalKind::Drift => {
-            proposal.fields.iter().any(|own| drift.fields.iter().any(|field| field.path == own.path))
-        }
+        ProposalKind::Drift => proposal.fields.iter().any(|own| is_about(drift, own)),
     };
     let is_ignored = |field: &ProposedField| resource.annotations.ignores(&field.path);
-    let Some(drift) = topic.drifts_of(key).find(is_about) else {
+    let Some(drift) = topic.drifts_of(key).find(is_asked) else {
         let ignored = !proposal.fields.is_empty() && proposal.fields.iter().all(is_ignored);
         let why = if ignored {
             "plumb.dev/drift-ignore leaves the difference alone now"
@@ -538,15 +571,4 @@ fn settled_by_now(topic: &Topic<'_>, proposal: &Proposal, resource: &Resource) -
         DriftMode::Observe => Some("drift of the resource is only observed now".to_owned()),
         DriftMode::Revert => Some("drift of the resource is put back now".to_owned()),
     }
-}
-
-fn is_ours(mirror: &Mirror, tip: &ObjectHex, key: &ResourceKey) -> bool {
-    mirror.commits_between(None, tip).is_ok_and(|commits| {
-        let key = key.to_string();
-        commits.first().is_some_and(|commit| {
-            // Whoever amends the commit keeps its trailers and becomes its committer.
-            commit.committer == mirrors::author()
-                && commit.trailers.iter().any(|(name, value)| name.eq_ignore_ascii_case(KEY_TRAILER) && *value == key)
-        })
-    })
 }

@@ -25,11 +25,11 @@ use super::memory::Memory;
 use super::observe::{Look, targets};
 use super::passwords::Seen;
 use super::platform::PlatformStatus;
-use super::propose::Topic;
+use super::propose::{Topic, forgotten};
 use super::record::{Pass, Written};
 use super::timeline::Timeline;
 use super::worker::name_of;
-use super::{Engine, EngineError, blocking, decide, holds, mirrors, windows};
+use super::{Engine, EngineError, beside, blocking, decide, holds, mirrors, windows};
 
 /// How often a pass is planned anew at once because a target was not what a step expected.
 const MOST_REPLANS: usize = 3;
@@ -102,7 +102,7 @@ impl<'a> Subject<'a> {
     ) -> Result<Vec<Proposal>, EngineError> {
         let Source { mirror, refs, .. } = source;
         let url = &self.spec.repository.url;
-        tokio::task::block_in_place(|| decide::read_proposals(known, refs, url, self.spec, desired, mirror))
+        beside(|| decide::read_proposals(known, refs, url, self.spec, desired, mirror))
             .map_err(|error| unreadable(self.tenant, error))
     }
 
@@ -114,18 +114,16 @@ impl<'a> Subject<'a> {
         reading: &Reading,
     ) -> Result<Vec<(Reason, String)>, EngineError> {
         let Source { mirror, head, .. } = source;
-        tokio::task::block_in_place(|| {
-            holds::prune_holds(self.spec, memory, reading.files, |before| mirror.contains(before, head))
-        })
-        .map_err(|error| unreadable(self.tenant, error))
+        beside(|| holds::prune_holds(self.spec, memory, reading.files, |before| mirror.contains(before, head)))
+            .map_err(|error| unreadable(self.tenant, error))
     }
 }
 
 /// A tenant's repository as one advertisement showed it.
-struct Source {
-    mirror: Arc<Mirror>,
-    refs: Refs,
-    head: ObjectHex,
+pub(super) struct Source {
+    pub mirror: Arc<Mirror>,
+    pub refs: Refs,
+    pub head: ObjectHex,
 }
 
 /// What a preview is of.
@@ -273,7 +271,7 @@ impl Engine {
         let (Previewed { source, commit, loaded }, memory) =
             tokio::try_join!(self.load_for_preview(subject, source, &mut workspace), self.recall_for_preview(tenant))?;
         let owner = subject.owner(&memory.documents);
-        let reading = tokio::task::block_in_place(|| workspace.read(owner, loaded));
+        let reading = beside(|| workspace.read(owner, loaded));
         let mut decisions = match source {
             None => {
                 let mut decisions = decide::decisions(&memory.proposals);
@@ -285,6 +283,7 @@ impl Engine {
                 let read = subject.read_proposals(&proposals, &source, &reading.desired)?;
                 proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
                 let mut decisions = decide::decisions(&proposals);
+                decisions.were_there.extend(forgotten(owner, &source, &memory.proposals).into_keys());
                 decisions.approvals = self.approvals(tenant, &source, &memory).await?;
                 decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
                 decisions
@@ -378,13 +377,15 @@ impl Engine {
         let owner = subject.owner(&documents);
 
         // manifest, validate
-        let reading = tokio::task::block_in_place(|| workspace.read(owner, loaded));
+        let reading = beside(|| workspace.read(owner, loaded));
         let desired = Arc::clone(&reading.desired);
         note_reading(timeline, &source, &reading);
 
         // what people decided
         self.read_decisions(subject, lease, &source, &desired, &mut memory, timeline).await?;
+        let forgotten = forgotten(owner, &source, &memory.proposals);
         let mut decisions = decide::decisions(&memory.proposals);
+        decisions.were_there.extend(forgotten.keys().cloned());
         decisions.approvals = self.approvals(tenant, &source, &memory).await?;
         decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
         self.complete(&mut decisions, subject, &memory);
@@ -436,6 +437,7 @@ impl Engine {
             before: &live,
             after: &after,
             statuses: &memory.statuses,
+            forgotten: &forgotten,
         };
         let offers = self.offers(&topic, &memory.proposals, workspace);
         let expected = offers.troubles.clone();
@@ -641,7 +643,7 @@ impl Engine {
             Access::Write => Vec::new(),
         };
         let terms = Terms { platform, tenant: spec };
-        let mut plan = tokio::task::block_in_place(|| plan::plan(desired, &live, prior, &decisions, terms, scope));
+        let mut plan = beside(|| plan::plan(desired, &live, prior, &decisions, terms, scope));
         plan.warnings.extend(warnings);
         Planned { live, silent, decisions, plan }
     }

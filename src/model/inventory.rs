@@ -195,6 +195,9 @@ pub struct Proposal {
     #[serde(default)]
     pub silenced: Vec<ProposedField>,
     pub status: ProposalStatus,
+    /// Whether what it should be could not be shown at the last try; the message says why.
+    #[serde(default)]
+    pub failed: bool,
     /// What to say about it: why it failed or how it was decided.
     pub message: String,
     /// The unified diff it offers.
@@ -224,6 +227,9 @@ pub struct Decisions {
     /// Proposals to remove the document of a missing object that were decided against: recreation still needs R8's
     /// approval, but nothing is proposed again.
     pub kept_missing: BTreeSet<ResourceKey>,
+    /// Keys whose objects were there, whatever else was lost: a proposal says that they are gone, or one of Plumb's own
+    /// is out that the state does not know (R8).
+    pub were_there: BTreeSet<ResourceKey>,
     pub approvals: Vec<Approval>,
     /// Keys whose deletion was held before and is not approved since. They stay held, whatever else the tenant has by
     /// now: resources that were added meanwhile must not make the share that goes look small (R6).

@@ -127,7 +127,7 @@ impl Draft<'_> {
         }
         let changes = compare::all_changes(&resource.fields, None, &BTreeMap::new());
         let step = self.step(resource, Action::Create, Expect::Absent, changes);
-        let was_there = record.is_some() || lost;
+        let was_there = record.is_some() || lost || self.decisions.were_there.contains(key);
         let mode = self.mode_of(resource);
         if was_there && key.kind.info().data_bearing {
             // Absent data is never put back at once, whatever the mode.

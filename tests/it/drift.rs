@@ -737,9 +737,12 @@ fn drift_branches(world: &World) -> Vec<String> {
 async fn r14_more_than_three_branches_that_vanish_at_once_are_pushed_again() {
     let names = ["a", "b", "c", "d"];
     let (world, branches) = vanished(&names).await;
+    world.events();
     let report = world.apply().await;
     assert_eq!(report.done, 0, "an accident restores nothing");
     assert_eq!(drift_branches(&world), branches);
+    let failed = |event: &plumb::model::Event| matches!(event.kind, EventKind::ProposalFailed { .. });
+    assert!(!world.events().iter().any(failed), "nothing was refused");
     for name in names {
         assert_eq!(world.number("staging", name, VERSION).await, 5);
     }

@@ -103,6 +103,76 @@ async fn r4_a_proposal_that_is_out_when_the_state_is_lost_goes_on_on_its_branch(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r4_proposals_whose_drift_is_gone_close_after_a_loss_and_make_room() {
+    let names: Vec<String> = (0..11).map(|number| format!("db{number:02}")).collect();
+    let mut world = world_with(&names.iter().map(String::as_str).collect::<Vec<_>>(), "").await;
+    let (last, ten) = names.split_last().unwrap();
+    for name in ten {
+        world.by_hand("staging", name, "PRAGMA user_version = 42").await;
+    }
+    world.apply().await;
+    let drift = |world: &World| -> Vec<String> {
+        world.tenant.branches().into_iter().filter(|branch| branch != "main").collect()
+    };
+    assert_eq!(drift(&world).len(), 10);
+    // A person's branch, and one of another platform's for a resource that is in plumb.
+    for (name, message) in [
+        ("database-by-hand", "Not Plumb's"),
+        ("database-db10", "Other\n\nPlumb-Key: checkout/staging/Database/db10\nPlumb-Platform: another"),
+    ] {
+        let branch = format!("plumb/drift/staging/{name}");
+        world.tenant.remote_git(&["branch", &branch, "main"]);
+        let commit = world.tenant.remote_git(&[
+            "-c",
+            "user.name=Plumb",
+            "-c",
+            "user.email=plumb@plumb.invalid",
+            "commit-tree",
+            "main^{tree}",
+            "-p",
+            "main",
+            "-m",
+            message,
+        ]);
+        world.tenant.remote_git(&["update-ref", &format!("refs/heads/{branch}"), commit.trim()]);
+    }
+    for name in ten {
+        world.by_hand("staging", name, "PRAGMA user_version = 1").await;
+    }
+    world.by_hand("staging", last, "PRAGMA journal_mode = delete").await;
+    world.lose_state().await;
+    world.events();
+    let report = world.apply().await;
+    assert_eq!(report.done, 0, "{:#?}", report.plan);
+    let decided = |event: &plumb::model::Event| {
+        matches!(&event.kind, EventKind::ProposalDecided { status: ProposalStatus::Closed, .. })
+    };
+    assert_eq!(world.events().iter().filter(|event| decided(event)).count(), 10);
+    assert_eq!(drift(&world), ["plumb/drift/staging/database-by-hand", "plumb/drift/staging/database-db10"]);
+    for _ in 0..2 {
+        world.apply().await;
+        assert_eq!(world.events().iter().filter(|event| decided(event)).count(), 0, "told once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_what_was_gone_before_the_loss_is_not_made_again_while_its_proposal_is_out() {
+    let mut world = world_with(&["orders"], "").await;
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    world.apply().await;
+    world.lose_state().await;
+    assert_eq!(held(&world.plan().await.plan, ORDERS), Some(Reason::DataMissing));
+    for _ in 0..2 {
+        let report = world.apply().await;
+        assert_eq!((report.done, held(&report.plan, ORDERS)), (0, Some(Reason::DataMissing)), "{:#?}", report.plan);
+        assert!(!world.file("staging", "orders").exists());
+    }
+    assert_eq!(world.proposal(ORDERS).await.unwrap().kind, ProposalKind::Missing);
+    world.tenant.merge(BRANCH, MergeHow::MergeCommit);
+    assert_eq!(world.in_sync().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r4_a_document_removed_before_the_loss_is_an_orphan_until_its_deletion_is_approved() {
     let mut world = world_with(&["orders", "payments"], DELETE).await;
     remove(&world, &["orders"]);

@@ -121,3 +121,30 @@ async fn r5_a_proposal_stays_as_it_is_while_a_field_of_it_cannot_be_seen() {
     world.apply().await;
     assert_eq!(world.proposal(&key).await.unwrap().fields[0].live, Some(60.into()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r5_what_was_left_alone_stays_so_where_it_cannot_be_seen_while_another_field_is_asked_about() {
+    let server = PostgresServer::shared();
+    let world = World::with_postgres(server).await;
+    world.write_tenant("providers: [files, pg]\nonClose: ignore");
+    world.platform.commit("Ignore what is closed");
+    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20\nextensions: [pgcrypto]");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
+    server.psql_in(&name, "DROP EXTENSION pgcrypto").await;
+    world.apply().await;
+    world.tenant.delete_branch("plumb/drift/staging/database-orders");
+    world.in_sync().await;
+    // Nobody can look inside while the other field changes, and changes back.
+    for limit in [50, 20, 60] {
+        server.psql(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+        server.psql(&format!("ALTER DATABASE {name} CONNECTION LIMIT {limit}")).await;
+        world.apply().await;
+        server.psql(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
+    }
+    world.apply().await;
+    let offered: Vec<String> =
+        world.proposal(&key).await.unwrap().fields.iter().map(|field| field.path.to_string()).collect();
+    assert_eq!(offered, ["/spec/connectionLimit"]);
+}

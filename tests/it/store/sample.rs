@@ -107,6 +107,7 @@ pub fn proposal(key: &ResourceKey) -> Proposal {
         }],
         silenced: Vec::new(),
         status: ProposalStatus::HandsOff,
+        failed: false,
         message: HOSTILE.into(),
         diff: "-  connectionLimit: 20\n+  connectionLimit: 30\n".into(),
         opened_at: at(4),

@@ -33,15 +33,6 @@ impl Applied {
     pub(super) fn has_conflict(&self) -> bool {
         self.failed.values().any(|error| matches!(error, ManagerError::Conflict { .. }))
     }
-
-    /// Whether something failed that may work later, or was left undone.
-    pub(super) fn wants_retry(&self) -> bool {
-        !self.put_off.is_empty()
-            || self
-                .failed
-                .values()
-                .any(|error| matches!(error, ManagerError::Retry { .. } | ManagerError::Conflict { .. }))
-    }
 }
 
 impl Engine {

@@ -39,7 +39,7 @@ impl Engine {
         // Where there is no state yet, nobody was met before.
         let known = self.identities().await.unwrap_or_default();
         let platform = &in_force.platform;
-        let look = &Look { platform, access: Access::Write, depth: Depth::Shallow, known: &known };
+        let look = &Look { platform, access: Access::Write, depth: Depth::Shallow, known: &known, circuits: None };
         let providers = join_all(platform.providers.keys().map(|provider| async move {
             Check { what: format!("provider {provider}"), result: self.check_provider(look, provider).await }
         }));

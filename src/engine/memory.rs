@@ -8,6 +8,8 @@ use crate::model::{
 };
 use crate::store::{HeldPlan, Scope, TenantState, Tx};
 
+use super::attempts::Attempts;
+use super::circuits::Circuits;
 use super::reconcile::chain;
 use super::{Engine, EngineError, decide, holds};
 
@@ -22,6 +24,10 @@ pub(super) struct Memory {
     pub held: Vec<HeldPlan>,
     pub approvals: Vec<Approval>,
     pub identities: BTreeMap<String, ProviderIdentity>,
+    /// Steps that failed.
+    pub attempts: Attempts,
+    /// Providers that did not answer lately.
+    pub circuits: Circuits,
     /// What git said when each was applied last, for policies.
     pub documents: BTreeMap<ResourceKey, AppliedDocument>,
 }
@@ -260,6 +266,8 @@ async fn recall_around(
         proposals: tx.proposals().await?,
         held: tx.held_plans(tenant).await?,
         approvals: tx.approvals(tenant).await?,
+        attempts: tx.attempts().await?,
+        circuits: tx.circuits().await?,
         identities,
         inventory,
         documents,

@@ -4,7 +4,9 @@
 //! and what was observed; nothing is applied that was not planned, and nothing is planned on what was not seen.
 
 mod apply;
+mod attempts;
 mod check;
+mod circuits;
 mod credentials;
 mod decide;
 mod desired;
@@ -45,6 +47,7 @@ use fleet::Fleet;
 use mirrors::Mirrors;
 
 pub use crate::model::{Ask, Width};
+pub use attempts::retry;
 pub use check::{Check, CheckResult};
 pub use desired::Sources;
 pub use fleet::Connect;

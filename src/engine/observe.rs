@@ -12,6 +12,7 @@ use crate::model::{
 use crate::plan::object_name;
 
 use super::Engine;
+use super::circuits::{Circuits, is_silence};
 use super::fleet::{Access, Member};
 use super::passwords::NoPasswords;
 
@@ -22,6 +23,8 @@ pub(super) struct Look<'a> {
     pub depth: Depth,
     /// The identity each provider had (R11).
     pub known: &'a BTreeMap<String, ProviderIdentity>,
+    /// Providers that did not answer lately; without it all are asked, and nothing is remembered of their answers.
+    pub circuits: Option<&'a Circuits>,
 }
 
 /// What one provider answered.
@@ -79,14 +82,22 @@ impl Engine {
             Ok(Member { manager, .. }) => manager,
             Err(error) => return unknown(Unknown::from(&error), None, targets),
         };
+        if let Err(not_asked) = self.may_ask(look, &provider).await {
+            return unknown(not_asked, None, targets);
+        }
         let identity = match manager.identity().await {
             Ok(identity) => identity,
-            Err(error) => return unknown(Unknown::from(&error), None, targets),
+            Err(error) => {
+                self.note(look, &provider, Some(&error)).await;
+                return unknown(Unknown::from(&error), None, targets);
+            }
         };
         if let Some(changed) = identity_changed(look, &provider, identity.as_ref()) {
             return unknown(changed, None, targets);
         }
-        match manager.observe(&targets, look.depth, &cx).await {
+        let seen = manager.observe(&targets, look.depth, &cx).await;
+        self.note(look, &provider, seen.as_ref().err()).await;
+        match seen {
             Ok(seen) if seen.len() == targets.len() => {
                 let of_key = targets.iter().zip(&seen).filter(|(target, seen)| bears_mark_of(&target.key, seen));
                 let in_place = of_key.map(|(target, _)| target.object_name.clone()).collect();
@@ -98,6 +109,16 @@ impl Engine {
                 unknown(short, identity, targets)
             }
             Err(error) => unknown(Unknown::from(&error), identity, targets),
+        }
+    }
+
+    /// Remembers whether a provider answered.
+    async fn note(&self, look: &Look<'_>, provider: &str, error: Option<&ManagerError>) {
+        let Some(circuits) = look.circuits else { return };
+        match error {
+            Some(error) if is_silence(error) => self.note_silence(provider, error).await,
+            _ if circuits.contains_key(provider) => self.note_answer(look.platform, provider).await,
+            _ => {}
         }
     }
 
@@ -137,6 +158,9 @@ impl Engine {
         in_place: &BTreeSet<String>,
     ) -> Result<Vec<Found>, ManagerError> {
         let Member { manager, .. } = self.fleet.member(look.platform, provider, look.access)?;
+        if let Err(Unknown { reason, message }) = self.may_ask(look, provider).await {
+            return Err(ManagerError::retry(reason, message));
+        }
         let identity = manager.identity().await?;
         if let Some(Unknown { reason, message }) = identity_changed(look, provider, identity.as_ref()) {
             return Err(ManagerError::terminal(reason, message));

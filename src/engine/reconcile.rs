@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::{
     AppliedDocument, Approval, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Inventory,
@@ -18,6 +19,8 @@ use crate::source::{Mirror, Refs, Side, Wanted, WorkingTree};
 use crate::store::Scope;
 
 use super::apply::Applied;
+use super::attempts::{self, Heads};
+use super::circuits::Circuits;
 use super::desired::{Loaded, Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
 use super::lease::{Going, Held};
@@ -48,6 +51,8 @@ pub struct Report {
     pub done: usize,
     /// Something did not work that may work later without a new commit.
     pub wants_retry: bool,
+    /// How long until a step that failed is tried again.
+    pub next_try: Option<Duration>,
     /// The refs that it was done on.
     pub refs: Refs,
     /// Texts of files with findings.
@@ -156,6 +161,8 @@ struct Passed {
     plan: Plan,
     desired: Arc<DesiredState>,
     applied: Applied,
+    /// How long until a step that failed is tried again.
+    next_try: Option<Duration>,
     refs: Refs,
     commit: ObjectHex,
     sources: Sources,
@@ -217,7 +224,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        let Passed { plan, desired, applied, refs, commit, sources } = passed;
+        let Passed { plan, desired, applied, next_try, refs, commit, sources } = passed;
         let outcome = outcome_of(&plan, &desired, &applied);
         let mut summary = plan.summary();
         summary.count(&earlier);
@@ -226,7 +233,8 @@ impl Engine {
             tenant: tenant.to_owned(),
             execution,
             outcome,
-            wants_retry: applied.wants_retry() || !plan.unknown.is_empty() || waits_for_time(&plan),
+            wants_retry: !applied.put_off.is_empty() || !plan.unknown.is_empty() || waits_for_time(&plan),
+            next_try,
             done: earlier.len() + applied.done.len(),
             failed: applied.failed.into_iter().map(|(key, e)| (key, (e.reason(), e.to_string()))).collect(),
             plan,
@@ -293,7 +301,7 @@ impl Engine {
         let sources = sources_of(&workspace, &reading.desired);
         // Nothing is read a second time, and what is known of a large tenant takes its time to be forgotten.
         tokio::task::spawn_blocking(move || drop(workspace));
-        let ground = Ground { subject, memory: &memory, access, depth: Depth::Deep };
+        let ground = Ground { subject, memory: &memory, access, depth: Depth::Deep, circuits: None };
         let Planned { plan, live, .. } = self.plan(ground, &reading.desired, &PlanScope::Full, None, decisions).await;
         tokio::task::spawn_blocking(move || drop((live, memory)));
         let plan = Plan { commit, ..plan };
@@ -389,6 +397,8 @@ impl Engine {
         decisions.approvals = self.approvals(tenant, &source, &memory).await?;
         decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
         self.complete(&mut decisions, subject, &memory);
+        let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
+        decisions.not_now = attempts::not_now(&memory.attempts, heads, self.clock.now());
         self.remember_source(lease, spec, &memory, &decisions, &desired).await?;
 
         // observe, plan, gate
@@ -397,7 +407,8 @@ impl Engine {
             Width::Shallow => Depth::Shallow,
             Width::Deep | Width::Changed => Depth::Deep,
         };
-        let ground = Ground { subject, memory: &memory, access: Access::Write, depth };
+        let circuits = Some(&memory.circuits);
+        let ground = Ground { subject, memory: &memory, access: Access::Write, depth, circuits };
         let mut planned = self.plan(ground, &desired, &scope, reading.touched.as_ref(), decisions).await;
         if planned.plan.holds_losses() && scope != PlanScope::Full {
             // Only a full plan may lose something, and only its id can be approved.
@@ -443,6 +454,7 @@ impl Engine {
         let expected = offers.troubles.clone();
 
         // record
+        let attempts = attempts::after(&memory.attempts, &plan, &applied, heads, self.clock.now());
         let pass = Pass {
             lease,
             platform,
@@ -451,6 +463,8 @@ impl Engine {
             prior: &memory.inventory,
             plan: &plan,
             applied: &applied,
+            attempts: &attempts,
+            attempts_before: &memory.attempts,
             troubles: &expected,
             before: &live,
             after: &after,
@@ -479,7 +493,8 @@ impl Engine {
             changes.records.iter().map(|record| &record.key).chain(&changes.forgotten).cloned().collect();
         workspace.keep(memory.into_kept().with(changes), rewritten);
         let sources = sources_of(workspace, &desired);
-        Ok(Passed { plan, desired, applied, refs: source.refs, commit: source.head, sources })
+        let next_try = attempts::next_wait(&attempts, self.clock.now());
+        Ok(Passed { plan, desired, applied, next_try, refs: source.refs, commit: source.head, sources })
     }
 
     /// One advertisement, and the objects it names (R14).
@@ -593,7 +608,7 @@ impl Engine {
         touched: Option<&BTreeSet<ResourceKey>>,
         decisions: Decisions,
     ) -> Planned {
-        let Ground { subject: Subject { in_force, spec, .. }, memory, access, depth } = ground;
+        let Ground { subject: Subject { in_force, spec, .. }, memory, access, depth, circuits } = ground;
         let platform = &in_force.platform;
         let prior = &memory.inventory;
         let keys: BTreeSet<&ResourceKey> = match scope {
@@ -609,7 +624,7 @@ impl Engine {
         let (mut live, mut silent, mut in_place) = (Observations::default(), BTreeSet::new(), BTreeMap::new());
         for (depth, keys) in [(Depth::Deep, deep), (Depth::Shallow, shallow)] {
             if !keys.is_empty() {
-                let look = Look { platform, access, depth, known: &memory.identities };
+                let look = Look { platform, access, depth, known: &memory.identities, circuits };
                 let seen = self.observe(&look, targets(platform, desired, prior, &mut keys.into_iter())).await;
                 live.objects.extend(seen.observations.objects);
                 live.identities.extend(seen.observations.identities);
@@ -625,7 +640,7 @@ impl Engine {
             absent && key.kind.info().data_bearing && prior.get(key).is_none()
         };
         if *scope == PlanScope::Full || live.objects.keys().any(made_anew) {
-            let look = Look { platform, access, depth, known: &memory.identities };
+            let look = Look { platform, access, depth, known: &memory.identities, circuits };
             let providers: BTreeSet<String> =
                 spec.providers.iter().cloned().chain(prior.live().map(|record| record.provider.clone())).collect();
             let is_expected = |key: &ResourceKey, provider: &str| {
@@ -652,9 +667,9 @@ impl Engine {
         if applied.done.is_empty() {
             return Observations::default();
         }
-        let Ground { subject, memory, access, .. } = ground;
+        let Ground { subject, memory, access, circuits, .. } = ground;
         let platform = &subject.in_force.platform;
-        let look = Look { platform, access, depth: Depth::Deep, known: &memory.identities };
+        let look = Look { platform, access, depth: Depth::Deep, known: &memory.identities, circuits };
         let mut keys = applied.done.iter().filter(|key| desired.resources.contains_key(*key));
         self.observe(&look, targets(platform, desired, &memory.inventory, &mut keys)).await.observations
     }
@@ -698,6 +713,7 @@ struct Ground<'a> {
     memory: &'a Memory,
     access: Access,
     depth: Depth,
+    circuits: Option<&'a Circuits>,
 }
 
 fn unreadable(tenant: &str, source: crate::source::SourceError) -> EngineError {

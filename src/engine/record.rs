@@ -11,6 +11,7 @@ use crate::store::{HeldPlan, Scope, StoreError, Tx};
 
 use super::Engine;
 use super::apply::Applied;
+use super::attempts::{self, Attempts};
 use super::memory::Changes;
 use super::propose::Troubles;
 use super::status::{self, Verdict};
@@ -26,6 +27,9 @@ pub(super) struct Pass<'a> {
     pub plan: &'a Plan,
     pub applied: &'a Applied,
     /// What nobody is asked about.
+    /// Steps that failed, and were known to fail before.
+    pub attempts: &'a Attempts,
+    pub attempts_before: &'a Attempts,
     pub troubles: &'a Troubles,
     /// What was seen before the apply.
     pub before: &'a Observations,
@@ -58,6 +62,7 @@ impl Engine {
             record_strays(pass, tx.as_mut()).await?;
         }
         record_holds(pass, tx.as_mut()).await?;
+        attempts::write(tx.as_mut(), pass.attempts_before, pass.attempts).await?;
         tx.commit().await?;
         self.record_identities(pass).await?;
         Ok(written)
@@ -74,7 +79,7 @@ impl Engine {
         if keys.is_empty() {
             return Ok(());
         }
-        let verdicts = status::verdicts(pass.plan, pass.applied, pass.troubles, keys.iter().cloned());
+        let verdicts = status::verdicts(pass.plan, pass.applied, pass.attempts, pass.troubles, keys.iter().cloned());
         let asked = verdicts.iter().filter(|(key, _)| keys.contains(*key));
         let statuses: Vec<ResourceStatus> =
             asked.map(|(key, verdict)| self.status(pass, key, verdict, pass.statuses.get(key))).collect();
@@ -148,7 +153,7 @@ impl Engine {
     }
 
     async fn record_statuses(&self, pass: &Pass<'_>, tx: &mut dyn Tx, changes: &mut Changes) -> Result<(), StoreError> {
-        let verdicts = status::verdicts(pass.plan, pass.applied, pass.troubles, keys_in_scope(pass));
+        let verdicts = status::verdicts(pass.plan, pass.applied, pass.attempts, pass.troubles, keys_in_scope(pass));
         let gone: BTreeSet<&ResourceKey> = pass
             .plan
             .settles

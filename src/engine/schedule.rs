@@ -45,6 +45,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 /// How often it is looked whether every tenant was looked at, before they were.
 const READY_EVERY: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether a provider that nobody asks is to be asked again.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
 /// How often old executions are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -77,6 +80,7 @@ pub struct Schedule {
     slots: Arc<Semaphore>,
     in_force: Option<PlatformStatus>,
     reads_platform: bool,
+    probes: bool,
     /// What kept the platform from being read last time, so that it is logged once.
     platform_error: Option<String>,
 }
@@ -95,6 +99,7 @@ struct Polled {
 enum Done {
     Platform(Box<Result<PlatformStatus, EngineError>>),
     Polled(String, Result<Refs, EngineError>),
+    Probed,
 }
 
 impl Schedule {
@@ -113,6 +118,7 @@ impl Schedule {
             slots: Arc::new(Semaphore::new(POLLS_AT_ONCE)),
             in_force: None,
             reads_platform: false,
+            probes: false,
             platform_error: None,
         };
         (schedule, Looks { requests: requests_in, tenants: tenants_out }, ready_out)
@@ -124,6 +130,7 @@ impl Schedule {
         let mut working = tokio::spawn(Worker::new(Arc::clone(&self.engine)).run(stopped));
         let mut tasks = JoinSet::new();
         let (mut platform_at, mut lead_at, mut prune_at) = (Instant::now(), Instant::now(), Instant::now());
+        let mut probe_at = Instant::now();
         tokio::pin!(shutdown);
         loop {
             let now = Instant::now();
@@ -139,10 +146,15 @@ impl Schedule {
                 self.prune().await;
                 prune_at = now + PRUNE_EVERY;
             }
+            if now >= probe_at && self.lead.is_some() && !self.probes {
+                self.probe(&mut tasks);
+                probe_at = now + PROBE_EVERY;
+            }
             self.start_due(&mut tasks).await;
             self.tell_ready().await;
             let platform_due = if self.reads_platform { now + LONGEST_SLEEP } else { platform_at };
-            let wake = self.next_wake().min(platform_due).min(lead_at);
+            let probe_due = if self.lead.is_some() && !self.probes { probe_at } else { lead_at };
+            let wake = self.next_wake().min(platform_due).min(lead_at).min(probe_due);
             tokio::select! {
                 () = &mut shutdown => break,
                 ended = &mut working => {
@@ -158,6 +170,7 @@ impl Schedule {
                 Some(done) = tasks.join_next() => match done {
                     Ok(Done::Platform(read)) => self.take_platform(*read).await,
                     Ok(Done::Polled(tenant, refs)) => self.take_refs(tenant, refs).await,
+                    Ok(Done::Probed) => self.probes = false,
                     Err(error) => tracing::error!(%error, "a poll ended early"),
                 },
             }
@@ -379,6 +392,19 @@ impl Schedule {
             })
             .flatten()
             .fold(now + latest, Instant::min)
+    }
+
+    /// Asks providers that nobody asks now whether they are back, where it is time.
+    fn probe(&mut self, tasks: &mut JoinSet<Done>) {
+        let Some(in_force) = self.in_force.clone() else { return };
+        self.probes = true;
+        let engine = Arc::clone(&self.engine);
+        tasks.spawn(async move {
+            if let Err(error) = engine.probe(&in_force.platform).await {
+                tracing::debug!(error = %chain(&error), "the circuits cannot be read");
+            }
+            Done::Probed
+        });
     }
 
     async fn prune(&self) {

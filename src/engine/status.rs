@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use crate::managers::ManagerError;
 use crate::model::{Condition, ConditionStatus, ConditionType, DriftMode, Plan, Reason, ResourceKey, ResourceStatus};
 
 use super::apply::Applied;
+use super::attempts::{self, Attempts};
 use super::propose::Troubles;
 
 /// What one resource's conditions are made of; the worst news wins.
@@ -44,6 +44,7 @@ impl Verdict {
 pub(super) fn verdicts(
     plan: &Plan,
     applied: &Applied,
+    attempts: &Attempts,
     troubles: &Troubles,
     in_scope: impl Iterator<Item = ResourceKey>,
 ) -> BTreeMap<ResourceKey, Verdict> {
@@ -91,7 +92,7 @@ pub(super) fn verdicts(
     }
     for blocked in &plan.blocked {
         let drifted = drifted_of(&verdicts, &blocked.key);
-        let waits = matches!(blocked.reason, Reason::DependencyNotReady | Reason::WindowClosed);
+        let waits = matches!(blocked.reason, Reason::DependencyNotReady | Reason::WindowClosed | Reason::BackingOff);
         let verdict = Verdict {
             stalled: !waits,
             reconciling: waits,
@@ -101,12 +102,13 @@ pub(super) fn verdicts(
         verdicts.insert(blocked.key.clone(), verdict);
     }
     for (key, error) in &applied.failed {
-        let terminal = matches!(error, ManagerError::Terminal { .. });
+        let dead = attempts.get(key).filter(|attempt| attempt.is_dead());
+        let (reason, message) = dead.map_or_else(|| (error.reason(), error.to_string()), attempts::verdict);
         let verdict = Verdict {
-            stalled: terminal,
-            reconciling: !terminal,
+            stalled: dead.is_some(),
+            reconciling: dead.is_none(),
             drifted: drifted_of(&verdicts, key),
-            ..Verdict::bad(error.reason(), error.to_string())
+            ..Verdict::bad(reason, message)
         };
         verdicts.insert(key.clone(), verdict);
     }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::model::{Ask, Claim, Lease, Release};
+use crate::model::{Ask, Claim, Lease, Release, Trigger};
 use crate::source::Refs;
 use crate::store::{Scope, StoreError};
 
@@ -38,7 +38,8 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
 const WAIT_FOR_HOLDER: Duration = Duration::from_secs(1);
 
 impl Engine {
-    /// Looks at one tenant and makes live what git says. Waits while another replica looks at it.
+    /// Looks at one tenant and makes live what git says. Waits while another replica looks at it. Asked from the command
+    /// line, it tries again at once what failed before: a person, or a schedule that a person made, stands behind it.
     ///
     /// # Errors
     /// When its repository or the store cannot be used. Most errors come before anything is applied, but not all: a
@@ -47,6 +48,9 @@ impl Engine {
     pub async fn reconcile(&self, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> Result<Report, EngineError> {
         if !in_force.platform.tenants.contains_key(tenant) {
             return Err(EngineError::no_tenant(&in_force.platform, tenant));
+        }
+        if ask.trigger == Trigger::CommandLine {
+            super::attempts::retry(self.store.as_ref(), self.clock.as_ref(), tenant, None).await?;
         }
         let mut woken = self.store.woken();
         let mut has_waited = false;
@@ -91,11 +95,11 @@ impl Engine {
             EngineError::Task
         });
         let looked = looked.and_then(|looked| looked);
-        let (wants_retry, seen) = match &looked {
-            Ok(report) => (report.wants_retry, Some(name_of(&report.refs))),
-            Err(_) => (true, None),
+        let patient = || (patience(&lease.tenant, failures), failures.saturating_add(1));
+        let (retry, seen) = match &looked {
+            Ok(report) => (again(report, patient()), Some(name_of(&report.refs))),
+            Err(_) => (Some(patient()), None),
         };
-        let retry = wants_retry.then(|| (patience(&lease.tenant, failures), failures.saturating_add(1)));
         match (self.store.release(&lease, &Release { seen, retry, news }).await, looked) {
             (Ok(()), looked) | (Err(StoreError::LostLease { .. }), looked @ Err(_)) => looked,
             // What was looked at is recorded; the tenant is claimed anew when the lease runs out.
@@ -104,6 +108,18 @@ impl Engine {
                 looked
             }
         }
+    }
+}
+
+/// After how long to look again though nobody asks: as soon as a step is to be tried again, and `patient` with what may
+/// pass by itself.
+fn again(report: &Report, patient: (Duration, u32)) -> Option<(Duration, u32)> {
+    let (patience, failures) = patient;
+    match (report.wants_retry, report.next_try) {
+        (true, next_try) => Some((next_try.map_or(patience, |wait| wait.min(patience)), failures)),
+        // The steps count their failures themselves.
+        (false, Some(wait)) => Some((wait, 0)),
+        (false, None) => None,
     }
 }
 
@@ -247,9 +263,9 @@ pub(super) fn name_of(refs: &Refs) -> String {
 /// Enough that two sets of refs never have one name by accident.
 const NAME_BYTES: usize = 16;
 
-/// The wait before the next try after `failures` that failed: doubling, capped, and a little different for each tenant and
-/// try, so that those that failed together are not tried together.
-fn patience(tenant: &str, failures: u32) -> Duration {
+/// The wait before the next try after `failures` that failed: doubling, capped, and a little different for each of those
+/// who wait and each try, so that those that failed together are not tried together.
+pub(super) fn patience(tenant: &str, failures: u32) -> Duration {
     let whole = RETRY_FIRST.saturating_mul(1 << failures.min(16)).min(RETRY_LONGEST);
     whole.mul_f64(0.9) + super::schedule::share_of(&format!("{tenant} {failures}"), whole.mul_f64(0.2))
 }

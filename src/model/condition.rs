@@ -104,6 +104,12 @@ reasons! {
     WindowClosed,
     /// `plumb.dev/suspend` is set.
     Suspended,
+    /// Its step failed, and is tried again after a wait.
+    BackingOff,
+    /// Its step failed for good: a new commit, `plumb retry` or the provider's recovery tries it again.
+    DeadLetter,
+    /// The provider did not answer several times in a row, and is not asked for a while.
+    CircuitOpen,
     /// The provider could not be reached.
     ProviderUnreachable,
     /// The provider refused the login.

@@ -234,6 +234,8 @@ pub struct Decisions {
     /// Keys whose deletion was held before and is not approved since. They stay held, whatever else the tenant has by
     /// now: resources that were added meanwhile must not make the share that goes look small (R6).
     pub held_deletes: BTreeSet<ResourceKey>,
+    /// Keys whose step failed and is not to be tried now, with why.
+    pub not_now: BTreeMap<ResourceKey, (Reason, String)>,
     /// Why every deletion is held until approved (R9): empty tree, changed source, rewritten history.
     pub prune_holds: Vec<(Reason, String)>,
     /// Environments in which nothing may be changed now, with the reason.

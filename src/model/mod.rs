@@ -1,5 +1,6 @@
 //! The passive types every room speaks in. Nothing here reads a file, a clock or a network.
 
+pub mod attempt;
 pub mod clock;
 pub mod condition;
 pub mod diagnostic;
@@ -14,6 +15,7 @@ pub mod platform;
 pub mod queue;
 pub mod resource;
 
+pub use attempt::{Attempt, Circuit};
 pub use clock::{Clock, SystemClock};
 pub use condition::{Condition, ConditionStatus, ConditionType, Reason, ResourceStatus};
 pub use diagnostic::{Code, Diagnostic, Related, Severity, Span};

@@ -15,7 +15,10 @@ pub(super) fn close(draft: &mut Draft<'_>) {
     stop(draft, |draft, step| forbidden(draft, step, &quota));
     let deletions = held_deletions(draft);
     stop(draft, |draft, step| {
-        unapproved(draft, step).or_else(|| deletions.get(&step.key).cloned()).or_else(|| outside_window(draft, step))
+        unapproved(draft, step)
+            .or_else(|| deletions.get(&step.key).cloned())
+            .or_else(|| outside_window(draft, step))
+            .or_else(|| draft.decisions.not_now.get(&step.key).cloned())
     });
     let_go(draft);
     waiting::hold_dependents(draft);

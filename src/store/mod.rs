@@ -19,9 +19,9 @@ use sqlx::migrate::Migrator;
 use tokio::sync::watch;
 
 use crate::model::{
-    Approval, ApprovalKind, Ask, Claim, Event, EventKind, Execution, ExecutionOutcome, Inventory, Lease, ObjectHex,
-    Place, PlanId, PlatformId, Proposal, ProviderIdentity, Reason, Record, Release, Replica, Request, ResourceKey,
-    ResourceStatus, Stray, Summary, Trigger,
+    Approval, ApprovalKind, Ask, Attempt, Circuit, Claim, Event, EventKind, Execution, ExecutionOutcome, Inventory,
+    Lease, ObjectHex, Place, PlanId, PlatformId, Proposal, ProviderIdentity, Reason, Record, Release, Replica, Request,
+    ResourceKey, ResourceStatus, Stray, Summary, Trigger,
 };
 
 /// Why the store could not.
@@ -370,6 +370,15 @@ pub trait Tx: Send {
     async fn proposals(&mut self) -> Result<BTreeMap<ResourceKey, Proposal>, StoreError>;
     async fn put_proposal(&mut self, proposal: &Proposal) -> Result<(), StoreError>;
     async fn remove_proposal(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
+
+    /// Steps that failed and are still wanted.
+    async fn attempts(&mut self) -> Result<BTreeMap<ResourceKey, Attempt>, StoreError>;
+    async fn put_attempt(&mut self, attempt: &Attempt) -> Result<(), StoreError>;
+    async fn remove_attempt(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
+    /// Providers that do not answer, by name.
+    async fn circuits(&mut self) -> Result<BTreeMap<String, Circuit>, StoreError>;
+    async fn put_circuit(&mut self, circuit: &Circuit) -> Result<(), StoreError>;
+    async fn remove_circuit(&mut self, provider: &str) -> Result<(), StoreError>;
 
     async fn held_plans(&mut self, tenant: &str) -> Result<Vec<HeldPlan>, StoreError>;
     async fn put_held_plan(&mut self, tenant: &str, plan: &HeldPlan) -> Result<(), StoreError>;

@@ -16,8 +16,8 @@ use sqlx::{Database, QueryBuilder, Transaction, query};
 use super::rows::{column, read_event, read_execution, read_secret};
 use super::{Db, failed};
 use crate::model::{
-    Approval, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record, ResourceKey,
-    ResourceStatus, Stray, Summary, Trigger, is_label,
+    Approval, Attempt, Circuit, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity,
+    Record, ResourceKey, ResourceStatus, Stray, Summary, Trigger, is_label,
 };
 use crate::store::columns::{document, read_document, read_key, read_word, time, word};
 use crate::store::lock::DirectoryLock;
@@ -379,6 +379,44 @@ impl Tx for SqlTx {
 
     async fn remove_proposal(&mut self, key: &ResourceKey) -> Result<(), StoreError> {
         self.remove("a proposal", "DELETE FROM proposals WHERE tenant = $1 AND key = $2", key).await
+    }
+
+    async fn attempts(&mut self) -> Result<BTreeMap<ResourceKey, Attempt>, StoreError> {
+        let statement = narrowed!(&self.scope, "SELECT document FROM attempts");
+        let attempts: Vec<Attempt> = self.documents("attempts", statement).await?;
+        Ok(attempts.into_iter().map(|attempt| (attempt.key.clone(), attempt)).collect())
+    }
+
+    async fn put_attempt(&mut self, attempt: &Attempt) -> Result<(), StoreError> {
+        let sql = "INSERT INTO attempts (tenant, key, updated_at, document) VALUES ($1, $2, $3, $4) \
+                   ON CONFLICT (tenant, key) DO UPDATE SET updated_at = excluded.updated_at, \
+                   document = excluded.document";
+        self.put_document("an attempt", sql, &attempt.key, attempt.last_at, attempt).await
+    }
+
+    async fn remove_attempt(&mut self, key: &ResourceKey) -> Result<(), StoreError> {
+        self.remove("an attempt", "DELETE FROM attempts WHERE tenant = $1 AND key = $2", key).await
+    }
+
+    async fn circuits(&mut self) -> Result<BTreeMap<String, Circuit>, StoreError> {
+        let circuits: Vec<Circuit> = self.documents("circuits", query("SELECT document FROM circuits")).await?;
+        Ok(circuits.into_iter().map(|circuit| (circuit.provider.clone(), circuit)).collect())
+    }
+
+    async fn put_circuit(&mut self, circuit: &Circuit) -> Result<(), StoreError> {
+        const WHAT: &str = "a circuit";
+        self.claim_platform(WHAT)?;
+        let sql = "INSERT INTO circuits (provider, document) VALUES ($1, $2) \
+                   ON CONFLICT (provider) DO UPDATE SET document = excluded.document";
+        self.write(WHAT, query(sql).bind(&circuit.provider).bind(document(WHAT, circuit)?)).await?;
+        Ok(())
+    }
+
+    async fn remove_circuit(&mut self, provider: &str) -> Result<(), StoreError> {
+        const WHAT: &str = "a circuit";
+        self.claim_platform(WHAT)?;
+        self.write(WHAT, query("DELETE FROM circuits WHERE provider = $1").bind(provider)).await?;
+        Ok(())
     }
 
     async fn held_plans(&mut self, tenant: &str) -> Result<Vec<HeldPlan>, StoreError> {

@@ -15,6 +15,7 @@ mod manifest;
 mod narrow;
 mod previews;
 mod replicas;
+mod retries;
 mod rooms;
 mod rules;
 mod schedule;

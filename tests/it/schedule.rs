@@ -1,15 +1,15 @@
 //! The schedule of `plumb serve`, on a clock that the test moves.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use plumb::engine::schedule::Schedule;
-use plumb::model::{Clock, EventKind, Execution, ProposalStatus, Trigger};
+use plumb::model::{EventKind, Execution, ProposalStatus, Trigger};
 use plumb::store::{HistoryFilter, Scope};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::harness::clock::{SetClock, moment};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::World;
 
@@ -18,29 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const ORDERS: &str = "checkout/staging/Database/orders";
 const MANIFEST: &str = "environments/staging/orders.yaml";
 const BRANCH: &str = "plumb/drift/staging/database-orders";
-
-/// A clock that stands still until it is set.
-struct SetClock(Mutex<DateTime<Utc>>);
-
-impl SetClock {
-    fn at(time: &str) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(moment(time))))
-    }
-
-    fn set(&self, time: &str) {
-        *self.0.lock().unwrap() = moment(time);
-    }
-}
-
-impl Clock for SetClock {
-    fn now(&self) -> DateTime<Utc> {
-        *self.0.lock().unwrap()
-    }
-}
-
-fn moment(time: &str) -> DateTime<Utc> {
-    time.parse().unwrap()
-}
 
 /// A schedule that runs.
 struct Running {

@@ -1,6 +1,8 @@
 //! What the tests stand on: servers and repositories of their own.
 
+pub mod clock;
 pub mod desk;
+pub mod faulty;
 pub mod git;
 pub mod postgres;
 pub mod redis;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use plumb::engine::vault::{StoredSecrets, Vault, system_rng};
 use plumb::engine::{
-    Ask, Engine, EngineError, LEASE, PlatformStatus, Preview, PreviewSource, Report, Settings, Width, view,
+    Ask, Connect, Engine, EngineError, LEASE, PlatformStatus, Preview, PreviewSource, Report, Settings, Width, view,
 };
 use plumb::model::{
     ApprovalKind, Clock, Event, ExecutionOutcome, Inventory, Plan, PlanId, Proposal, Reason, Replica, ResourceKey,
@@ -36,6 +36,8 @@ pub struct World {
     credentials: TempDir,
     /// What the engine takes for the time.
     pub clock: Arc<dyn Clock>,
+    /// What makes managers, where it is not the usual.
+    pub connect: Option<Connect>,
     running: Option<Running>,
     events: Arc<Mutex<Vec<Event>>>,
     hook: Arc<Mutex<Option<Hook>>>,
@@ -113,6 +115,7 @@ impl World {
             data: tempfile::tempdir().unwrap(),
             credentials: tempfile::tempdir().unwrap(),
             clock: Arc::new(SystemClock),
+            connect: None,
             running: None,
             events: Arc::default(),
             hook: Arc::default(),
@@ -203,7 +206,11 @@ impl World {
             }
         });
         let passwords: Arc<dyn plumb::engine::Passwords> = secrets.clone();
-        let engine = Arc::new(Engine::new(settings, Arc::clone(&store), passwords, clock, listener));
+        let engine = Engine::new(settings, Arc::clone(&store), passwords, clock, listener);
+        let engine = Arc::new(match &self.connect {
+            Some(connect) => engine.with_managers(Arc::clone(connect)),
+            None => engine,
+        });
         self.running = Some(Running { engine, store, secrets });
     }
 
@@ -256,10 +263,19 @@ impl World {
         self.look(Width::Deep).await
     }
 
-    /// One look of that width.
+    /// One look of that width, as from the command line.
     pub async fn look(&self, width: Width) -> Result<Report, EngineError> {
+        self.look_for(Trigger::CommandLine, width).await
+    }
+
+    /// One look as the schedule asks for: what failed before waits for its turn.
+    pub async fn scheduled(&self) -> Report {
+        self.look_for(Trigger::Poll, Width::Changed).await.unwrap()
+    }
+
+    async fn look_for(&self, trigger: Trigger, width: Width) -> Result<Report, EngineError> {
         let in_force = self.engine().platform().await?;
-        self.engine().reconcile(&in_force, &self.name, Ask { trigger: Trigger::CommandLine, width }).await
+        self.engine().reconcile(&in_force, &self.name, Ask { trigger, width }).await
     }
 
     /// What an apply would do.

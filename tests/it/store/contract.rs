@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 
 use plumb::model::{
-    ApprovalKind, ExecutionOutcome, PlanId, ProposalStatus, ProviderIdentity, Record, ResourceKey, ResourceStatus,
-    Trigger,
+    ApprovalKind, Attempt, Circuit, ExecutionOutcome, PlanId, ProposalStatus, ProviderIdentity, Record, ResourceKey,
+    ResourceStatus, Trigger,
 };
 use plumb::store::{HistoryFilter, NewEvent, PlatformState, Scope, Store, StoreError, StoredSecret, Tx};
 
 use super::sample::{
-    HOSTILE, approval, at, event, events, finding, held_plan, key, platform_state, proposal, record, secret, status,
-    stray, summary, tenant_state,
+    HOSTILE, approval, at, attempt, circuit, event, events, finding, held_plan, key, platform_state, proposal, record,
+    secret, status, stray, summary, tenant_state,
 };
 use super::{ALL, Fixture, begin, isolation, queue, read, tenant};
 
@@ -26,6 +26,8 @@ async fn an_empty_store_answers_every_question(store: &dyn Store) {
     assert!(tx.statuses().await.unwrap().is_empty());
     assert!(tx.strays().await.unwrap().is_empty());
     assert!(tx.proposals().await.unwrap().is_empty());
+    assert!(tx.attempts().await.unwrap().is_empty());
+    assert!(tx.circuits().await.unwrap().is_empty());
     assert!(tx.held_plans("checkout").await.unwrap().is_empty());
     assert!(tx.approvals("checkout").await.unwrap().is_empty());
     assert!(tx.secrets(&orders, "app").await.unwrap().is_empty());
@@ -134,6 +136,27 @@ async fn proposals_read_back_and_the_newest_of_a_key_stands(store: &dyn Store) {
     tx.remove_proposal(&key("checkout", "users")).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(read(store).await.proposals().await.unwrap(), BTreeMap::from([(orders.key.clone(), orders)]));
+}
+
+async fn attempts_and_circuits_read_back_are_replaced_and_are_removed(store: &dyn Store) {
+    let orders = attempt(&key("checkout", "orders"));
+    let dead = Attempt { next_at: None, ..attempt(&key("checkout", "users")) };
+    let mut tx = begin(store).await;
+    tx.put_attempt(&Attempt { failures: 1, ..orders.clone() }).await.unwrap();
+    for attempt in [&orders, &dead, &attempt(&key("checkout", "gone"))] {
+        tx.put_attempt(attempt).await.unwrap();
+    }
+    tx.remove_attempt(&key("checkout", "gone")).await.unwrap();
+    tx.put_circuit(&Circuit { retry_at: None, ..circuit("pg-main") }).await.unwrap();
+    for provider in ["pg-main", "redis-main"] {
+        tx.put_circuit(&circuit(provider)).await.unwrap();
+    }
+    tx.remove_circuit("redis-main").await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = read(store).await;
+    let expected = BTreeMap::from([(orders.key.clone(), orders), (dead.key.clone(), dead)]);
+    assert_eq!(tx.attempts().await.unwrap(), expected);
+    assert_eq!(tx.circuits().await.unwrap(), BTreeMap::from([("pg-main".to_owned(), circuit("pg-main"))]));
 }
 
 async fn held_plans_and_approvals_read_back_and_are_cleared_together(store: &dyn Store) {
@@ -475,6 +498,7 @@ on_every_database! {
     rows::statuses_read_back_are_replaced_and_are_removed,
     rows::strays_are_replaced_tenant_by_tenant,
     rows::proposals_read_back_and_the_newest_of_a_key_stands,
+    rows::attempts_and_circuits_read_back_are_replaced_and_are_removed,
     rows::held_plans_and_approvals_read_back_and_are_cleared_together,
     rows::r12_secrets_are_kept_per_rotation_and_never_replaced,
     rows::an_execution_reads_back_running_and_finished,

@@ -7,8 +7,8 @@ use plumb::model::{ApprovalKind, ExecutionOutcome, ProviderIdentity, Trigger};
 use plumb::store::{HistoryFilter, Store, StoreError, Tx};
 
 use super::sample::{
-    approval, at, event, events, held_plan, key, platform_state, proposal, record, secret, status, stray, summary,
-    tenant_state,
+    approval, at, attempt, circuit, event, events, held_plan, key, platform_state, proposal, record, secret, status,
+    stray, summary, tenant_state,
 };
 use super::{ALL, begin, read, tenant};
 
@@ -17,6 +17,8 @@ use super::{ALL, begin, read, tenant};
 enum Write {
     Platform,
     Identity,
+    Circuit,
+    RemoveCircuit,
     Tenant,
     Record,
     Forget,
@@ -25,6 +27,8 @@ enum Write {
     Strays,
     Proposal,
     RemoveProposal,
+    Attempt,
+    RemoveAttempt,
     HeldPlan,
     Approval,
     ClearApprovals,
@@ -35,8 +39,8 @@ enum Write {
 }
 
 impl Write {
-    const OF_THE_PLATFORM: [Write; 2] = [Write::Platform, Write::Identity];
-    const OF_A_TENANT: [Write; 15] = [
+    const OF_THE_PLATFORM: [Write; 4] = [Write::Platform, Write::Identity, Write::Circuit, Write::RemoveCircuit];
+    const OF_A_TENANT: [Write; 17] = [
         Write::Tenant,
         Write::Record,
         Write::Forget,
@@ -45,6 +49,8 @@ impl Write {
         Write::Strays,
         Write::Proposal,
         Write::RemoveProposal,
+        Write::Attempt,
+        Write::RemoveAttempt,
         Write::HeldPlan,
         Write::Approval,
         Write::ClearApprovals,
@@ -68,6 +74,10 @@ impl Write {
             Write::Strays => tx.put_strays(name, &BTreeMap::from([(key(name, "stray"), stray())])).await,
             Write::Proposal => tx.put_proposal(&proposal(&orders)).await,
             Write::RemoveProposal => tx.remove_proposal(&orders).await,
+            Write::Attempt => tx.put_attempt(&attempt(&orders)).await,
+            Write::RemoveAttempt => tx.remove_attempt(&orders).await,
+            Write::Circuit => tx.put_circuit(&circuit("redis")).await,
+            Write::RemoveCircuit => tx.remove_circuit("pg-main").await,
             Write::HeldPlan => tx.put_held_plan(name, &held_plan("p1", ApprovalKind::Deletes, &[])).await,
             Write::Approval => tx.put_approval(name, &approval("p1", "c1", &[])).await,
             Write::ClearApprovals => tx.clear_approvals(name).await,
@@ -85,6 +95,7 @@ pub async fn fill(store: &dyn Store) -> BTreeMap<&'static str, i64> {
     let mut executions = BTreeMap::new();
     tx.put_platform(&platform_state()).await.unwrap();
     tx.put_identity("pg-main", &ProviderIdentity("1".into())).await.unwrap();
+    tx.put_circuit(&circuit("pg-main")).await.unwrap();
     for name in ["checkout", "billing"] {
         let execution = tx.start_execution(name, Trigger::Start, None, at(0)).await.unwrap();
         for write in [
@@ -93,6 +104,7 @@ pub async fn fill(store: &dyn Store) -> BTreeMap<&'static str, i64> {
             Write::Status,
             Write::Strays,
             Write::Proposal,
+            Write::Attempt,
             Write::HeldPlan,
             Write::Approval,
             Write::Secret,
@@ -120,6 +132,8 @@ pub async fn a_tenant_sees_its_own_rows_alone(store: &dyn Store) {
         assert_eq!(tx.statuses().await.unwrap().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&mine));
         assert_eq!(tx.strays().await.unwrap().into_keys().collect::<Vec<_>>(), [key(own, "stray")]);
         assert_eq!(tx.proposals().await.unwrap().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&mine));
+        assert_eq!(tx.attempts().await.unwrap().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&mine));
+        assert_eq!(tx.circuits().await.unwrap().len(), 1);
         assert_eq!(tx.held_plans(own).await.unwrap().len(), 1);
         assert!(tx.held_plans(other).await.unwrap().is_empty());
         assert_eq!(tx.approvals(own).await.unwrap().len(), 1);
@@ -170,6 +184,8 @@ async fn expect_as_filled(store: &dyn Store) {
     assert_eq!(tx.statuses().await.unwrap().len(), 2);
     assert_eq!(tx.strays().await.unwrap().len(), 2);
     assert_eq!(tx.proposals().await.unwrap().len(), 2);
+    assert_eq!(tx.attempts().await.unwrap().len(), 2);
+    assert_eq!(tx.circuits().await.unwrap().into_keys().collect::<Vec<_>>(), ["pg-main"]);
     assert_eq!(tx.held_plans("billing").await.unwrap().len(), 1);
     assert_eq!(tx.approvals("billing").await.unwrap().len(), 1);
     assert_eq!(tx.secrets(&key("billing", "orders"), "app").await.unwrap().len(), 1);

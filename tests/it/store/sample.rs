@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use plumb::model::{
-    Action, Annotations, Approval, ApprovalKind, Change, Code, Condition, ConditionStatus, ConditionType, Deletion,
-    Diagnostic, DriftMode, EventKind, FieldPath, Fields, Kind, LeftOut, ObjectId, PlanId, PlatformId, Proposal,
-    ProposalKind, ProposalStatus, ProposedField, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Span,
-    Stray, Summary,
+    Action, Annotations, Approval, ApprovalKind, Attempt, Change, Circuit, Code, Condition, ConditionStatus,
+    ConditionType, Deletion, Diagnostic, DriftMode, EventKind, FieldPath, Fields, Kind, LeftOut, ObjectId, PlanId,
+    PlatformId, Proposal, ProposalKind, ProposalStatus, ProposedField, ProviderIdentity, Reason, Record, ResourceKey,
+    ResourceStatus, Span, Stray, Summary,
 };
 use plumb::store::{HeldPlan, NewEvent, PlatformState, StoredSecret, TenantState};
 use serde_json::json;
@@ -81,6 +81,32 @@ pub fn status(key: &ResourceKey) -> ResourceStatus {
         outputs: BTreeMap::from([("host".to_owned(), "127.0.0.1".to_owned())]),
         file: "db/orders.yaml".into(),
         updated_at: at(3),
+    }
+}
+
+pub fn attempt(key: &ResourceKey) -> Attempt {
+    Attempt {
+        key: key.clone(),
+        provider: "pg-main".into(),
+        commit: Some("c0ffee".into()),
+        platform: None,
+        failures: 3,
+        reason: Reason::TimedOut,
+        message: HOSTILE.into(),
+        first_at: at(1),
+        last_at: at(2),
+        next_at: Some(at(7)),
+    }
+}
+
+pub fn circuit(provider: &str) -> Circuit {
+    Circuit {
+        provider: provider.into(),
+        failures: 4,
+        reason: Reason::ProviderUnreachable,
+        message: HOSTILE.into(),
+        since: at(1),
+        retry_at: Some(at(9)),
     }
 }
 

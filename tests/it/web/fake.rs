@@ -8,8 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use plumb::model::{
-    Approval, Ask, Claim, Event, Execution, ExecutionOutcome, Inventory, Lease, Place, PlanId, Proposal,
-    ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus, Stray, Summary, Trigger,
+    Approval, Ask, Attempt, Circuit, Claim, Event, Execution, ExecutionOutcome, Inventory, Lease, Place, PlanId,
+    Proposal, ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus, Stray, Summary,
+    Trigger,
 };
 use plumb::store::{
     HeldPlan, HistoryFilter, Lead, NewEvent, PlatformState, Queue, Scope, Store, StoreError, StoredSecret, TenantState,
@@ -26,6 +27,8 @@ pub struct Data {
     pub statuses: BTreeMap<ResourceKey, ResourceStatus>,
     pub strays: BTreeMap<ResourceKey, Stray>,
     pub proposals: BTreeMap<ResourceKey, Proposal>,
+    pub attempts: BTreeMap<ResourceKey, Attempt>,
+    pub circuits: BTreeMap<String, Circuit>,
     pub held: BTreeMap<String, Vec<HeldPlan>>,
     pub executions: Vec<Execution>,
     pub events: Vec<Event>,
@@ -201,6 +204,24 @@ impl Tx for Snapshot {
         panic!("the page only reads")
     }
     async fn remove_proposal(&mut self, _: &ResourceKey) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn attempts(&mut self) -> Result<BTreeMap<ResourceKey, Attempt>, StoreError> {
+        Ok(self.mine(&self.data.attempts))
+    }
+    async fn put_attempt(&mut self, _: &Attempt) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn remove_attempt(&mut self, _: &ResourceKey) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn circuits(&mut self) -> Result<BTreeMap<String, Circuit>, StoreError> {
+        Ok(self.data.circuits.clone())
+    }
+    async fn put_circuit(&mut self, _: &Circuit) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn remove_circuit(&mut self, _: &str) -> Result<(), StoreError> {
         panic!("the page only reads")
     }
     async fn held_plans(&mut self, tenant: &str) -> Result<Vec<HeldPlan>, StoreError> {

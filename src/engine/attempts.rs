@@ -1,0 +1,204 @@
+//! Steps that failed: when they are tried again, and when no more.
+//!
+//! What always holds: what was tried under one head of the tenant's and the platform's repositories says nothing of
+//! another, so a new commit tries everything at once; what cannot work is tried once; what may work later is tried
+//! [`MOST_TRIES`] times with growing waits, and is a dead letter then, which says what it waits for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+
+use crate::managers::ManagerError;
+use crate::model::{Attempt, Blocked, Clock, ObjectHex, Plan, PlanScope, Reason, ResourceKey, Step};
+use crate::store::{Scope, Store, StoreError, Tx};
+
+use super::apply::Applied;
+use super::worker::patience;
+
+/// How often a step is tried before it is a dead letter: with the waits between, most of half an hour. A server that is
+/// away for longer is no matter of steps, since nothing is planned on what cannot be seen.
+pub(super) const MOST_TRIES: u32 = 10;
+
+/// The steps that failed, by resource.
+pub(super) type Attempts = BTreeMap<ResourceKey, Attempt>;
+
+/// The heads that steps are tried under.
+#[derive(Clone, Copy)]
+pub(super) struct Heads<'a> {
+    pub tenant: &'a ObjectHex,
+    pub platform: Option<&'a ObjectHex>,
+}
+
+impl Heads<'_> {
+    fn are_of(&self, attempt: &Attempt) -> bool {
+        attempt.commit.as_ref() == Some(self.tenant) && attempt.platform.as_ref() == self.platform
+    }
+}
+
+/// What is not to be tried at `now`, with why.
+pub(super) fn not_now(
+    attempts: &Attempts,
+    heads: Heads<'_>,
+    now: DateTime<Utc>,
+) -> BTreeMap<ResourceKey, (Reason, String)> {
+    let waiting = attempts.values().filter(|attempt| heads.are_of(attempt) && !attempt.is_due(now));
+    waiting.map(|attempt| (attempt.key.clone(), verdict(attempt))).collect()
+}
+
+/// Why a step that failed is not tried now.
+pub(super) fn verdict(attempt: &Attempt) -> (Reason, String) {
+    let Attempt { key, failures, reason, message, next_at, .. } = attempt;
+    match next_at {
+        Some(next) => {
+            let message = format!(
+                "{message} ({reason}). It failed {}; it is tried again at {}",
+                times(*failures),
+                next.to_rfc3339_opts(SecondsFormat::Secs, true)
+            );
+            (Reason::BackingOff, message)
+        }
+        None => {
+            let message = format!(
+                "{message} ({reason}). It failed {} and is not tried again by itself; mend the cause, then commit \
+                 anything or run: plumb retry {key}",
+                times(*failures)
+            );
+            (Reason::DeadLetter, message)
+        }
+    }
+}
+
+/// How often something happened, as people say it.
+fn times(number: u32) -> String {
+    match number {
+        0 | 1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        more => format!("{more} times"),
+    }
+}
+
+/// What is known of failed steps after a pass.
+pub(super) fn after(
+    known: &Attempts,
+    plan: &Plan,
+    applied: &Applied,
+    heads: Heads<'_>,
+    now: DateTime<Utc>,
+) -> Attempts {
+    let mut attempts: Attempts = known
+        .iter()
+        .filter(|(key, attempt)| {
+            let is_over = applied.done.contains(*key) || (is_seen(plan, key) && !is_wanted(plan, key));
+            let is_of_before = !heads.are_of(attempt) && is_seen(plan, key);
+            !is_over && !is_of_before
+        })
+        .map(|(key, attempt)| (key.clone(), attempt.clone()))
+        .collect();
+    for (key, error) in &applied.failed {
+        let before = known.get(key).filter(|attempt| heads.are_of(attempt));
+        let provider = plan.steps.iter().find(|step| step.key == *key).map(|step| step.provider.as_str());
+        attempts.insert(key.clone(), failed(key, provider.unwrap_or_default(), before, error, heads, now));
+    }
+    attempts
+}
+
+fn failed(
+    key: &ResourceKey,
+    provider: &str,
+    before: Option<&Attempt>,
+    error: &ManagerError,
+    heads: Heads<'_>,
+    now: DateTime<Utc>,
+) -> Attempt {
+    let failures = before.map_or(0, |before| before.failures).saturating_add(1);
+    let wait = match error {
+        ManagerError::Terminal { .. } => None,
+        ManagerError::Retry { .. } | ManagerError::Conflict { .. } if failures >= MOST_TRIES => None,
+        ManagerError::Conflict { .. } => Some(patience(&key.to_string(), failures - 1)),
+        ManagerError::Retry { after, .. } => {
+            Some(patience(&key.to_string(), failures - 1).max(after.unwrap_or_default()))
+        }
+    };
+    Attempt {
+        key: key.clone(),
+        provider: provider.to_owned(),
+        commit: Some(heads.tenant.clone()),
+        platform: heads.platform.cloned(),
+        failures,
+        reason: error.reason(),
+        message: error.to_string(),
+        first_at: before.map_or(now, |before| before.first_at),
+        last_at: now,
+        next_at: wait.map(|wait| now + TimeDelta::from_std(wait).unwrap_or(TimeDelta::hours(1))),
+    }
+}
+
+/// Whether the pass looked at `key`, and saw it.
+fn is_seen(plan: &Plan, key: &ResourceKey) -> bool {
+    let in_scope = match &plan.scope {
+        PlanScope::Full => true,
+        PlanScope::Keys(keys) => keys.contains(key),
+    };
+    in_scope && plan.unknown.iter().all(|(unknown, _)| unknown != key)
+}
+
+/// Whether something is still to be done to `key`.
+fn is_wanted(plan: &Plan, key: &ResourceKey) -> bool {
+    plan.steps.iter().any(|step: &Step| step.key == *key)
+        || plan.blocked.iter().any(|Blocked { key: blocked, step, .. }| blocked == key && step.is_some())
+}
+
+/// How long until the first of them is tried again.
+pub(super) fn next_wait(attempts: &Attempts, now: DateTime<Utc>) -> Option<Duration> {
+    attempts.values().filter_map(|attempt| attempt.wait(now)).min()
+}
+
+/// Writes what changed.
+pub(super) async fn write(tx: &mut dyn Tx, before: &Attempts, after: &Attempts) -> Result<(), StoreError> {
+    for (key, attempt) in after {
+        if before.get(key) != Some(attempt) {
+            tx.put_attempt(attempt).await?;
+        }
+    }
+    for key in before.keys().filter(|key| !after.contains_key(*key)) {
+        tx.remove_attempt(key).await?;
+    }
+    Ok(())
+}
+
+/// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all. Providers that
+/// nobody asks now are asked again by the next look too. Gives the keys; asking for the look is the caller's.
+///
+/// # Errors
+/// When the store cannot be used.
+pub async fn retry(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    tenant: &str,
+    key: Option<&ResourceKey>,
+) -> Result<Vec<ResourceKey>, StoreError> {
+    let now = clock.now();
+    let mut tx = store.read(Scope::Tenant(tenant.to_owned())).await?;
+    let (attempts, circuits) = (tx.attempts().await?, tx.circuits().await?);
+    drop(tx);
+    if circuits.values().any(|circuit| circuit.is_open(now)) {
+        let mut tx = store.begin(Scope::Platform).await?;
+        for circuit in tx.circuits().await?.into_values().filter(|circuit| circuit.is_open(now)) {
+            tx.put_circuit(&crate::model::Circuit { retry_at: Some(now), ..circuit }).await?;
+        }
+        tx.commit().await?;
+    }
+    let wanted: Vec<Attempt> =
+        attempts.into_values().filter(|attempt| key.is_none_or(|key| attempt.key == *key)).collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut tx = store.begin(Scope::Tenant(tenant.to_owned())).await?;
+    let keys = wanted.iter().map(|attempt| attempt.key.clone()).collect();
+    for attempt in wanted {
+        tx.put_attempt(&attempt.anew(now)).await?;
+    }
+    tx.commit().await?;
+    Ok(keys)
+}

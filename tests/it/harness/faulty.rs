@@ -1,0 +1,110 @@
+//! Real managers that fail when the test says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use plumb::engine::Connect;
+use plumb::managers::{self, Cx, Found, ManagerError, Outcome, ResourceManager};
+use plumb::model::{Depth, Kind, Observation, ProviderIdentity, Step, Target};
+
+/// What fails, and what was asked for.
+#[derive(Default)]
+pub struct Faults {
+    /// What the steps of a resource, by its name, fail with.
+    steps: Mutex<BTreeMap<String, ManagerError>>,
+    /// What every question fails with.
+    silence: Mutex<Option<ManagerError>>,
+    asked: Mutex<usize>,
+    tried: Mutex<Vec<String>>,
+}
+
+impl Faults {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// From now on the steps of `name` fail.
+    pub fn fail(&self, name: &str, error: ManagerError) {
+        self.steps.lock().unwrap().insert(name.to_owned(), error);
+    }
+
+    /// From now on they do not.
+    pub fn mend(&self, name: &str) {
+        self.steps.lock().unwrap().remove(name);
+    }
+
+    /// From now on nobody answers, or everybody does.
+    pub fn silence(&self, error: Option<ManagerError>) {
+        *self.silence.lock().unwrap() = error;
+    }
+
+    /// How often a manager was asked who it is since the last call.
+    pub fn asked(&self) -> usize {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
+    /// The names of the resources whose steps were tried since the last call.
+    pub fn tried(&self) -> Vec<String> {
+        std::mem::take(&mut self.tried.lock().unwrap())
+    }
+
+    /// What connects to real managers through these faults.
+    pub fn connect(self: &Arc<Self>) -> Connect {
+        let faults = Arc::clone(self);
+        Arc::new(move |endpoint| {
+            let inner = managers::connect(endpoint)?;
+            Ok(Arc::new(Faulty { inner, faults: Arc::clone(&faults) }))
+        })
+    }
+
+    fn answer(&self) -> Result<(), ManagerError> {
+        self.silence.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+struct Faulty {
+    inner: Arc<dyn ResourceManager>,
+    faults: Arc<Faults>,
+}
+
+#[async_trait]
+impl ResourceManager for Faulty {
+    fn kinds(&self) -> &'static [Kind] {
+        self.inner.kinds()
+    }
+
+    async fn identity(&self) -> Result<Option<ProviderIdentity>, ManagerError> {
+        *self.faults.asked.lock().unwrap() += 1;
+        self.faults.answer()?;
+        self.inner.identity().await
+    }
+
+    async fn observe(&self, targets: &[Target], depth: Depth, cx: &Cx<'_>) -> Result<Vec<Observation>, ManagerError> {
+        self.faults.answer()?;
+        self.inner.observe(targets, depth, cx).await
+    }
+
+    async fn discover(&self, in_place: &BTreeSet<String>, cx: &Cx<'_>) -> Result<Vec<Found>, ManagerError> {
+        self.faults.answer()?;
+        self.inner.discover(in_place, cx).await
+    }
+
+    async fn apply(&self, step: &Step, cx: &Cx<'_>) -> Result<Outcome, ManagerError> {
+        self.faults.answer()?;
+        self.faults.tried.lock().unwrap().push(step.key.name.clone());
+        let failure = self.faults.steps.lock().unwrap().get(&step.key.name).cloned();
+        match failure {
+            Some(error) => Err(error),
+            None => self.inner.apply(step, cx).await,
+        }
+    }
+
+    async fn tidy(&self) -> Result<(), ManagerError> {
+        self.inner.tidy().await
+    }
+
+    fn outputs(&self, target: &Target) -> BTreeMap<String, String> {
+        self.inner.outputs(target)
+    }
+}

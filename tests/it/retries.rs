@@ -1,0 +1,189 @@
+//! What fails is tried again: with growing waits, not for ever, and at once when something says that it may work now.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use plumb::managers::ManagerError;
+use plumb::model::{Attempt, Circuit, ConditionStatus, ConditionType, ExecutionOutcome, Reason, ResourceKey};
+use plumb::store::Scope;
+
+use crate::harness::clock::SetClock;
+use crate::harness::faulty::Faults;
+use crate::harness::world::{World, held, held_message, parse, unseen};
+
+const ORDERS: &str = "checkout/staging/Database/orders";
+const CARTS: &str = "checkout/staging/Database/carts";
+
+/// A world whose managers fail as the faults say, on a clock that the test moves.
+async fn faulty_world() -> (World, Arc<Faults>, Arc<SetClock>) {
+    let mut world = World::with_files().await;
+    let (faults, clock) = (Faults::new(), SetClock::at("2026-03-02T09:00:00Z"));
+    world.connect = Some(faults.connect());
+    world.clock = clock.clone();
+    world.restart().await;
+    world.write_database("staging", "orders", "userVersion: 1");
+    world.write_database("staging", "carts", "userVersion: 1\ndependsOn: [Database/orders]");
+    world.tenant.commit("Add orders and carts");
+    (world, faults, clock)
+}
+
+fn busy() -> ManagerError {
+    ManagerError::retry(Reason::TimedOut, "the disk is busy")
+}
+
+fn refused() -> ManagerError {
+    ManagerError::terminal(Reason::Rejected, "no such page size")
+}
+
+async fn attempts(world: &World) -> BTreeMap<ResourceKey, Attempt> {
+    world.store().read(Scope::Tenant(world.name.clone())).await.unwrap().attempts().await.unwrap()
+}
+
+async fn circuits(world: &World) -> BTreeMap<String, Circuit> {
+    world.store().read(Scope::Platform).await.unwrap().circuits().await.unwrap()
+}
+
+/// Whether a condition of a resource holds, and its reason.
+async fn said(world: &World, key: &str, condition: ConditionType) -> (ConditionStatus, Reason) {
+    let status = world.status(key).await.unwrap();
+    let condition = status.condition(condition).unwrap();
+    (condition.status, condition.reason)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_fails_waits_longer_each_time_and_its_dependents_go_on_with_it() {
+    let (world, faults, clock) = faulty_world().await;
+    faults.fail("orders", busy());
+    let report = world.scheduled().await;
+    assert_eq!((report.outcome, faults.tried()), (ExecutionOutcome::Failed, vec!["orders".to_owned()]));
+    let first = report.next_try.expect("it is tried again");
+    assert!(!report.wants_retry, "only the step waits");
+    // Too early: nothing is tried, and it is said why.
+    let report = world.scheduled().await;
+    assert_eq!((report.outcome, faults.tried()), (ExecutionOutcome::Blocked, Vec::new()));
+    assert_eq!(held(&report.plan, ORDERS), Some(Reason::BackingOff));
+    assert!(held_message(&report.plan, ORDERS).contains("the disk is busy (TimedOut). It failed once"));
+    assert_eq!(held(&report.plan, CARTS), Some(Reason::DependencyNotReady));
+    assert_eq!(said(&world, ORDERS, ConditionType::Reconciling).await, (ConditionStatus::True, Reason::BackingOff));
+    clock.forward(TimeDelta::from_std(first).unwrap());
+    let report = world.scheduled().await;
+    assert_eq!(faults.tried(), ["orders"]);
+    let second = report.next_try.expect("it is tried again");
+    assert!(second > first.mul_f64(1.5), "{first:?}, then {second:?}");
+    // It works, and what waited for it follows in the same look.
+    faults.mend("orders");
+    clock.forward(TimeDelta::from_std(second).unwrap());
+    let report = world.scheduled().await;
+    assert_eq!((report.outcome, report.done), (ExecutionOutcome::InSync, 2), "{:#?}", report.plan);
+    assert_eq!(faults.tried(), ["orders", "carts"]);
+    assert!(attempts(&world).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_work_is_tried_once_until_a_commit_or_a_person_says_so() {
+    let (world, faults, clock) = faulty_world().await;
+    faults.fail("orders", refused());
+    let report = world.scheduled().await;
+    assert_eq!((report.outcome, report.next_try), (ExecutionOutcome::Failed, None));
+    assert_eq!(said(&world, ORDERS, ConditionType::Stalled).await, (ConditionStatus::True, Reason::DeadLetter));
+    clock.forward(TimeDelta::days(1));
+    let report = world.scheduled().await;
+    assert_eq!((held(&report.plan, ORDERS), report.wants_retry), (Some(Reason::DeadLetter), false));
+    let message = held_message(&report.plan, ORDERS);
+    assert!(message.contains("no such page size (Rejected)") && message.contains("plumb retry"), "{message}");
+    assert_eq!(faults.tried(), ["orders"]);
+    // A person says so.
+    let key = parse(ORDERS);
+    let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&key)).await.unwrap();
+    assert_eq!(retried, [key]);
+    world.scheduled().await;
+    assert_eq!(faults.tried(), ["orders"]);
+    assert_eq!(said(&world, ORDERS, ConditionType::Stalled).await, (ConditionStatus::True, Reason::DeadLetter));
+    // A commit says so, of whatever it is.
+    world.tenant.write("README.md", "Something else\n");
+    world.tenant.commit("Write something else");
+    world.scheduled().await;
+    assert_eq!(faults.tried(), ["orders"]);
+    // So does a revision of the platform.
+    faults.mend("orders");
+    world.platform.write("README.md", "Something else\n");
+    world.platform.commit("Write something else");
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert!(attempts(&world).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_last_try_a_step_is_a_dead_letter_and_an_apply_takes_it_out() {
+    let (world, faults, clock) = faulty_world().await;
+    faults.fail("orders", busy());
+    let mut tries = 0;
+    while let Some(wait) = world.scheduled().await.next_try {
+        tries += 1;
+        assert!(tries < 100, "it ends");
+        clock.forward(TimeDelta::from_std(wait).unwrap());
+    }
+    assert_eq!(faults.tried().len(), 10);
+    let attempt = attempts(&world).await.remove(&parse(ORDERS)).unwrap();
+    assert!(attempt.is_dead());
+    assert_eq!((attempt.failures, attempt.reason, attempt.provider.as_str()), (10, Reason::TimedOut, "files"));
+    assert_eq!(said(&world, ORDERS, ConditionType::Stalled).await, (ConditionStatus::True, Reason::DeadLetter));
+    faults.mend("orders");
+    assert_eq!(world.in_sync().await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_wants_any_more_is_no_dead_letter() {
+    let (world, faults, _clock) = faulty_world().await;
+    faults.fail("carts", refused());
+    world.scheduled().await;
+    assert!(attempts(&world).await.contains_key(&parse(CARTS)));
+    world.tenant.remove("environments/staging/carts.yaml");
+    world.tenant.commit("Do without carts");
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert!(attempts(&world).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_does_not_answer_is_left_alone_until_it_is_back() {
+    let (world, faults, clock) = faulty_world().await;
+    world.in_sync().await;
+    // Something failed for good there before.
+    world.write_database("staging", "orders", "userVersion: 2");
+    world.tenant.commit("Want version 2");
+    faults.fail("orders", refused());
+    world.scheduled().await;
+    faults.mend("orders");
+    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+    for _ in 0..3 {
+        world.scheduled().await;
+    }
+    let open = circuits(&world).await.remove("files").expect("it is remembered");
+    assert!(open.is_open(world.clock.now()), "{open:?}");
+    faults.asked();
+    let report = world.scheduled().await;
+    assert_eq!((unseen(&report.plan, ORDERS), faults.asked()), (Some(Reason::CircuitOpen), 0), "nobody asks");
+    assert!(report.wants_retry);
+    let ready = world.status(ORDERS).await.unwrap().condition(ConditionType::Ready).unwrap().clone();
+    assert_eq!((ready.status, ready.reason), (ConditionStatus::Unknown, Reason::CircuitOpen));
+    assert!(ready.message.contains("did not answer 3 times in a row (ProviderUnreachable: nobody is there)"));
+    // One asks, in vain: the next wait is longer.
+    clock.forward(TimeDelta::seconds(6));
+    world.scheduled().await;
+    assert_eq!(faults.asked(), 1);
+    let longer = circuits(&world).await.remove("files").unwrap();
+    assert!(longer.retry_at.unwrap() - clock_now(&world) > TimeDelta::seconds(6), "{longer:?}");
+    // It is back: what failed for good is tried again too, and somebody is asked to look.
+    faults.silence(None);
+    clock.forward(TimeDelta::seconds(30));
+    world.scheduled().await;
+    assert!(circuits(&world).await.is_empty());
+    let place = world.store().place(&world.name).await.unwrap().unwrap();
+    assert!(place.asked.is_some(), "{place:?}");
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 2);
+}
+
+fn clock_now(world: &World) -> chrono::DateTime<chrono::Utc> {
+    world.clock.now()
+}

@@ -8,6 +8,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod drift;
+mod explain;
 mod git;
 mod house;
 mod init;
@@ -18,6 +19,7 @@ mod progress;
 mod read;
 mod reconcile;
 mod remote;
+mod retry;
 mod schema;
 mod secret;
 mod serve;
@@ -97,6 +99,15 @@ enum Command {
     Diff(read::DiffArgs),
     /// Show what happened.
     Events(read::EventsArgs),
+    /// Say why a resource is not as git says: what it waits for, down to the root.
+    ///
+    /// Exits with 0 when it is as git says, else with 1.
+    Explain(explain::Args),
+    /// Try failed steps again now: one resource's, or all of a tenant's.
+    ///
+    /// A step that cannot work, or that failed ten times, is a dead letter: it is tried again after a new commit, when its
+    /// provider is back after an outage, by `plumb apply`, and by this. `plumb get --dead-letters` lists them.
+    Retry(retry::Args),
     /// Show generated passwords.
     Secret(secret::Args),
     /// Ask the running server for a look now.
@@ -155,6 +166,8 @@ impl Command {
             Self::Describe(args) => read::describe(args, common).await,
             Self::Diff(args) => read::diff(args, common).await,
             Self::Events(args) => read::events(args, common).await,
+            Self::Explain(args) => explain::run(args, common).await,
+            Self::Retry(args) => retry::run(args, common).await,
             Self::Secret(args) => secret::run(args, common).await,
             Self::Reconcile(args) => reconcile::run(args, common).await,
             Self::Schema(args) => schema::run(&args, common),

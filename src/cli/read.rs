@@ -6,7 +6,8 @@ use anyhow::bail;
 use serde_json::Value;
 
 use crate::engine::view::{
-    self, EventFilter, EventView, Level, OrphanView, Page, ResourceDetail, ResourceFilter, ResourceView, StatusWord,
+    self, DeadLetterView, EventFilter, EventView, Level, OrphanView, Page, ResourceDetail, ResourceFilter,
+    ResourceView, StatusWord,
 };
 use crate::model::{ConditionStatus, Kind, ResourceKey, SystemClock};
 
@@ -24,6 +25,9 @@ pub struct GetArgs {
     /// List objects that bear Plumb's mark and that neither git nor the inventory speaks of, and frozen ones
     #[arg(long, conflicts_with_all = ["key", "kind"])]
     orphans: bool,
+    /// List steps that failed for good and wait for somebody, with the cause
+    #[arg(long, conflicts_with_all = ["key", "kind", "orphans"])]
+    dead_letters: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -55,6 +59,11 @@ pub async fn get(args: GetArgs, common: &Common) -> anyhow::Result<u8> {
     if args.orphans {
         let orphans = orphans(common).await?;
         output::print_as(common, &orphans, || orphans_text(&orphans))?;
+        return Ok(0);
+    }
+    if args.dead_letters {
+        let letters = dead_letters(common).await?;
+        output::print_as(common, &letters, || dead_letters_text(&letters))?;
         return Ok(0);
     }
     if let Some(key) = &args.key {
@@ -180,6 +189,23 @@ async fn orphans(common: &Common) -> anyhow::Result<Vec<OrphanView>> {
     Ok(orphans)
 }
 
+async fn dead_letters(common: &Common) -> anyhow::Result<Vec<DeadLetterView>> {
+    let mut letters = match &common.server {
+        Some(server) => {
+            let query = [("tenant", common.tenant.clone().unwrap_or_default())];
+            remote::get::<Page<DeadLetterView>>(server, &["dead-letters"], &query).await?.items
+        }
+        None => {
+            let store = house::reading(common).await?;
+            view::dead_letters(store.as_ref(), common.tenant.as_deref(), &SystemClock).await?
+        }
+    };
+    if let Some(environment) = &common.environment {
+        letters.retain(|letter| letter.key.environment == *environment);
+    }
+    Ok(letters)
+}
+
 async fn detail(common: &Common, key: &ResourceKey) -> anyhow::Result<ResourceDetail> {
     if let Some(server) = &common.server {
         let path = ["resources", &key.tenant, &key.environment, key.kind.as_str(), &key.name];
@@ -237,6 +263,22 @@ fn orphans_text(orphans: &[OrphanView]) -> String {
         })
         .collect();
     table(&["KEY", "REASON", "PROVIDER", "OBJECT", "AGE", "MESSAGE"], &rows)
+}
+
+fn dead_letters_text(letters: &[DeadLetterView]) -> String {
+    if letters.is_empty() {
+        return "no dead letters\n".to_owned();
+    }
+    let rows: Vec<Vec<String>> = letters
+        .iter()
+        .map(|DeadLetterView { key, reason, provider, failures, age_seconds, message, .. }| {
+            let (tries, age) = (failures.to_string(), age(Some(*age_seconds)));
+            vec![key.to_string(), reason.to_string(), provider.clone(), tries, age, message.clone()]
+        })
+        .collect();
+    let mut text = table(&["KEY", "REASON", "PROVIDER", "TRIES", "AGE", "MESSAGE"], &rows);
+    text.push_str("Mend the cause, then commit anything, or run plumb retry KEY.\n");
+    text
 }
 
 fn describe_text(detail: &ResourceDetail, paint: Paint) -> String {

@@ -212,6 +212,10 @@ impl Engine {
                 .map(|r| r.object_name.clone())
                 .unwrap_or_else(|| object_name(pass.platform, key, &provider)),
             provider,
+            depends_on: resource
+                .map(|r| r.depends_on.clone())
+                .or(record.map(|r| r.depends_on.clone()))
+                .unwrap_or_default(),
             conditions: status::conditions(verdict, before, at),
             live: match live {
                 Some(live) => shown(&desired, live, before),

@@ -5,7 +5,9 @@
 //! repositories are shown without their user or password. Views read back from their JSON, so that a command that
 //! asks a server shows what one that opens the store shows.
 
+mod attempt;
 mod diff;
+mod explain;
 mod facts;
 mod history;
 mod orphan;
@@ -17,7 +19,9 @@ mod tenant;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use attempt::{DeadLetterView, dead_letters};
 pub use diff::{FieldRow, FieldState, document, unified};
+pub use explain::{Cause, Explanation, SubjectKind, explain};
 pub use history::{
     EventFilter, EventView, ExecutionDetail, ExecutionFilter, ExecutionView, Level, describe, events, execution,
     executions,

@@ -148,6 +148,68 @@ reasons! {
     Internal,
 }
 
+impl Reason {
+    /// The rule about live data (design, section 3) that it comes from, where it comes from one.
+    pub const fn rule(self) -> Option<&'static str> {
+        Some(match self {
+            Reason::NotOwned | Reason::OwnedByOther => "R1",
+            Reason::ConflictHeld => "R3",
+            Reason::Orphaned => "R4",
+            Reason::ProviderUnreachable
+            | Reason::AuthenticationFailed
+            | Reason::PermissionDenied
+            | Reason::TimedOut
+            | Reason::CircuitOpen
+            | Reason::NotObserved => "R5",
+            Reason::DeletionsHeld => "R6",
+            Reason::DeletionProtected | Reason::ReplaceProtected => "R7",
+            Reason::DataMissing => "R8",
+            Reason::UnreadableManifest
+            | Reason::EmptyTree
+            | Reason::SourceChanged
+            | Reason::HistoryRewritten
+            | Reason::EnvironmentRemoved
+            | Reason::TenantRemoved => "R9",
+            Reason::PossibleRename | Reason::MoveRefused => "R10",
+            Reason::ProviderIdentityChanged => "R11",
+            Reason::PasswordUnknown => "R12",
+            Reason::Conflict => "R13",
+            Reason::InPlumb
+            | Reason::Applied
+            | Reason::Recorded
+            | Reason::Adopted
+            | Reason::Rebound
+            | Reason::Recovered
+            | Reason::Deleted
+            | Reason::Retained
+            | Reason::Gone
+            | Reason::Pending
+            | Reason::DependencyNotReady
+            | Reason::InvalidManifest
+            | Reason::DriftProposed
+            | Reason::DriftReverted
+            | Reason::DriftObserved
+            | Reason::DriftIgnored
+            | Reason::QuotaExceeded
+            | Reason::PolicyDenied
+            | Reason::WindowClosed
+            | Reason::Suspended
+            | Reason::BackingOff
+            | Reason::DeadLetter
+            | Reason::CredentialMissing
+            | Reason::ProviderMissing
+            | Reason::UnsupportedByProvider
+            | Reason::Rejected
+            | Reason::SourceUnavailable
+            | Reason::ProposalFailed
+            | Reason::NotExpressible
+            | Reason::ProposalLimit
+            | Reason::LeftoverAdopt
+            | Reason::Internal => return None,
+        })
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -197,6 +259,9 @@ pub struct ResourceStatus {
     pub revision: String,
     pub provider: String,
     pub object_name: String,
+    /// What it needs, as git says; as was applied, where git does not speak of it any more.
+    #[serde(default)]
+    pub depends_on: Vec<ResourceKey>,
     pub conditions: Vec<Condition>,
     /// What git sets and what is live, of the fields that git sets.
     pub desired: Fields,

@@ -101,6 +101,15 @@ impl Diagnostic {
         std::iter::once(&self.file).chain(self.related.iter().map(|related| &related.file))
     }
 
+    /// The message with its place in front: one line, for lists.
+    pub fn located(&self) -> String {
+        match (&self.file, self.span) {
+            (file, _) if file.is_empty() => self.message.clone(),
+            (file, Some(span)) => format!("{file}:{}:{}: {}", span.line, span.column, self.message),
+            (file, None) => format!("{file}: {}", self.message),
+        }
+    }
+
     /// An error about `file`.
     pub fn error(code: Code, file: impl Into<String>, message: impl Into<String>) -> Self {
         Self {

@@ -9,8 +9,8 @@ use super::WebState;
 use super::error::ApiError;
 use super::query::{self, Asked, EventQuery, ExecutionQuery, ResourceQuery, TenantQuery};
 use crate::engine::view::{
-    self, EventView, ExecutionDetail, ExecutionView, OrphanView, Overview, Page, ProposalView, ResourceDetail,
-    ResourceView, TenantView,
+    self, DeadLetterView, EventView, ExecutionDetail, ExecutionView, Explanation, OrphanView, Overview, Page,
+    ProposalView, ResourceDetail, ResourceView, TenantView,
 };
 use crate::model::is_label;
 use crate::store::Scope;
@@ -78,6 +78,22 @@ pub(super) async fn proposals(
 
 pub(super) async fn orphans(State(web): State<WebState>, Asked(asked): Asked<TenantQuery>) -> Answer<Page<OrphanView>> {
     Ok(whole(view::orphans(&*web.store, asked.tenant()?.as_deref(), &*web.clock).await?))
+}
+
+pub(super) async fn dead_letters(
+    State(web): State<WebState>,
+    Asked(asked): Asked<TenantQuery>,
+) -> Answer<Page<DeadLetterView>> {
+    Ok(whole(view::dead_letters(&*web.store, asked.tenant()?.as_deref(), &*web.clock).await?))
+}
+
+pub(super) async fn explain(
+    State(web): State<WebState>,
+    path: Result<Path<[String; 4]>, PathRejection>,
+) -> Answer<Explanation> {
+    let Path(parts) = path.map_err(unreadable)?;
+    let key = query::path_key(&parts)?;
+    view::explain(&*web.store, &key, &*web.clock).await?.map(Json).ok_or_else(|| query::unknown_key(&key))
 }
 
 pub(super) async fn executions(

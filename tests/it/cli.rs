@@ -24,6 +24,8 @@ const COMMANDS: &[&str] = &[
     "describe",
     "diff",
     "events",
+    "explain",
+    "retry",
     "secret",
     "secret get",
     "reconcile",

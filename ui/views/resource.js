@@ -40,6 +40,7 @@ export default {
           ['Applied', record ? [record.commit ? h('code', { title: record.commit }, shortCommit(record.commit)) : 'from a working tree', ' ', ago(record.updatedAt)] : 'not yet'],
           ['Looked at', ago(resource.updatedAt)],
         ])),
+      why(resource.explanation),
       proposal(resource.proposal),
       resource.approvals.length ? panel('Held until approved', { tone: 'stalled' }, approvals(resource.approvals)) : null,
       conditions(resource.conditions),
@@ -52,6 +53,22 @@ export default {
     ];
   },
 };
+
+// The chain of what it waits for, as plumb explain says it.
+function why(explanation) {
+  if (!explanation?.chain.length) return null;
+  const link = (cause) => h('li', { 'data-key': `${cause.kind} ${cause.subject}` },
+    h('p', null,
+      cause.kind === 'resource' ? resourceLink(cause.subject) : `${cause.kind} ${cause.subject}`, ' ',
+      h('strong', null, cause.reason), cause.rule ? ` (${cause.rule})` : '', cause.since ? [' ', ago(cause.since)] : null),
+    h('p', null, cause.message || cause.explanation),
+    cause.nextAt ? h('p', { class: 'help' }, 'tried again at ', cause.nextAt) : null,
+    cause.help ? h('p', { class: 'help' }, cause.help) : null);
+  return panel('Why', { tone: explanation.ready === 'True' ? 'drifted' : 'stalled', note: 'as plumb explain says' },
+    h('p', null, explanation.answer),
+    h('ol', { class: 'plain' }, explanation.chain.map(link)),
+    explanation.notes.length ? h('ul', { class: 'plain' }, explanation.notes.map(link)) : null);
+}
 
 function proposal(one) {
   if (!one?.undecided) return null;

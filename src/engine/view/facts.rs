@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::model::{Execution, Inventory, Proposal, Reason, Record, ResourceKey, ResourceStatus, Stray};
+use crate::model::{
+    Attempt, Circuit, Execution, Inventory, Proposal, Reason, Record, ResourceKey, ResourceStatus, Stray,
+};
 use crate::store::{HeldPlan, HistoryFilter, PlatformState, Scope, Store, StoreError, TenantState};
 
 /// How many of the newest executions are searched for each tenant's last before tenants are asked one by one: more
@@ -24,6 +26,8 @@ pub(super) struct Facts {
     pub strays: BTreeMap<ResourceKey, Stray>,
     pub proposals: BTreeMap<ResourceKey, Proposal>,
     pub held: BTreeMap<String, Vec<HeldPlan>>,
+    pub attempts: BTreeMap<ResourceKey, Attempt>,
+    pub circuits: BTreeMap<String, Circuit>,
     _room: SemaphorePermit<'static>,
 }
 
@@ -47,6 +51,8 @@ impl Facts {
             statuses: tx.statuses().await?,
             strays: tx.strays().await?,
             proposals: tx.proposals().await?,
+            attempts: tx.attempts().await?,
+            circuits: tx.circuits().await?,
             held,
             _room: room,
         })

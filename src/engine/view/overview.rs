@@ -11,8 +11,8 @@ use super::orphan::{self, OrphanKind};
 use super::resource::{self, Counts, StatusWord, status_word};
 use super::{FindingView, age_seconds};
 use crate::model::{
-    Clock, ConditionStatus, ConditionType, Diagnostic, Execution, ObjectHex, PlatformId, Proposal, ProposalKind,
-    ProposalStatus, Reason, ResourceKey,
+    Clock, ConditionStatus, ConditionType, Execution, ObjectHex, PlatformId, Proposal, ProposalKind, ProposalStatus,
+    Reason, ResourceKey,
 };
 use crate::store::{PlatformState, Store, StoreError};
 
@@ -320,20 +320,12 @@ fn findings(facts: &Facts) -> Vec<Attention> {
             tenant,
             key: None,
             reason: None,
-            message: located(finding),
+            message: finding.located(),
             help: finding.help.clone(),
             since: None,
             age_seconds: None,
         })
         .collect()
-}
-
-fn located(finding: &Diagnostic) -> String {
-    match (&finding.file, finding.span) {
-        (file, _) if file.is_empty() => finding.message.clone(),
-        (file, Some(span)) => format!("{file}:{}:{}: {}", span.line, span.column, finding.message),
-        (file, None) => format!("{file}: {}", finding.message),
-    }
 }
 
 fn tenants(facts: &Facts, now: DateTime<Utc>) -> Vec<Attention> {

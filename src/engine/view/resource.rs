@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::age_seconds;
 use super::diff::{self, FieldRow, Sight};
+use super::explain::{self, Explanation};
 use super::facts::{Facts, scope_of};
 use super::history::EventView;
 use super::proposal::{self, ProposalView};
@@ -215,6 +216,8 @@ pub struct ResourceDetail {
     pub proposal: Option<ProposalView>,
     /// Plans that an approval would let pass.
     pub approvals: Vec<HeldPlanView>,
+    /// Why it is not as git says.
+    pub explanation: Option<Explanation>,
     /// Newest first.
     pub events: Vec<EventView>,
 }
@@ -249,6 +252,7 @@ pub async fn resource(
     }
     let filter = HistoryFilter { key: Some(key.clone()), limit: RECENT_EVENTS, ..HistoryFilter::default() };
     let events = store.read(Scope::Tenant(key.tenant.clone())).await?.events(&filter).await?;
+    let place = store.place(&key.tenant).await?;
     let now = clock.now();
     let (desired, live) = status.map(|status| (status.desired.clone(), status.live.clone())).unwrap_or_default();
     let rows = diff::rows(&desired, &live, record, sight(status));
@@ -268,6 +272,7 @@ pub async fn resource(
             .collect(),
         proposal: facts.proposals.get(key).map(|open| proposal::view(&facts, open, now)),
         approvals: facts.held_for(key).map(HeldPlanView::new).collect(),
+        explanation: explain::from_facts(&facts, place.as_ref(), key, now),
         events: events.into_iter().map(|event| EventView::new(event, now)).collect(),
         view,
     }))

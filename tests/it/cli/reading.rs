@@ -140,3 +140,65 @@ fn policy_tests_are_listed_with_what_they_came_to() {
     let failed: Vec<_> = tests.iter().filter(|test| test["passed"] == false).collect();
     snapshot("policy_test_failed_json", &serde_json::to_string_pretty(&failed).unwrap());
 }
+
+#[test]
+fn explain_names_the_chain_down_to_the_root() {
+    let desk = Desk::with_starter();
+    std::fs::write(desk.folder().join("login"), "none").unwrap();
+    let login = desk.folder().join("login").display().to_string();
+    // Nobody listens there.
+    let away = "  type: postgres\n  url: postgres://plumb@127.0.0.1:1/postgres\n";
+    add_provider(&desk, "away", &format!("{away}  credentials: {{file: {login}}}\n"));
+    write(&desk, "Database", "ledger", "provider: away, connectionLimit: 5");
+    write(&desk, "Database", "reports", "provider: files, dependsOn: [Database/ledger]");
+    write(&desk, "Database", "archive", "provider: files, dependsOn: [Database/reports]");
+    desk.tenant.commit("Add three that need one another");
+    for _ in 0..3 {
+        assert_eq!(desk.plumb(&["apply"]).code, 1);
+    }
+    let explain = |name: &str, args: &[&str], code: i32| {
+        let said = desk.plumb(args);
+        assert_eq!(said.code, code, "{said:?}");
+        snapshot(name, &shown(&desk, args, &said));
+    };
+    let archive = "checkout/staging/Database/archive";
+    explain("explain", &["explain", archive], 1);
+    explain("explain_json", &["explain", archive, "-o", "json"], 1);
+    explain("explain_ready", &["explain", "checkout/staging/Database/orders"], 0);
+    explain("explain_of_what_git_does_not_have", &["explain", "checkout/staging/Database/nothing"], 1);
+    explain("explain_of_no_tenant", &["explain", "nobody/staging/Database/nothing"], 1);
+}
+
+#[test]
+fn dead_letters_are_listed_and_retried() {
+    let desk = Desk::with_starter();
+    // Its objects are no orphans to other tests on the server.
+    desk.platform.write("platform.yaml", desk.platform.show("main:platform.yaml").replace("id: ", "id: letters-"));
+    let server = PostgresServer::shared();
+    std::fs::write(desk.folder().join("login"), server.login().1).unwrap();
+    let login = desk.folder().join("login").display().to_string();
+    let spec = format!("  type: postgres\n  url: {}\n  credentials: {{file: {login}}}\n", server.url());
+    add_provider(&desk, "pg", &spec);
+    write(&desk, "Database", "wishes", "provider: pg, connectionLimit: 5, extensions: [no_such_extension]");
+    desk.tenant.commit("Wish for what is not there");
+    let wishes = "checkout/staging/Database/wishes";
+    let seen = |name: &str, args: &[&str], code: i32| {
+        let said = desk.plumb(args);
+        assert_eq!(said.code, code, "{said:?}");
+        snapshot(name, &shown(&desk, args, &said));
+    };
+    let orders = "checkout/staging/Database/orders";
+    assert_eq!(desk.plumb(&["apply"]).code, 1);
+    seen("dead_letters", &["get", "--dead-letters"], 0);
+    seen("explain_dead_letter", &["explain", wishes], 1);
+    seen("retry_of_what_did_not_fail", &["retry", orders], 1);
+    seen("retry", &["retry", wishes], 0);
+    assert!(desk.plumb(&["get", "--dead-letters"]).stdout.contains("no dead letters"));
+    // A server that runs tries it, and knows it again.
+    let serving = desk.serve();
+    let args = ["get", "--dead-letters", "--server", &serving.address, "-o", "json"];
+    let letters = desk.plumb(&args);
+    assert!(letters.stdout.contains(wishes), "{letters:?}");
+    let explained = desk.plumb(&["explain", wishes, "--server", &serving.address]);
+    assert!(explained.stdout.contains("DeadLetter"), "{explained:?}");
+}

@@ -69,6 +69,7 @@ pub fn status(key: &ResourceKey) -> ResourceStatus {
         revision: "main@sha1:c0ffee".into(),
         provider: "pg-main".into(),
         object_name: key.object_name(63),
+        depends_on: Vec::new(),
         conditions: vec![Condition {
             condition_type: ConditionType::Drifted,
             status: ConditionStatus::Unknown,

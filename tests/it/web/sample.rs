@@ -102,6 +102,7 @@ impl Sample {
             revision: revision("main", HEAD),
             provider: provider.into(),
             object_name,
+            depends_on: Vec::new(),
             conditions: conditions
                 .iter()
                 .map(|(condition_type, status, reason, message, age)| Condition {

@@ -1,0 +1,64 @@
+//! `plumb retry`: tries failed steps again now.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use serde_json::json;
+
+use crate::engine::{Ask, Width, retry};
+use crate::model::{Request, ResourceKey, SystemClock, Trigger};
+use crate::store::{Mode, Scope};
+
+use super::args::Common;
+use super::{house, output};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The resource whose step failed: tenant/environment/Kind/name; all of the tenant's (-t), when left out
+    key: Option<ResourceKey>,
+}
+
+/// Has failed steps tried again at the next look, and asks for that look.
+pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
+    if common.server.is_some() {
+        bail!("retry writes to the state database: give --data-dir or --database where the server runs, not --server");
+    }
+    let store = house::existing_store(common, Mode::Append).await?;
+    let wanted = args.key.as_ref().map(|key| key.tenant.clone()).or_else(|| common.tenant.clone());
+    let known: Vec<String> = store.read(Scope::Platform).await?.tenants().await?.into_keys().collect();
+    let tenants: Vec<String> = match wanted {
+        Some(tenant) if known.contains(&tenant) => vec![tenant],
+        Some(tenant) => bail!("there is no tenant {tenant:?}; the state knows {}", known.join(", ")),
+        None => known,
+    };
+    let mut keys = Vec::new();
+    for tenant in &tenants {
+        keys.extend(retry(store.as_ref(), &SystemClock, tenant, args.key.as_ref()).await?);
+    }
+    if let Some(key) = &args.key
+        && keys.is_empty()
+    {
+        bail!("no step of {key} has failed; `plumb explain {key}` says what it waits for");
+    }
+    // Who waits for a provider is looked at as well.
+    let looks: Vec<Request> = tenants
+        .iter()
+        .map(|tenant| Request {
+            tenant: tenant.clone(),
+            ask: Ask { trigger: Trigger::Request, width: Width::Deep },
+            delay: Duration::ZERO,
+            news: None,
+        })
+        .collect();
+    store.request(&looks).await?;
+    output::print_as(common, &json!({"retried": keys}), || {
+        if keys.is_empty() {
+            return "no step has failed; every tenant is looked at all the same\n".to_owned();
+        }
+        keys.iter().map(|key| format!("{key} is tried again at the next look\n")).collect()
+    })?;
+    if !common.quiet {
+        eprintln!("a running `plumb serve` looks within seconds; without one, run `plumb apply`");
+    }
+    Ok(0)
+}

@@ -46,6 +46,9 @@ pub fn line(event: &Event, paint: Paint, verbose: bool) -> Option<String> {
         }),
         EventKind::ProposalFailed { message, .. } => paint.red(&format!("proposal failed: {message}")),
         EventKind::Warning { reason, message } => paint.yellow(&format!("{reason}: {message}")),
+        EventKind::RollbackStarted { keys, .. } => {
+            paint.red(&format!("failed for good: what the commit did to {} resources is undone", keys.len()))
+        }
         EventKind::DriftFound { reason, message } => paint.yellow(&format!("drift, {reason}: {message}")),
         EventKind::Invalid { .. }
         | EventKind::Planned { .. }

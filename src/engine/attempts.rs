@@ -10,7 +10,9 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use crate::managers::ManagerError;
-use crate::model::{Attempt, Blocked, Clock, ObjectHex, Plan, PlanScope, Reason, ResourceKey, Step};
+use crate::model::{
+    Attempt, Blocked, Circuit, Clock, Failure, ObjectHex, Plan, PlanScope, Reason, ResourceKey, Saga, Step,
+};
 use crate::store::{Scope, Store, StoreError, Tx};
 
 use super::apply::Applied;
@@ -31,8 +33,13 @@ pub(super) struct Heads<'a> {
 }
 
 impl Heads<'_> {
+    /// Whether these are they.
+    pub(super) fn are(&self, tenant: Option<&ObjectHex>, platform: Option<&ObjectHex>) -> bool {
+        tenant == Some(self.tenant) && platform == self.platform
+    }
+
     fn are_of(&self, attempt: &Attempt) -> bool {
-        attempt.commit.as_ref() == Some(self.tenant) && attempt.platform.as_ref() == self.platform
+        self.are(attempt.commit.as_ref(), attempt.platform.as_ref())
     }
 }
 
@@ -180,22 +187,29 @@ pub async fn retry(
 ) -> Result<Vec<ResourceKey>, StoreError> {
     let now = clock.now();
     let mut tx = store.read(Scope::Tenant(tenant.to_owned())).await?;
-    let (attempts, circuits) = (tx.attempts().await?, tx.circuits().await?);
+    let (attempts, circuits, sagas) = (tx.attempts().await?, tx.circuits().await?, tx.sagas().await?);
     drop(tx);
     if circuits.values().any(|circuit| circuit.is_open(now)) {
         let mut tx = store.begin(Scope::Platform).await?;
         for circuit in tx.circuits().await?.into_values().filter(|circuit| circuit.is_open(now)) {
-            tx.put_circuit(&crate::model::Circuit { retry_at: Some(now), ..circuit }).await?;
+            tx.put_circuit(&Circuit { retry_at: Some(now), ..circuit }).await?;
         }
         tx.commit().await?;
     }
     let wanted: Vec<Attempt> =
         attempts.into_values().filter(|attempt| key.is_none_or(|key| attempt.key == *key)).collect();
-    if wanted.is_empty() {
+    let is_wanted = |failure: &Failure| key.is_none_or(|key| failure.key == *key);
+    let undone: Vec<Saga> = sagas.into_iter().filter(|saga| saga.failure.as_ref().is_some_and(is_wanted)).collect();
+    if wanted.is_empty() && undone.is_empty() {
         return Ok(Vec::new());
     }
     let mut tx = store.begin(Scope::Tenant(tenant.to_owned())).await?;
-    let keys = wanted.iter().map(|attempt| attempt.key.clone()).collect();
+    let failed = undone.iter().filter_map(|saga| saga.failure.as_ref()).map(|failure| failure.key.clone());
+    let keys = wanted.iter().map(|attempt| attempt.key.clone()).chain(failed).collect();
+    for saga in undone {
+        // What is undone is what was there before the next try.
+        tx.remove_saga(tenant, &saga.environment).await?;
+    }
     for attempt in wanted {
         tx.put_attempt(&attempt.anew(now)).await?;
     }

@@ -11,6 +11,7 @@ use crate::store::{HeldPlan, Scope, TenantState, Tx};
 use super::attempts::Attempts;
 use super::circuits::Circuits;
 use super::reconcile::chain;
+use super::sagas::Sagas;
 use super::{Engine, EngineError, decide, holds};
 
 /// What the store knows of a tenant.
@@ -26,6 +27,8 @@ pub(super) struct Memory {
     pub identities: BTreeMap<String, ProviderIdentity>,
     /// Steps that failed.
     pub attempts: Attempts,
+    /// Changes that are undone together, or may have to be.
+    pub sagas: Sagas,
     /// Providers that did not answer lately.
     pub circuits: Circuits,
     /// What git said when each was applied last, for policies.
@@ -267,6 +270,7 @@ async fn recall_around(
         held: tx.held_plans(tenant).await?,
         approvals: tx.approvals(tenant).await?,
         attempts: tx.attempts().await?,
+        sagas: tx.sagas().await?.into_iter().map(|saga| (saga.environment.clone(), saga)).collect(),
         circuits: tx.circuits().await?,
         identities,
         inventory,

@@ -21,6 +21,7 @@ mod platform;
 mod propose;
 mod reconcile;
 mod record;
+mod sagas;
 pub mod schedule;
 mod status;
 mod timeline;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::model::{
     AppliedDocument, Approval, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Inventory,
     Lease, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal, ProposalStatus, Reason,
-    ResourceKey, Summary, TenantSpec, Width,
+    ResourceKey, Saga, Summary, TenantSpec, Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::{Mirror, Refs, Side, Wanted, WorkingTree};
@@ -30,6 +30,7 @@ use super::passwords::Seen;
 use super::platform::PlatformStatus;
 use super::propose::{Topic, forgotten};
 use super::record::{Pass, Written};
+use super::sagas;
 use super::timeline::Timeline;
 use super::worker::name_of;
 use super::{Engine, EngineError, beside, blocking, decide, holds, mirrors, windows};
@@ -163,6 +164,8 @@ struct Passed {
     applied: Applied,
     /// How long until a step that failed is tried again.
     next_try: Option<Duration>,
+    /// What it did is to be undone.
+    undoes: bool,
     refs: Refs,
     commit: ObjectHex,
     sources: Sources,
@@ -195,7 +198,11 @@ impl Engine {
                 Err(error) => Err(error),
             };
             match passed {
-                Ok(passed) if passed.applied.has_conflict() && replans < MOST_REPLANS && held.going() == Going::On => {
+                Ok(passed)
+                    if (passed.applied.has_conflict() || passed.undoes)
+                        && replans < MOST_REPLANS
+                        && held.going() == Going::On =>
+                {
                     replans += 1;
                     let Passed { plan, applied, .. } = passed;
                     earlier.extend(plan.steps.into_iter().filter(|step| applied.done.contains(&step.key)));
@@ -224,7 +231,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        let Passed { plan, desired, applied, next_try, refs, commit, sources } = passed;
+        let Passed { plan, desired, applied, next_try, undoes: _, refs, commit, sources } = passed;
         let outcome = outcome_of(&plan, &desired, &applied);
         let mut summary = plan.summary();
         summary.count(&earlier);
@@ -280,6 +287,7 @@ impl Engine {
             tokio::try_join!(self.load_for_preview(subject, source, &mut workspace), self.recall_for_preview(tenant))?;
         let owner = subject.owner(&memory.documents);
         let reading = beside(|| workspace.read(owner, loaded));
+        // An apply tries again what failed, so nothing waits for that here.
         let mut decisions = match source {
             None => {
                 let mut decisions = decide::decisions(&memory.proposals);
@@ -399,6 +407,7 @@ impl Engine {
         self.complete(&mut decisions, subject, &memory);
         let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
         decisions.not_now = attempts::not_now(&memory.attempts, heads, self.clock.now());
+        let desired = sagas::undo(desired, &memory.sagas, heads, &mut decisions);
         self.remember_source(lease, spec, &memory, &decisions, &desired).await?;
 
         // observe, plan, gate
@@ -422,6 +431,8 @@ impl Engine {
 
         // apply, observe
         let platform = &in_force.platform;
+        let mut sagas = memory.sagas.clone();
+        sagas::prepare(self.store.as_ref(), lease, &mut sagas, &plan, &desired, &memory.inventory, heads).await?;
         let applied = self.apply(platform, &plan, spec.max_concurrency, held, timeline).await;
         self.remark(platform, &plan.settles, spec.max_concurrency, held).await;
         if plan.scope == PlanScope::Full && held.going() == Going::On {
@@ -454,7 +465,10 @@ impl Engine {
         let expected = offers.troubles.clone();
 
         // record
-        let attempts = attempts::after(&memory.attempts, &plan, &applied, heads, self.clock.now());
+        let mut attempts = attempts::after(&memory.attempts, &plan, &applied, heads, self.clock.now());
+        let begun = sagas::begin_to_undo(&mut sagas, &mut attempts, &desired, heads, self.clock.now());
+        sagas::tell(&begun, timeline);
+        let over: Vec<&Saga> = sagas::over(&sagas, heads).collect();
         let pass = Pass {
             lease,
             platform,
@@ -465,6 +479,8 @@ impl Engine {
             applied: &applied,
             attempts: &attempts,
             attempts_before: &memory.attempts,
+            sagas_begun: &begun,
+            sagas_over: &over,
             troubles: &expected,
             before: &live,
             after: &after,
@@ -494,7 +510,8 @@ impl Engine {
         workspace.keep(memory.into_kept().with(changes), rewritten);
         let sources = sources_of(workspace, &desired);
         let next_try = attempts::next_wait(&attempts, self.clock.now());
-        Ok(Passed { plan, desired, applied, next_try, refs: source.refs, commit: source.head, sources })
+        let undoes = !begun.is_empty();
+        Ok(Passed { plan, desired, applied, next_try, undoes, refs: source.refs, commit: source.head, sources })
     }
 
     /// One advertisement, and the objects it names (R14).

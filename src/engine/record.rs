@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Action, ApprovalKind, DesiredState, Fields, Inventory, Lease, Live, Observation, Observations, Plan, PlanScope,
-    Platform, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Settle, revision,
+    Platform, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Saga, Settle, revision,
 };
 use crate::plan::{Place, object_name, record_after};
 use crate::store::{HeldPlan, Scope, StoreError, Tx};
@@ -30,6 +30,9 @@ pub(super) struct Pass<'a> {
     /// Steps that failed, and were known to fail before.
     pub attempts: &'a Attempts,
     pub attempts_before: &'a Attempts,
+    /// Changes that are undone from now on, and those that other heads have ended.
+    pub sagas_begun: &'a [Saga],
+    pub sagas_over: &'a [&'a Saga],
     pub troubles: &'a Troubles,
     /// What was seen before the apply.
     pub before: &'a Observations,
@@ -63,6 +66,12 @@ impl Engine {
         }
         record_holds(pass, tx.as_mut()).await?;
         attempts::write(tx.as_mut(), pass.attempts_before, pass.attempts).await?;
+        for saga in pass.sagas_begun {
+            tx.put_saga(saga).await?;
+        }
+        for saga in pass.sagas_over {
+            tx.remove_saga(&saga.tenant, &saga.environment).await?;
+        }
         tx.commit().await?;
         self.record_identities(pass).await?;
         Ok(written)

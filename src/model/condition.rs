@@ -108,6 +108,8 @@ reasons! {
     BackingOff,
     /// Its step failed for good: a new commit, `plumb retry` or the provider's recovery tries it again.
     DeadLetter,
+    /// The change failed for good and is undone (`on-failure: rollback`): live is as it was before the commit.
+    RolledBack,
     /// The provider did not answer several times in a row, and is not asked for a while.
     CircuitOpen,
     /// The provider could not be reached.
@@ -196,6 +198,7 @@ impl Reason {
             | Reason::Suspended
             | Reason::BackingOff
             | Reason::DeadLetter
+            | Reason::RolledBack
             | Reason::CredentialMissing
             | Reason::ProviderMissing
             | Reason::UnsupportedByProvider

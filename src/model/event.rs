@@ -142,6 +142,12 @@ pub enum EventKind {
         reason: Reason,
         message: String,
     },
+    /// A step failed for good, and what the same commit did to these is undone.
+    RollbackStarted {
+        reason: Reason,
+        message: String,
+        keys: Vec<ResourceKey>,
+    },
     SecretShown {
         role: String,
     },

@@ -236,6 +236,8 @@ pub struct Decisions {
     pub held_deletes: BTreeSet<ResourceKey>,
     /// Keys whose step failed and is not to be tried now, with why.
     pub not_now: BTreeMap<ResourceKey, (Reason, String)>,
+    /// Keys that are wanted as they were before the commit, since it failed for good, with what to say of them.
+    pub rolled_back: BTreeMap<ResourceKey, String>,
     /// Why every deletion is held until approved (R9): empty tree, changed source, rewritten history.
     pub prune_holds: Vec<(Reason, String)>,
     /// Environments in which nothing may be changed now, with the reason.

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod platform;
 pub mod queue;
 pub mod resource;
+pub mod saga;
 
 pub use attempt::{Attempt, Circuit};
 pub use clock::{Clock, SystemClock};
@@ -36,4 +37,5 @@ pub use platform::{
     ProviderType, Repository, Serves, TenantSpec, Window, WindowMode,
 };
 pub use queue::{Ask, Claim, Lease, Place, Release, Replica, Request, Width};
-pub use resource::{Annotations, Deletion, DesiredState, DriftMode, Origin, Resource};
+pub use resource::{Annotations, Deletion, DesiredState, DriftMode, OnFailure, Origin, Resource};
+pub use saga::{Failure, Part, Saga};

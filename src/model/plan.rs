@@ -259,6 +259,11 @@ impl Plan {
         self.blocked.iter().filter(waits).map(|blocked| blocked.key.clone()).collect()
     }
 
+    /// Whether the steps of `key` undo what a change that failed did.
+    pub fn rolls_back(&self, key: &ResourceKey) -> bool {
+        self.blocked.iter().any(|blocked| blocked.key == *key && blocked.reason == Reason::RolledBack)
+    }
+
     /// Whether a deletion, or a loss inside an object, is held.
     pub fn holds_losses(&self) -> bool {
         self.blocked.iter().any(|blocked| blocked.step.as_ref().is_some_and(Step::loses))

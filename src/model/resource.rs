@@ -35,6 +35,17 @@ pub enum Deletion {
     Retain,
 }
 
+/// `plumb.dev/on-failure`: what becomes of a change that fails for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// What was done stays, and what failed waits for a person.
+    #[default]
+    Keep,
+    /// What the same commit did to resources that say so too, in the same environment, is undone.
+    Rollback,
+}
+
 /// The annotations Plumb acts on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -51,6 +62,8 @@ pub struct Annotations {
     pub suspend: bool,
     /// `plumb.dev/rotate`: a new value asks for new passwords.
     pub rotate: Option<String>,
+    /// `plumb.dev/on-failure`
+    pub on_failure: OnFailure,
 }
 
 impl Annotations {

@@ -124,10 +124,16 @@ impl<'a> Draft<'a> {
 
     /// Orders the steps, names the plan, and lets the gate decide which of them pass.
     fn finish(mut self) -> Plan {
-        self.plan.steps = order::ordered(std::mem::take(&mut self.plan.steps), self.desired, self.prior);
+        self.plan.steps =
+            order::ordered(std::mem::take(&mut self.plan.steps), self.desired, self.prior, &self.decisions.rolled_back);
         self.plan.id = id::of(&self.plan.tenant, &self.plan.steps);
         gate::close(&mut self);
         gate::name_what_else_passes(&mut self);
+        for (key, message) in &self.decisions.rolled_back {
+            if self.in_scope(key) {
+                self.block(key, Reason::RolledBack, message.clone(), None);
+            }
+        }
         let passed: BTreeSet<ResourceKey> = self.plan.steps.iter().map(|step| step.key.clone()).collect();
         // What is made again with a person's word is not asked about any more.
         self.plan.drift.retain(|drift| {

@@ -6,7 +6,12 @@ use crate::model::{Action, DesiredState, Inventory, ResourceKey, Step};
 
 /// Fills in each step's `depends_on` and sorts the steps so that no step comes before what it depends on; keys break
 /// ties. Validation refuses cycles; one that all the same came about, over several commits, is cut at its first key.
-pub(super) fn ordered(mut steps: Vec<Step>, desired: &DesiredState, prior: &Inventory) -> Vec<Step> {
+pub(super) fn ordered(
+    mut steps: Vec<Step>,
+    desired: &DesiredState,
+    prior: &Inventory,
+    rolled_back: &BTreeMap<ResourceKey, String>,
+) -> Vec<Step> {
     let actions: BTreeMap<ResourceKey, Action> = steps.iter().map(|step| (step.key.clone(), step.action)).collect();
     let mut edges: BTreeMap<ResourceKey, BTreeSet<ResourceKey>> = BTreeMap::new();
     for key in actions.keys() {
@@ -19,9 +24,15 @@ pub(super) fn ordered(mut steps: Vec<Step>, desired: &DesiredState, prior: &Inve
         }
         if !is_deletion(actions.get(key)) {
             for dependency in desired.resources.get(key).into_iter().flat_map(|resource| &resource.depends_on) {
-                if actions.contains_key(dependency) && !is_deletion(actions.get(dependency)) {
-                    edges.entry(key.clone()).or_default().insert(dependency.clone());
+                if !actions.contains_key(dependency) || is_deletion(actions.get(dependency)) {
+                    continue;
                 }
+                // What is undone was done in this order.
+                let (later, earlier) = match rolled_back.contains_key(key) && rolled_back.contains_key(dependency) {
+                    true => (dependency, key),
+                    false => (key, dependency),
+                };
+                edges.entry(later.clone()).or_default().insert(earlier.clone());
             }
         }
     }

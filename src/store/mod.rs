@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::model::{
     Approval, ApprovalKind, Ask, Attempt, Circuit, Claim, Event, EventKind, Execution, ExecutionOutcome, Inventory,
     Lease, ObjectHex, Place, PlanId, PlatformId, Proposal, ProviderIdentity, Reason, Record, Release, Replica, Request,
-    ResourceKey, ResourceStatus, Stray, Summary, Trigger,
+    ResourceKey, ResourceStatus, Saga, Stray, Summary, Trigger,
 };
 
 /// Why the store could not.
@@ -379,6 +379,11 @@ pub trait Tx: Send {
     async fn circuits(&mut self) -> Result<BTreeMap<String, Circuit>, StoreError>;
     async fn put_circuit(&mut self, circuit: &Circuit) -> Result<(), StoreError>;
     async fn remove_circuit(&mut self, provider: &str) -> Result<(), StoreError>;
+
+    /// Changes that are undone together, or may have to be.
+    async fn sagas(&mut self) -> Result<Vec<Saga>, StoreError>;
+    async fn put_saga(&mut self, saga: &Saga) -> Result<(), StoreError>;
+    async fn remove_saga(&mut self, tenant: &str, environment: &str) -> Result<(), StoreError>;
 
     async fn held_plans(&mut self, tenant: &str) -> Result<Vec<HeldPlan>, StoreError>;
     async fn put_held_plan(&mut self, tenant: &str, plan: &HeldPlan) -> Result<(), StoreError>;

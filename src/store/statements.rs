@@ -17,7 +17,7 @@ use super::rows::{column, read_event, read_execution, read_secret};
 use super::{Db, failed};
 use crate::model::{
     Approval, Attempt, Circuit, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity,
-    Record, ResourceKey, ResourceStatus, Stray, Summary, Trigger, is_label,
+    Record, ResourceKey, ResourceStatus, Saga, Stray, Summary, Trigger, is_label,
 };
 use crate::store::columns::{document, read_document, read_key, read_word, time, word};
 use crate::store::lock::DirectoryLock;
@@ -416,6 +416,30 @@ impl Tx for SqlTx {
         const WHAT: &str = "a circuit";
         self.claim_platform(WHAT)?;
         self.write(WHAT, query("DELETE FROM circuits WHERE provider = $1").bind(provider)).await?;
+        Ok(())
+    }
+
+    async fn sagas(&mut self) -> Result<Vec<Saga>, StoreError> {
+        self.documents("sagas", narrowed!(&self.scope, "SELECT document FROM sagas", " ORDER BY tenant, environment"))
+            .await
+    }
+
+    async fn put_saga(&mut self, saga: &Saga) -> Result<(), StoreError> {
+        const WHAT: &str = "a saga";
+        self.claim(WHAT, &saga.tenant)?;
+        self.expect_own(WHAT, &saga.tenant, saga.parts.keys())?;
+        let sql = "INSERT INTO sagas (tenant, environment, document) VALUES ($1, $2, $3) \
+                   ON CONFLICT (tenant, environment) DO UPDATE SET document = excluded.document";
+        let statement = query(sql).bind(&saga.tenant).bind(&saga.environment).bind(document(WHAT, saga)?);
+        self.write(WHAT, statement).await?;
+        Ok(())
+    }
+
+    async fn remove_saga(&mut self, tenant: &str, environment: &str) -> Result<(), StoreError> {
+        const WHAT: &str = "a saga";
+        self.claim(WHAT, tenant)?;
+        let sql = "DELETE FROM sagas WHERE tenant = $1 AND environment = $2";
+        self.write(WHAT, query(sql).bind(tenant).bind(environment)).await?;
         Ok(())
     }
 

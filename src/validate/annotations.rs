@@ -7,10 +7,10 @@ use super::codes;
 use super::schema::{DocumentKind, spec_fields};
 use super::sentence::{clipped, shown};
 use super::suggest::did_you_mean;
-use crate::model::{Annotations, Deletion, DriftMode, FieldPath};
+use crate::model::{Annotations, Deletion, DriftMode, FieldPath, OnFailure};
 
 const PREFIX: &str = "plumb.dev/";
-const KNOWN: &[&str] = &["drift", "drift-ignore", "deletion", "adopt", "suspend", "rotate"];
+const KNOWN: &[&str] = &["drift", "drift-ignore", "deletion", "adopt", "suspend", "rotate", "on-failure"];
 
 /// Reads the annotations of a document of `kind`.
 pub(super) fn read(kind: DocumentKind, document: &Value, findings: &mut Findings<'_>) -> Annotations {
@@ -68,6 +68,7 @@ fn set(annotations: &mut Annotations, kind: DocumentKind, name: &str, text: &str
         "deletion" => annotations.deletion = Some(deletion(text)?),
         "adopt" => annotations.adopt = flag(text)?,
         "suspend" => annotations.suspend = flag(text)?,
+        "on-failure" => annotations.on_failure = on_failure(text)?,
         // Any text will do: what counts is that it is another one than before.
         _rotate => annotations.rotate = Some(text.to_owned()),
     }
@@ -89,6 +90,14 @@ fn deletion(text: &str) -> Result<Deletion, Wrong> {
         "delete" => Ok(Deletion::Delete),
         "retain" => Ok(Deletion::Retain),
         other => Err(Wrong::choice(other, &["protect", "delete", "retain"])),
+    }
+}
+
+fn on_failure(text: &str) -> Result<OnFailure, Wrong> {
+    match text {
+        "keep" => Ok(OnFailure::Keep),
+        "rollback" => Ok(OnFailure::Rollback),
+        other => Err(Wrong::choice(other, &["keep", "rollback"])),
     }
 }
 

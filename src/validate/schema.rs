@@ -235,6 +235,11 @@ fn annotation_schemas() -> Value {
             "description": "Change nothing for now.",
             "enum": ["true", "false"],
         },
+        "plumb.dev/on-failure": {
+            "description": "What becomes of a change that fails for good: keep leaves what was done, rollback undoes what \
+                            the same commit did to the resources of the environment that say so.",
+            "enum": ["keep", "rollback"],
+        },
         "plumb.dev/rotate": {
             "description": "A new value asks for new passwords.",
             "type": "string",

@@ -16,6 +16,7 @@ mod narrow;
 mod previews;
 mod replicas;
 mod retries;
+mod rollback;
 mod rooms;
 mod rules;
 mod schedule;

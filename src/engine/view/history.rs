@@ -205,6 +205,10 @@ pub fn describe(kind: &EventKind) -> (Level, String) {
             (Level::Bad, format!("The proposal could not be pushed to {branch}: {message}"))
         }
         EventKind::Warning { reason, message } => (Level::Warning, message_or(message, reason.explain())),
+        EventKind::RollbackStarted { reason: _, message, keys } => {
+            let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
+            (Level::Bad, format!("Failed for good: {message}. What the commit did is undone: {}", names.join(", ")))
+        }
         EventKind::SecretShown { role } => (Level::Info, format!("The password of role {role} was shown")),
     }
 }

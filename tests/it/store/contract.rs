@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use plumb::model::{
     ApprovalKind, Attempt, Circuit, ExecutionOutcome, PlanId, ProposalStatus, ProviderIdentity, Record, ResourceKey,
-    ResourceStatus, Trigger,
+    ResourceStatus, Saga, Trigger,
 };
 use plumb::store::{HistoryFilter, NewEvent, PlatformState, Scope, Store, StoreError, StoredSecret, Tx};
 
 use super::sample::{
     HOSTILE, approval, at, attempt, circuit, event, events, finding, held_plan, key, platform_state, proposal, record,
-    secret, status, stray, summary, tenant_state,
+    saga, secret, status, stray, summary, tenant_state,
 };
 use super::{ALL, Fixture, begin, isolation, queue, read, tenant};
 
@@ -157,6 +157,19 @@ async fn attempts_and_circuits_read_back_are_replaced_and_are_removed(store: &dy
     let expected = BTreeMap::from([(orders.key.clone(), orders), (dead.key.clone(), dead)]);
     assert_eq!(tx.attempts().await.unwrap(), expected);
     assert_eq!(tx.circuits().await.unwrap(), BTreeMap::from([("pg-main".to_owned(), circuit("pg-main"))]));
+}
+
+async fn sagas_read_back_are_replaced_and_are_removed(store: &dyn Store) {
+    let staging = saga("checkout");
+    let production = Saga { environment: "production".into(), failure: None, ..saga("checkout") };
+    let mut tx = begin(store).await;
+    tx.put_saga(&Saga { failure: None, ..staging.clone() }).await.unwrap();
+    for saga in [&staging, &production, &saga("billing")] {
+        tx.put_saga(saga).await.unwrap();
+    }
+    tx.remove_saga("billing", "staging").await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(read(store).await.sagas().await.unwrap(), [production, staging]);
 }
 
 async fn held_plans_and_approvals_read_back_and_are_cleared_together(store: &dyn Store) {
@@ -499,6 +512,7 @@ on_every_database! {
     rows::strays_are_replaced_tenant_by_tenant,
     rows::proposals_read_back_and_the_newest_of_a_key_stands,
     rows::attempts_and_circuits_read_back_are_replaced_and_are_removed,
+    rows::sagas_read_back_are_replaced_and_are_removed,
     rows::held_plans_and_approvals_read_back_and_are_cleared_together,
     rows::r12_secrets_are_kept_per_rotation_and_never_replaced,
     rows::an_execution_reads_back_running_and_finished,

@@ -7,8 +7,8 @@ use plumb::model::{ApprovalKind, ExecutionOutcome, ProviderIdentity, Trigger};
 use plumb::store::{HistoryFilter, Store, StoreError, Tx};
 
 use super::sample::{
-    approval, at, attempt, circuit, event, events, held_plan, key, platform_state, proposal, record, secret, status,
-    stray, summary, tenant_state,
+    approval, at, attempt, circuit, event, events, held_plan, key, platform_state, proposal, record, saga, secret,
+    status, stray, summary, tenant_state,
 };
 use super::{ALL, begin, read, tenant};
 
@@ -29,6 +29,8 @@ enum Write {
     RemoveProposal,
     Attempt,
     RemoveAttempt,
+    Saga,
+    RemoveSaga,
     HeldPlan,
     Approval,
     ClearApprovals,
@@ -40,7 +42,7 @@ enum Write {
 
 impl Write {
     const OF_THE_PLATFORM: [Write; 4] = [Write::Platform, Write::Identity, Write::Circuit, Write::RemoveCircuit];
-    const OF_A_TENANT: [Write; 17] = [
+    const OF_A_TENANT: [Write; 19] = [
         Write::Tenant,
         Write::Record,
         Write::Forget,
@@ -51,6 +53,8 @@ impl Write {
         Write::RemoveProposal,
         Write::Attempt,
         Write::RemoveAttempt,
+        Write::Saga,
+        Write::RemoveSaga,
         Write::HeldPlan,
         Write::Approval,
         Write::ClearApprovals,
@@ -76,6 +80,8 @@ impl Write {
             Write::RemoveProposal => tx.remove_proposal(&orders).await,
             Write::Attempt => tx.put_attempt(&attempt(&orders)).await,
             Write::RemoveAttempt => tx.remove_attempt(&orders).await,
+            Write::Saga => tx.put_saga(&saga(name)).await,
+            Write::RemoveSaga => tx.remove_saga(name, "staging").await,
             Write::Circuit => tx.put_circuit(&circuit("redis")).await,
             Write::RemoveCircuit => tx.remove_circuit("pg-main").await,
             Write::HeldPlan => tx.put_held_plan(name, &held_plan("p1", ApprovalKind::Deletes, &[])).await,
@@ -105,6 +111,7 @@ pub async fn fill(store: &dyn Store) -> BTreeMap<&'static str, i64> {
             Write::Strays,
             Write::Proposal,
             Write::Attempt,
+            Write::Saga,
             Write::HeldPlan,
             Write::Approval,
             Write::Secret,
@@ -134,6 +141,7 @@ pub async fn a_tenant_sees_its_own_rows_alone(store: &dyn Store) {
         assert_eq!(tx.proposals().await.unwrap().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&mine));
         assert_eq!(tx.attempts().await.unwrap().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&mine));
         assert_eq!(tx.circuits().await.unwrap().len(), 1);
+        assert_eq!(tx.sagas().await.unwrap(), [saga(own)]);
         assert_eq!(tx.held_plans(own).await.unwrap().len(), 1);
         assert!(tx.held_plans(other).await.unwrap().is_empty());
         assert_eq!(tx.approvals(own).await.unwrap().len(), 1);
@@ -185,6 +193,7 @@ async fn expect_as_filled(store: &dyn Store) {
     assert_eq!(tx.strays().await.unwrap().len(), 2);
     assert_eq!(tx.proposals().await.unwrap().len(), 2);
     assert_eq!(tx.attempts().await.unwrap().len(), 2);
+    assert_eq!(tx.sagas().await.unwrap().len(), 2);
     assert_eq!(tx.circuits().await.unwrap().into_keys().collect::<Vec<_>>(), ["pg-main"]);
     assert_eq!(tx.held_plans("billing").await.unwrap().len(), 1);
     assert_eq!(tx.approvals("billing").await.unwrap().len(), 1);

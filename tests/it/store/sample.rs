@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use plumb::model::{
     Action, Annotations, Approval, ApprovalKind, Attempt, Change, Circuit, Code, Condition, ConditionStatus,
-    ConditionType, Deletion, Diagnostic, DriftMode, EventKind, FieldPath, Fields, Kind, LeftOut, ObjectId, PlanId,
-    PlatformId, Proposal, ProposalKind, ProposalStatus, ProposedField, ProviderIdentity, Reason, Record, ResourceKey,
-    ResourceStatus, Span, Stray, Summary,
+    ConditionType, Deletion, Diagnostic, DriftMode, EventKind, Failure, FieldPath, Fields, Kind, LeftOut, ObjectId,
+    OnFailure, Part, PlanId, PlatformId, Proposal, ProposalKind, ProposalStatus, ProposedField, ProviderIdentity,
+    Reason, Record, ResourceKey, ResourceStatus, Saga, Span, Stray, Summary,
 };
 use plumb::store::{HeldPlan, NewEvent, PlatformState, StoredSecret, TenantState};
 use serde_json::json;
@@ -47,6 +47,7 @@ pub fn record(key: &ResourceKey) -> Record {
         readback: Fields::new(),
         unsettled: [(FieldPath::new("/spec/roles/app/access"), None)].into(),
         annotations: Annotations {
+            on_failure: OnFailure::Rollback,
             drift: Some(DriftMode::Revert),
             drift_ignore: vec![FieldPath::new("/spec/settings")],
             deletion: Some(Deletion::Retain),
@@ -97,6 +98,28 @@ pub fn attempt(key: &ResourceKey) -> Attempt {
         first_at: at(1),
         last_at: at(2),
         next_at: Some(at(7)),
+    }
+}
+
+pub fn saga(tenant: &str) -> Saga {
+    let orders = key(tenant, "orders");
+    let part = Part { former: Some(record(&orders)), changes: Vec::new() };
+    Saga {
+        tenant: tenant.into(),
+        environment: "staging".into(),
+        commit: Some("c0ffee".into()),
+        platform: None,
+        parts: BTreeMap::from([
+            (orders.clone(), part),
+            (key(tenant, "made"), Part { former: None, changes: Vec::new() }),
+        ]),
+        failure: Some(Failure {
+            key: orders,
+            reason: Reason::Rejected,
+            message: HOSTILE.into(),
+            failures: 1,
+            at: at(6),
+        }),
     }
 }
 
@@ -234,6 +257,7 @@ pub fn events() -> Vec<EventKind> {
         EventKind::ProposalDecided { branch: branch(), status: ProposalStatus::Accepted, message: text() },
         EventKind::ProposalFailed { branch: branch(), message: text() },
         EventKind::Warning { reason, message: text() },
+        EventKind::RollbackStarted { reason: Reason::Rejected, message: text(), keys: vec![key("checkout", "orders")] },
         EventKind::SecretShown { role: "app".into() },
     ]
 }

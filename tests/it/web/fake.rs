@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use plumb::model::{
     Approval, Ask, Attempt, Circuit, Claim, Event, Execution, ExecutionOutcome, Inventory, Lease, Place, PlanId,
-    Proposal, ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus, Stray, Summary,
+    Proposal, ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus, Saga, Stray, Summary,
     Trigger,
 };
 use plumb::store::{
@@ -222,6 +222,15 @@ impl Tx for Snapshot {
         panic!("the page only reads")
     }
     async fn remove_circuit(&mut self, _: &str) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn sagas(&mut self) -> Result<Vec<Saga>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn put_saga(&mut self, _: &Saga) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn remove_saga(&mut self, _: &str, _: &str) -> Result<(), StoreError> {
         panic!("the page only reads")
     }
     async fn held_plans(&mut self, tenant: &str) -> Result<Vec<HeldPlan>, StoreError> {

@@ -1,0 +1,202 @@
+//! Changes that are undone together: `plumb.dev/on-failure: rollback`.
+//!
+//! What is undone is not done by other means than the rest: once a step of a saga has failed for good, its resources are
+//! wanted as they were before, and the planner finds the steps, with every rule that protects live data. So a death in
+//! the middle is gone on from like any other, and a look that finds all of it undone does nothing.
+//!
+//! What always holds: what may have to be undone is written down before it is done; what was adopted, replaced or
+//! deleted, and data that was made, is not undone, since that could lose something; other heads end a saga.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use crate::model::{
+    Action, Attempt, Decisions, DesiredState, EventKind, Failure, Lease, OnFailure, Part, Plan, ProposedField, Record,
+    Resource, ResourceKey, Saga, Step,
+};
+use crate::store::{Scope, Store, StoreError};
+
+use super::attempts::{Attempts, Heads};
+use super::timeline::Timeline;
+
+/// The sagas of a tenant, by environment.
+pub(super) type Sagas = BTreeMap<String, Saga>;
+
+/// Those that are undone under these heads.
+fn undone<'a>(sagas: &'a Sagas, heads: Heads<'_>) -> impl Iterator<Item = (&'a Saga, &'a Failure)> {
+    let these = sagas.values().filter(move |saga| heads.are(saga.commit.as_ref(), saga.platform.as_ref()));
+    these.filter_map(|saga| saga.failure.as_ref().map(|failure| (saga, failure)))
+}
+
+/// What is wanted while sagas are undone: their resources as they were before. Tells the planner so.
+pub(super) fn undo(
+    desired: Arc<DesiredState>,
+    sagas: &Sagas,
+    heads: Heads<'_>,
+    decisions: &mut Decisions,
+) -> Arc<DesiredState> {
+    if undone(sagas, heads).next().is_none() {
+        return desired;
+    }
+    let mut wanted = DesiredState::clone(&desired);
+    for (saga, failure) in undone(sagas, heads) {
+        for (key, part) in &saga.parts {
+            let Some(now) = desired.resources.get(key) else { continue };
+            decisions.rolled_back.insert(key.clone(), sentence(key, failure));
+            match &part.former {
+                Some(former) => {
+                    wanted.resources.insert(key.clone(), Arc::new(as_before(now, former)));
+                    decisions.lifted.entry(key.clone()).or_default().extend(half_done(part, former));
+                }
+                None => drop(wanted.resources.remove(key)),
+            }
+        }
+    }
+    Arc::new(wanted)
+}
+
+fn sentence(key: &ResourceKey, failure: &Failure) -> String {
+    let what = match *key == failure.key {
+        true => format!("its step failed for good: {} ({})", failure.message, failure.reason),
+        false => format!("{} failed for good: {} ({})", failure.key, failure.message, failure.reason),
+    };
+    format!(
+        "{what}. It is as it was before the commit (plumb.dev/on-failure: rollback); commit what works, or run: plumb \
+         retry {}",
+        failure.key
+    )
+}
+
+/// A resource as it was applied before, where git has it now.
+fn as_before(now: &Resource, former: &Record) -> Resource {
+    Resource {
+        key: now.key.clone(),
+        provider: former.provider.clone(),
+        fields: former.applied.clone(),
+        annotations: former.annotations.clone(),
+        labels: now.labels.clone(),
+        depends_on: former.depends_on.clone(),
+        origin: now.origin.clone(),
+        document: match former.document.is_unknown() {
+            true => Arc::clone(&now.document),
+            false => Arc::new(former.document.value()),
+        },
+    }
+}
+
+/// What a step that failed may have done already: it is put back where live is just that.
+fn half_done<'a>(part: &'a Part, former: &'a Record) -> impl Iterator<Item = ProposedField> + 'a {
+    part.changes.iter().map(|change| ProposedField {
+        path: change.path.clone(),
+        base: former.readback.0.get(&change.path).cloned(),
+        git: former.applied.0.get(&change.path).cloned(),
+        live: change.to.clone(),
+    })
+}
+
+/// Writes down what the steps of `plan` may have to undo, before any of them is done.
+///
+/// # Errors
+/// When the store does not take it; then nothing may be done.
+pub(super) async fn prepare(
+    store: &dyn Store,
+    lease: &Lease,
+    sagas: &mut Sagas,
+    plan: &Plan,
+    desired: &DesiredState,
+    prior: &crate::model::Inventory,
+    heads: Heads<'_>,
+) -> Result<(), StoreError> {
+    let mut changed = BTreeMap::new();
+    for step in &plan.steps {
+        let asks = desired.resources.get(&step.key).is_some_and(|r| r.annotations.on_failure == OnFailure::Rollback);
+        if !asks || plan.rolls_back(&step.key) {
+            continue;
+        }
+        let Some(part) = part(step, prior.get(&step.key)) else { continue };
+        let environment = &step.key.environment;
+        let saga = sagas.get(environment).filter(|saga| heads.are(saga.commit.as_ref(), saga.platform.as_ref()));
+        let mut saga = changed.remove(environment).or_else(|| saga.cloned()).unwrap_or_else(|| Saga {
+            tenant: step.key.tenant.clone(),
+            environment: environment.clone(),
+            commit: Some(heads.tenant.clone()),
+            platform: heads.platform.cloned(),
+            parts: BTreeMap::new(),
+            failure: None,
+        });
+        // What was before the first try is what was before the change.
+        saga.parts.entry(step.key.clone()).or_insert(part);
+        changed.insert(environment.clone(), saga);
+    }
+    changed.retain(|environment, saga| sagas.get(environment) != Some(&*saga));
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let mut tx = store.begin(Scope::Leased(lease.clone())).await?;
+    for saga in changed.values() {
+        tx.put_saga(saga).await?;
+    }
+    tx.commit().await?;
+    sagas.extend(changed);
+    Ok(())
+}
+
+/// How a step would be undone; `None` where that could lose something.
+fn part(step: &Step, former: Option<&Record>) -> Option<Part> {
+    let former = match (step.action, former) {
+        (Action::Update, Some(former)) => Some(former.clone()),
+        (Action::Create, None) if !step.key.kind.info().data_bearing => None,
+        (Action::Create | Action::Update | Action::Adopt | Action::Replace | Action::Delete, _) => return None,
+    };
+    Some(Part { former, changes: step.changes.clone() })
+}
+
+/// The sagas that are to be undone now, since a step that goes with them has failed for good. Their failed steps are no
+/// dead letters of their own any more: the saga is.
+pub(super) fn begin_to_undo(
+    sagas: &mut Sagas,
+    attempts: &mut Attempts,
+    desired: &DesiredState,
+    heads: Heads<'_>,
+    now: DateTime<Utc>,
+) -> Vec<Saga> {
+    let mut begun = Vec::new();
+    for saga in sagas.values_mut() {
+        if saga.failure.is_some() || !heads.are(saga.commit.as_ref(), saga.platform.as_ref()) {
+            continue;
+        }
+        let goes_with_it = |attempt: &&Attempt| {
+            let resource = desired.resources.get(&attempt.key);
+            attempt.key.environment == saga.environment
+                && resource.is_some_and(|resource| resource.annotations.on_failure == OnFailure::Rollback)
+        };
+        let Some(dead) = attempts.values().filter(|attempt| attempt.is_dead()).find(goes_with_it) else { continue };
+        let Attempt { key, reason, message, failures, .. } = dead.clone();
+        saga.failure = Some(Failure { key, reason, message, failures, at: now });
+        attempts.retain(|key, _| !saga.parts.contains_key(key));
+        begun.push(saga.clone());
+    }
+    begun
+}
+
+/// Tells that sagas are undone from now on.
+pub(super) fn tell(begun: &[Saga], timeline: &mut Timeline<'_>) {
+    for saga in begun {
+        let Some(Failure { key, reason, message, .. }) = &saga.failure else { continue };
+        timeline.note_of(
+            key,
+            EventKind::RollbackStarted {
+                reason: *reason,
+                message: message.clone(),
+                keys: saga.parts.keys().cloned().collect(),
+            },
+        );
+    }
+}
+
+/// Sagas of other heads than these.
+pub(super) fn over<'a>(sagas: &'a Sagas, heads: Heads<'a>) -> impl Iterator<Item = &'a Saga> {
+    sagas.values().filter(move |saga| !heads.are(saga.commit.as_ref(), saga.platform.as_ref()))
+}

@@ -1,0 +1,171 @@
+//! `plumb.dev/on-failure: rollback`: a change that fails for good is undone.
+
+use std::sync::Arc;
+
+use plumb::managers::ManagerError;
+use plumb::model::{ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason};
+use plumb::store::Scope;
+
+use crate::harness::faulty::Faults;
+use crate::harness::world::{World, held, held_message, parse};
+
+const ROLLBACK: &str = "plumb.dev/on-failure: rollback";
+const VERSION: &str = "PRAGMA user_version";
+const ORDERS: &str = "checkout/staging/Database/orders";
+const CARTS: &str = "checkout/staging/Database/carts";
+
+/// Orders, carts that need orders, and payments, which stay as they are when something fails.
+async fn world_at(version: u32) -> (World, Arc<Faults>) {
+    let mut world = World::with_files().await;
+    let faults = Faults::new();
+    world.connect = Some(faults.connect());
+    world.restart().await;
+    write(&world, version);
+    world.tenant.commit("Begin");
+    world.in_sync().await;
+    (world, faults)
+}
+
+fn write(world: &World, version: u32) {
+    world.write_resource("staging", "Database", "orders", ROLLBACK, &format!("userVersion: {version}"));
+    let carts = format!("userVersion: {version}\ndependsOn: [Database/orders]");
+    world.write_resource("staging", "Database", "carts", ROLLBACK, &carts);
+    world.write_resource("staging", "Database", "payments", "", &format!("userVersion: {version}"));
+}
+
+fn refused() -> ManagerError {
+    ManagerError::terminal(Reason::Rejected, "no such page size")
+}
+
+async fn versions(world: &World) -> [i64; 3] {
+    let mut versions = [0; 3];
+    for (version, name) in versions.iter_mut().zip(["orders", "carts", "payments"]) {
+        *version = world.number("staging", name, VERSION).await;
+    }
+    versions
+}
+
+/// The steps that were done, in order, and where the undoing began.
+fn story(events: &[Event]) -> Vec<String> {
+    let told = events.iter().filter_map(|event| match &event.kind {
+        EventKind::StepDone { action, .. } => Some(format!("{action} {}", event.key.as_ref().unwrap().name)),
+        EventKind::StepFailed { .. } => Some(format!("failed {}", event.key.as_ref().unwrap().name)),
+        EventKind::RollbackStarted { keys, .. } => Some(format!("undo {}", keys.len())),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_commit_did_is_undone_in_reverse_and_stays_so_until_the_next() {
+    let (world, faults) = world_at(1).await;
+    // Three that go together; the last one cannot work.
+    write(&world, 2);
+    let baskets = "userVersion: 2\ndependsOn: [Database/carts]";
+    world.write_resource("staging", "Database", "baskets", ROLLBACK, baskets);
+    world.tenant.commit("Want version 2");
+    faults.fail("baskets", refused());
+    world.events();
+    let report = world.scheduled().await;
+    let story = story(&world.events());
+    let payments = story.iter().position(|step| step == "update payments").expect("it is done");
+    let mut rest = story.clone();
+    rest.remove(payments);
+    assert_eq!(rest, ["update orders", "update carts", "failed baskets", "undo 2", "update carts", "update orders"]);
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+    assert_eq!(report.outcome, ExecutionOutcome::Blocked);
+    assert_eq!(held(&report.plan, ORDERS), Some(Reason::RolledBack));
+    assert!(held_message(&report.plan, ORDERS).contains("baskets failed for good: no such page size (Rejected)"));
+    let status = world.status(CARTS).await.unwrap();
+    let stalled = status.condition(ConditionType::Stalled).unwrap();
+    assert_eq!((stalled.status, stalled.reason), (ConditionStatus::True, Reason::RolledBack));
+    // Nothing moves, in this process or another.
+    let (mut world, connect) = (world, faults.connect());
+    world.connect = Some(connect);
+    world.restart().await;
+    for _ in 0..2 {
+        assert_eq!(world.scheduled().await.done, 0);
+        assert_eq!(versions(&world).await, [1, 1, 2]);
+    }
+    // What works is applied.
+    faults.mend("baskets");
+    write(&world, 3);
+    world.tenant.commit("Want version 3");
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert_eq!(versions(&world).await, [3, 3, 3]);
+    let mut tx = world.store().read(Scope::Tenant(world.name.clone())).await.unwrap();
+    assert!(tx.sagas().await.unwrap().into_iter().all(|saga| saga.failure.is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_does_a_change_that_was_undone_once_more() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+    faults.mend("carts");
+    let carts = parse(CARTS);
+    let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&carts)).await.unwrap();
+    assert_eq!(retried, [carts]);
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert_eq!(versions(&world).await, [2, 2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undoing_that_fails_is_a_dead_letter_of_its_own() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    // Orders is done before carts fails, and cannot be undone after.
+    let broken = Arc::clone(&faults);
+    world.on_event(move |event| {
+        if matches!(event.kind, EventKind::RollbackStarted { .. }) {
+            broken.fail("orders", refused());
+        }
+    });
+    let report = world.scheduled().await;
+    assert_eq!(report.outcome, ExecutionOutcome::Failed);
+    assert_eq!(versions(&world).await, [2, 1, 2]);
+    let mut tx = world.store().read(Scope::Tenant(world.name.clone())).await.unwrap();
+    let attempts = tx.attempts().await.unwrap();
+    drop(tx);
+    assert!(attempts[&parse(ORDERS)].is_dead());
+    // Mended, it is undone by a retry of it alone.
+    faults.mend("orders");
+    let orders = parse(ORDERS);
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&orders)).await.unwrap();
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_annotation_what_was_done_stays() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.write_resource("staging", "Database", "carts", "", "userVersion: 2\ndependsOn: [Database/orders]");
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [2, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_in_the_middle_of_undoing_is_gone_on_from() {
+    let (mut world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    // The process dies when the undoing is told of, before it is written down.
+    world.on_event(|event| {
+        assert!(!matches!(event.kind, EventKind::RollbackStarted { .. }), "it dies here");
+    });
+    assert!(world.try_apply().await.is_err());
+    world.on_event(|_| {});
+    world.restart().await;
+    assert_eq!(versions(&world).await, [2, 1, 2]);
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+}

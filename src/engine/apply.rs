@@ -3,18 +3,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::managers::{Cx, ManagerError, Outcome, ResourceManager};
-use crate::model::{EventKind, Lease, Plan, Platform, Reason, ResourceKey, Settle, Step};
+use crate::model::{EventKind, Lease, Plan, Platform, Reason, ResourceKey, Settle, Slot, Step};
 
 use super::Engine;
 use super::fleet::{Access, Member};
 use super::lease::{Going, Held};
 use super::passwords::Fenced;
+use super::reconcile::chain;
+use super::schedule::share_of;
 use super::timeline::Timeline;
 
 /// What became of the steps.
@@ -54,13 +57,12 @@ impl Engine {
                 if running.len() >= width || held.going() != Going::On {
                     return Room::Full;
                 }
-                running.push(self.take_slot(platform, step).boxed());
+                running.push(self.take_slot(platform, step, held).boxed());
                 Room::Taken
             });
             let Some(progress) = running.next().await else { break };
             let (step, result, millis) = match progress {
-                // The wait for a slot may have been long.
-                Progress::HasSlot { step, .. } if held.going() != Going::On => {
+                Progress::NotBegun { step } => {
                     waiting.push(step);
                     continue;
                 }
@@ -102,9 +104,10 @@ impl Engine {
         futures::stream::iter(steps)
             .for_each_concurrent(width, |step| async move {
                 let remarked = async {
-                    let (manager, _slot) = self.slot_for(platform, step).await?;
-                    if held.going() == Going::On {
-                        drop(self.run(platform, step, manager.as_ref(), held.lease()).await?);
+                    if let Some((manager, slot)) = self.slot_for(platform, step, held).await? {
+                        let remarked = self.run(platform, step, manager.as_ref(), held.lease()).await;
+                        self.give_back(slot).await;
+                        drop(remarked?);
                     }
                     Ok::<_, ManagerError>(())
                 };
@@ -129,9 +132,10 @@ impl Engine {
     }
 
     /// Waits for the provider to have room for a step.
-    async fn take_slot<'s>(&self, platform: &Platform, step: &'s Step) -> Progress<'s> {
-        match self.slot_for(platform, step).await {
-            Ok((manager, slot)) => Progress::HasSlot { step, manager, slot },
+    async fn take_slot<'s>(&self, platform: &Platform, step: &'s Step, held: &Held) -> Progress<'s> {
+        match self.slot_for(platform, step, held).await {
+            Ok(Some((manager, slot))) => Progress::HasSlot { step, manager, slot },
+            Ok(None) => Progress::NotBegun { step },
             Err(error) => Progress::Over { step, result: Err(error), millis: 0 },
         }
     }
@@ -141,24 +145,48 @@ impl Engine {
         platform: &Platform,
         step: &'s Step,
         manager: Arc<dyn ResourceManager>,
-        slot: OwnedSemaphorePermit,
+        slot: Taken,
         lease: &Lease,
     ) -> Progress<'s> {
         let started = tokio::time::Instant::now();
         let result = self.run(platform, step, manager.as_ref(), lease).await;
-        drop(slot);
+        self.give_back(slot).await;
         let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         Progress::Over { step, result, millis }
     }
 
+    /// The manager for a step, once there is room: in this process, and over all replicas. `None` when the look may
+    /// begin nothing more by then; the wait may have been long.
     async fn slot_for(
         &self,
         platform: &Platform,
         step: &Step,
-    ) -> Result<(Arc<dyn ResourceManager>, OwnedSemaphorePermit), ManagerError> {
+        held: &Held,
+    ) -> Result<Option<(Arc<dyn ResourceManager>, Taken)>, ManagerError> {
         let Member { manager, slots } = self.fleet.member(platform, &step.provider, Access::Write)?;
+        let limit = platform.providers.get(&step.provider).map_or(1, |spec| spec.max_concurrency);
         let closed = |_| ManagerError::retry(Reason::Internal, "the engine is shutting down");
-        Ok((manager, slots.acquire_owned().await.map_err(closed)?))
+        let permit = slots.acquire_owned().await.map_err(closed)?;
+        let mut tries = 0;
+        while held.going() == Going::On {
+            let taken = self.store.take_slot(&step.provider, limit, held.lease()).await;
+            let taken = taken.map_err(|error| ManagerError::retry(Reason::Internal, chain(&error)))?;
+            if let Some(slot) = taken {
+                return Ok(Some((manager, Taken { slot, _permit: permit })));
+            }
+            tries += 1;
+            // Each waits a little differently, so that those who wait do not ask in step.
+            let whole = SLOT_PATIENCE;
+            tokio::time::sleep(whole / 2 + share_of(&format!("{} {tries}", step.key), whole)).await;
+        }
+        Ok(None)
+    }
+
+    /// Lets another step run. A slot that cannot be given back is free when the lease ends.
+    async fn give_back(&self, taken: Taken) {
+        if let Err(error) = self.store.give_slot(&taken.slot).await {
+            tracing::debug!(provider = taken.slot.provider, error = chain(&error), "a slot could not be given back");
+        }
     }
 
     async fn run(
@@ -173,13 +201,26 @@ impl Engine {
     }
 }
 
+/// How long a step waits, on average, before it asks again whether its provider has room.
+const SLOT_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Room for one step on its provider.
+struct Taken {
+    slot: Slot,
+    _permit: OwnedSemaphorePermit,
+}
+
 /// How far a step has come.
 enum Progress<'s> {
     /// The provider has room for it.
     HasSlot {
         step: &'s Step,
         manager: Arc<dyn ResourceManager>,
-        slot: OwnedSemaphorePermit,
+        slot: Taken,
+    },
+    /// There was no room before the look ended.
+    NotBegun {
+        step: &'s Step,
     },
     Over {
         step: &'s Step,

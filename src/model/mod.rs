@@ -36,6 +36,6 @@ pub use platform::{
     CredentialRef, ForgeSpec, ForgeType, Guard, OnClose, Platform, PlatformId, PlatformSpec, ProviderSpec,
     ProviderType, Repository, Serves, TenantSpec, Window, WindowMode,
 };
-pub use queue::{Ask, Claim, Lease, Place, Release, Replica, Request, Width};
+pub use queue::{Ask, Claim, Lease, Place, Release, Replica, Request, Slot, Width};
 pub use resource::{Annotations, Deletion, DesiredState, DriftMode, OnFailure, Origin, Resource};
 pub use saga::{Failure, Part, Saga};

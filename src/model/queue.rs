@@ -106,6 +106,14 @@ pub struct Release {
     pub news: Option<String>,
 }
 
+/// The right to run one step on a provider, over all replicas, for as long as the lease is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub provider: String,
+    pub number: i64,
+    pub lease: Lease,
+}
+
 /// Where one tenant stands in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::model::{
     Approval, ApprovalKind, Ask, Attempt, Circuit, Claim, Event, EventKind, Execution, ExecutionOutcome, Inventory,
     Lease, ObjectHex, Place, PlanId, PlatformId, Proposal, ProviderIdentity, Reason, Record, Release, Replica, Request,
-    ResourceKey, ResourceStatus, Saga, Stray, Summary, Trigger,
+    ResourceKey, ResourceStatus, Saga, Slot, Stray, Summary, Trigger,
 };
 
 /// Why the store could not.
@@ -269,6 +269,19 @@ pub trait Queue: Send + Sync {
     /// # Errors
     /// [`StoreError::LostLease`] when another replica has the tenant.
     async fn release(&self, lease: &Lease, release: &Release) -> Result<(), StoreError>;
+
+    /// Takes one of the `limit` slots that a provider has over all replicas; `None` while none is free. A store that one
+    /// process alone writes to leaves the counting to it.
+    async fn take_slot(&self, provider: &str, limit: usize, lease: &Lease) -> Result<Option<Slot>, StoreError> {
+        let _ = limit;
+        Ok(Some(Slot { provider: provider.to_owned(), number: 0, lease: lease.clone() }))
+    }
+
+    /// Gives a slot back.
+    async fn give_slot(&self, slot: &Slot) -> Result<(), StoreError> {
+        let _ = slot;
+        Ok(())
+    }
 
     /// Every tenant's place, by name.
     async fn places(&self) -> Result<Vec<Place>, StoreError>;

@@ -14,6 +14,7 @@ mod places;
 #[path = "../rows.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod rows;
+mod slots;
 #[path = "../statements.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod statements;
@@ -32,7 +33,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::statements::{Access, SqlTx};
 use super::columns::read_time;
 use super::{Lead, Mode, Queue, Scope, Store, StoreError, Tx};
-use crate::model::{Ask, Claim, Lease, Place, Release, Replica, Request};
+use crate::model::{Ask, Claim, Lease, Place, Release, Replica, Request, Slot};
 
 /// The database of the statements.
 type Db = Postgres;
@@ -261,6 +262,19 @@ impl Queue for PostgresStore {
         let (mut queue, now) = self.queue().await?;
         places::release(&mut queue, lease, release, now).await?;
         self.tell(&mut queue).await?;
+        self.end(queue).await
+    }
+
+    async fn take_slot(&self, provider: &str, limit: usize, lease: &Lease) -> Result<Option<Slot>, StoreError> {
+        let (mut queue, now) = self.queue().await?;
+        let slot = slots::take(&mut queue, provider, limit, lease, now).await?;
+        self.end(queue).await?;
+        Ok(slot)
+    }
+
+    async fn give_slot(&self, slot: &Slot) -> Result<(), StoreError> {
+        let (mut queue, _) = self.queue().await?;
+        slots::give(&mut queue, slot).await?;
         self.end(queue).await
     }
 

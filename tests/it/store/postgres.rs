@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use plumb::model::{Ask, Replica, Request, Trigger, Width};
+use plumb::model::{Ask, Lease, Release, Replica, Request, Trigger, Width};
 use plumb::store::Mode;
 use plumb::store::postgres::PostgresStore;
 use plumb::store::{Queue, Scope, Store, StoreError};
@@ -17,7 +17,7 @@ use crate::harness::desk::Desk;
 use crate::harness::postgres::PostgresServer;
 
 /// Everything that belongs to a tenant.
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 14] = [
     "tenants",
     "inventory",
     "statuses",
@@ -29,6 +29,9 @@ const TABLES: [&str; 11] = [
     "executions",
     "events",
     "queue",
+    "attempts",
+    "sagas",
+    "slots",
 ];
 
 /// As many as one process opens.
@@ -63,6 +66,10 @@ async fn the_database_keeps_tenants_apart_whatever_is_asked() {
     let look = Ask { trigger: Trigger::Start, width: Width::Deep };
     let request = |name: &str| Request { tenant: name.to_owned(), ask: look, delay: Duration::ZERO, news: None };
     fixture.store.request(&[request("checkout"), request("billing")]).await.unwrap();
+    for name in ["checkout", "billing"] {
+        let lease = claimed(&*fixture.store, name).await;
+        assert!(fixture.store.take_slot("pg", 2, &lease).await.unwrap().is_some());
+    }
     let mut service = fixture.as_service().await;
     for table in TABLES {
         let all = format!("SELECT count(*) FROM {table}");
@@ -86,6 +93,44 @@ async fn the_database_keeps_tenants_apart_whatever_is_asked() {
         assert!(given_away.to_string().contains("row-level security"), "{table}: {given_away}");
         run(&mut service, "ROLLBACK".to_owned()).await.unwrap();
     }
+}
+
+/// Claims a tenant for long.
+async fn claimed(store: &dyn Store, tenant: &str) -> Lease {
+    let ask = Ask { trigger: Trigger::Start, width: Width::Deep };
+    let claim = store.claim_tenant(tenant, ask, &Replica(tenant.to_owned()), Duration::from_secs(600)).await;
+    claim.unwrap().expect("nobody has it").lease
+}
+
+#[tokio::test]
+async fn a_provider_has_so_many_slots_over_all_replicas_and_those_of_a_lost_lease_are_free() {
+    let fixture = Fixture::postgres().await;
+    let store = &*fixture.store;
+    let beside = PostgresStore::open(&fixture.url, Mode::Append).await.unwrap();
+    let (one, other) = (claimed(store, "checkout").await, claimed(&beside, "billing").await);
+    let take = async |store: &dyn Store, lease: &Lease| store.take_slot("pg", 2, lease).await.unwrap();
+    let first = take(store, &one).await.expect("there is room");
+    let second = take(&beside, &other).await.expect("there is room");
+    assert_ne!(first.number, second.number);
+    assert_eq!((take(store, &one).await, take(&beside, &other).await), (None, None));
+    assert!(store.take_slot("redis", 1, &one).await.unwrap().is_some(), "another provider has its own");
+    // One that is given back can be taken, and giving it back once more takes it from nobody.
+    store.give_slot(&first).await.unwrap();
+    let third = take(&beside, &other).await.expect("there is room");
+    store.give_slot(&first).await.unwrap();
+    assert_eq!(take(store, &one).await, None);
+    // Whoever loses the lease loses the slots.
+    beside.release(&other, &Release { seen: None, retry: None, news: None }).await.unwrap();
+    let again = [take(store, &one).await, take(store, &one).await];
+    assert!(again.iter().all(Option::is_some), "{again:?}");
+    beside.give_slot(&third).await.unwrap();
+    assert_eq!(take(store, &one).await, None);
+    // Many that ask at once never get more than there are.
+    let asked = (0..16).map(|_| store.take_slot("busy", 3, &one));
+    let taken = futures::future::join_all(asked).await;
+    let taken: Vec<_> = taken.into_iter().filter_map(Result::unwrap).map(|slot| slot.number).collect();
+    let distinct: std::collections::BTreeSet<_> = taken.iter().collect();
+    assert!(!taken.is_empty() && taken.len() <= 3 && distinct.len() == taken.len(), "{taken:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 import { h } from '../dom.js';
 import { ask } from '../api.js';
-import { ago, approvals, badge, cell, copyable, decision, diff, empty, facts, keyParts, kindIcon, panel, plural, resourceLink, revision, shortCommit, tenantPath, timeline, value } from '../parts.js';
+import { ago, approvals, badge, cell, copyable, decision, diff, empty, facts, keyParts, kindIcon, panel, plural, resourceLink, resourcePath, revision, shortCommit, tenantPath, timeline, value } from '../parts.js';
 
 const STATES = {
   Same: ['in plumb', 'ready'], Pending: ['to be applied', 'reconciling'], Drifted: ['drifted', 'drifted'],
@@ -57,17 +57,15 @@ export default {
 // The chain of what it waits for, as plumb explain says it.
 function why(explanation) {
   if (!explanation?.chain.length) return null;
+  const subject = ({ kind, subject: name }) => (kind === 'resource' ? h('a', { href: resourcePath(name) }, name) : `${kind} ${name}`);
   const link = (cause) => h('li', { 'data-key': `${cause.kind} ${cause.subject}` },
-    h('p', null,
-      cause.kind === 'resource' ? resourceLink(cause.subject) : `${cause.kind} ${cause.subject}`, ' ',
-      h('strong', null, cause.reason), cause.rule ? ` (${cause.rule})` : '', cause.since ? [' ', ago(cause.since)] : null),
+    h('p', null, subject(cause), ' ', h('strong', null, cause.reason), cause.rule ? ` (${cause.rule})` : '', cause.since ? [' ', ago(cause.since)] : null),
     h('p', null, cause.message || cause.explanation),
-    cause.nextAt ? h('p', { class: 'help' }, 'tried again at ', cause.nextAt) : null,
     cause.help ? h('p', { class: 'help' }, cause.help) : null);
   return panel('Why', { tone: explanation.ready === 'True' ? 'drifted' : 'stalled', note: 'as plumb explain says' },
     h('p', null, explanation.answer),
-    h('ol', { class: 'plain' }, explanation.chain.map(link)),
-    explanation.notes.length ? h('ul', { class: 'plain' }, explanation.notes.map(link)) : null);
+    h('ol', { class: 'why' }, explanation.chain.map(link)),
+    explanation.notes.length ? h('ul', { class: 'why' }, explanation.notes.map(link)) : null);
 }
 
 function proposal(one) {
@@ -118,7 +116,7 @@ function outputs(resource) {
 }
 
 function relations(resource) {
-  const needs = resource.record?.dependsOn ?? [];
+  const needs = resource.needs;
   const list = (title, keys) => (keys.length ? [h('h3', null, title), h('ul', { class: 'plain' }, keys.map((key) => h('li', { 'data-key': key }, resourceLink(key))))] : null);
   return panel('Depends', {}, needs.length || resource.dependents.length
     ? [list('Needs', needs), list('Needed by', resource.dependents)]

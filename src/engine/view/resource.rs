@@ -210,6 +210,8 @@ pub struct ResourceDetail {
     /// Desired against live as a unified diff; empty when they are the same.
     pub diff: String,
     pub record: Option<RecordView>,
+    /// Resources that it depends on.
+    pub needs: Vec<ResourceKey>,
     /// Resources that depend on this one.
     pub dependents: Vec<ResourceKey>,
     /// The newest conversation about it.
@@ -264,6 +266,10 @@ pub async fn resource(
         live,
         rows,
         record: record.map(RecordView::from),
+        needs: match (status, record) {
+            (Some(status), _) => status.depends_on.clone(),
+            (None, record) => record.map(|record| record.depends_on.clone()).unwrap_or_default(),
+        },
         dependents: facts
             .inventory
             .live()

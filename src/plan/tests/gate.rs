@@ -187,3 +187,21 @@ fn gate_a_narrowed_plan_forgets_nothing() {
     world.scope = PlanScope::Keys([cache("a")].into());
     assert!(world.plan().settles.is_empty());
 }
+
+#[test]
+fn gate_a_step_that_failed_waits_for_its_turn_and_what_needs_it_waits_too() {
+    let mut world = World::new();
+    for (name, needs) in [("a", Some("b")), ("b", None)] {
+        let mut document = document(&db(name)).with(LIMIT, 1);
+        document.depends_on = needs.into_iter().map(db).collect();
+        world.git_has(document);
+        world.vanishes(&db(name));
+    }
+    let id = world.plan().id;
+    world.decisions.not_now.insert(db("b"), (Reason::BackingOff, "later".to_owned()));
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    assert_eq!(plan.reasons(&db("b")), [Reason::BackingOff]);
+    assert_eq!(plan.reasons(&db("a")), [Reason::DependencyNotReady]);
+    assert_eq!(plan.id, id, "a closed gate does not change what a plan is");
+}

@@ -28,6 +28,21 @@ fn order_an_update_waits_for_the_update_of_what_it_needs() {
 }
 
 #[test]
+fn order_what_is_undone_goes_the_other_way_round_and_is_held_from_going_on() {
+    let mut world =
+        World::in_plumb([document(&db("a")).with(LIMIT, 1).needing(&db("b")), document(&db("b")).with(LIMIT, 1)]);
+    for name in ["a", "b"] {
+        world.git_sets(&db(name), LIMIT, 2);
+        world.decisions.rolled_back.insert(db(name), "it failed for good".to_owned());
+    }
+    let plan = world.plan();
+    assert_eq!(plan.order(), [&db("a"), &db("b")]);
+    assert_eq!(plan.step(&db("b")).depends_on, [db("a")]);
+    assert_eq!(plan.reasons(&db("a")), [Reason::RolledBack]);
+    assert!(plan.rolls_back(&db("b")) && !plan.is_in_sync());
+}
+
+#[test]
 fn order_deletions_go_the_other_way_round() {
     let mut world = World::in_plumb([
         document(&cache("base")),

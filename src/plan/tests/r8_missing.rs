@@ -44,6 +44,17 @@ fn r8_a_trace_of_lost_data_counts_when_the_inventory_is_lost_too() {
 }
 
 #[test]
+fn r8_a_conversation_about_lost_data_counts_when_the_inventory_is_lost_too() {
+    let mut world = gone();
+    world.inventory_is_lost();
+    assert_eq!(world.plan().action(&db("orders")), Some(Action::Create), "nobody knows that it was there");
+    world.decisions.were_there.insert(db("orders"));
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    assert_eq!(plan.reasons(&db("orders")), [Reason::DataMissing]);
+}
+
+#[test]
 fn r8_an_approval_lets_it_be_made_again() {
     let mut world = gone();
     let plan = world.plan();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::world::*;
 use crate::model::{
-    Annotations, Deletion, DriftMode, FieldHash, FieldPath, Fields, Kind, Mark, Observation, Ownership,
+    Annotations, Deletion, DriftMode, FieldHash, FieldPath, Fields, Kind, Mark, Observation, OnFailure, Ownership,
     ProviderIdentity, Reason, Record, ResourceKey, Unknown,
 };
 
@@ -152,7 +152,7 @@ prop_compose! {
         rotate in option::weighted(0.3, prop_oneof![Just("may".to_owned()), Just("june".to_owned())]),
     ) -> Annotations {
         let drift_ignore = if ignores { vec![FieldPath::from(LIMIT)] } else { Vec::new() };
-        Annotations { drift, drift_ignore, deletion, adopt, suspend, rotate }
+        Annotations { drift, drift_ignore, deletion, adopt, suspend, rotate, on_failure: OnFailure::Keep }
     }
 }
 

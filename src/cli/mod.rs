@@ -10,6 +10,7 @@ mod doctor;
 mod drift;
 mod explain;
 mod git;
+mod history;
 mod house;
 mod init;
 mod output;
@@ -25,6 +26,7 @@ mod secret;
 mod serve;
 mod telemetry;
 mod tenants;
+mod tree;
 mod validate;
 mod watch;
 
@@ -99,6 +101,20 @@ enum Command {
     Diff(read::DiffArgs),
     /// Show what happened.
     Events(read::EventsArgs),
+    /// List what was looked at: when, why, on which commit, and what came of it.
+    History(history::HistoryArgs),
+    /// Show one execution, event by event.
+    ///
+    /// Exits with 0 when it ended in sync, else with 1.
+    Timeline(history::TimelineArgs),
+    /// Show what two executions of a tenant did and found otherwise.
+    ///
+    /// Exits with 0 when they are the same, else with 1.
+    Compare(history::CompareArgs),
+    /// Show what depends on what, and how each stands.
+    ///
+    /// Exits with 0 when all is ready, else with 1.
+    Tree(tree::Args),
     /// Say why a resource is not as git says: what it waits for, down to the root.
     ///
     /// Exits with 0 when it is as git says, else with 1.
@@ -166,6 +182,10 @@ impl Command {
             Self::Describe(args) => read::describe(args, common).await,
             Self::Diff(args) => read::diff(args, common).await,
             Self::Events(args) => read::events(args, common).await,
+            Self::History(args) => history::history(args, common).await,
+            Self::Timeline(args) => history::timeline(args, common).await,
+            Self::Compare(args) => history::compare(args, common).await,
+            Self::Tree(args) => tree::run(args, common).await,
             Self::Explain(args) => explain::run(args, common).await,
             Self::Retry(args) => retry::run(args, common).await,
             Self::Secret(args) => secret::run(args, common).await,

@@ -150,7 +150,7 @@ pub async fn events(args: EventsArgs, common: &Common) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-async fn resources(common: &Common, filter: &ResourceFilter) -> anyhow::Result<Vec<ResourceView>> {
+pub async fn resources(common: &Common, filter: &ResourceFilter) -> anyhow::Result<Vec<ResourceView>> {
     let Some(server) = &common.server else {
         return Ok(view::resources(house::reading(common).await?.as_ref(), filter, &SystemClock).await?);
     };
@@ -385,7 +385,7 @@ fn short(revision: &str) -> String {
 }
 
 /// A length of time as tables show it: `42s`, `5m`, `3h`, `12d`.
-fn age(seconds: Option<u64>) -> String {
+pub fn age(seconds: Option<u64>) -> String {
     match seconds {
         None => String::new(),
         Some(s) if s < 120 => format!("{s}s"),

@@ -96,6 +96,7 @@ impl ResourceQuery {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ExecutionQuery {
     tenant: String,
+    key: String,
     before: Option<i64>,
     limit: Option<u32>,
 }
@@ -103,7 +104,8 @@ pub(super) struct ExecutionQuery {
 impl ExecutionQuery {
     pub fn filter(&self) -> Result<ExecutionFilter, ApiError> {
         let tenant = given("tenant", &self.tenant)?;
-        Ok(ExecutionFilter { tenant, before: self.before, limit: limit(self.limit, DEFAULT_HISTORY) })
+        let key = given("key", &self.key)?.map(|key| key_of(&key, ApiError::bad_request)).transpose()?;
+        Ok(ExecutionFilter { tenant, key, before: self.before, limit: limit(self.limit, DEFAULT_HISTORY) })
     }
 }
 

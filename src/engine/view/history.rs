@@ -15,6 +15,8 @@ const EXECUTION_EVENTS: u32 = 1000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecutionFilter {
     pub tenant: Option<String>,
+    /// Only those that have an event of this resource.
+    pub key: Option<ResourceKey>,
     /// Only those with a smaller number: the next page.
     pub before: Option<i64>,
     pub limit: u32,
@@ -106,8 +108,8 @@ pub async fn executions(
     filter: &ExecutionFilter,
     clock: &dyn Clock,
 ) -> Result<Vec<ExecutionView>, StoreError> {
-    let ExecutionFilter { tenant, before, limit } = filter;
-    let history = HistoryFilter { before: *before, limit: *limit, ..HistoryFilter::default() };
+    let ExecutionFilter { tenant, key, before, limit } = filter;
+    let history = HistoryFilter { key: key.clone(), before: *before, limit: *limit, ..HistoryFilter::default() };
     let executions = store.read(scope_of(tenant.as_deref())).await?.executions(&history).await?;
     let now = clock.now();
     Ok(executions.into_iter().map(|execution| ExecutionView::new(execution, now)).collect())

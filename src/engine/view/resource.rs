@@ -165,6 +165,9 @@ pub struct ResourceView {
     pub provider: String,
     pub object_name: String,
     pub file: String,
+    /// Resources that it depends on.
+    #[serde(default)]
+    pub needs: Vec<ResourceKey>,
     /// Where an application finds it; never a password.
     pub outputs: BTreeMap<String, String>,
     pub updated_at: Option<DateTime<Utc>>,
@@ -210,8 +213,6 @@ pub struct ResourceDetail {
     /// Desired against live as a unified diff; empty when they are the same.
     pub diff: String,
     pub record: Option<RecordView>,
-    /// Resources that it depends on.
-    pub needs: Vec<ResourceKey>,
     /// Resources that depend on this one.
     pub dependents: Vec<ResourceKey>,
     /// The newest conversation about it.
@@ -266,10 +267,6 @@ pub async fn resource(
         live,
         rows,
         record: record.map(RecordView::from),
-        needs: match (status, record) {
-            (Some(status), _) => status.depends_on.clone(),
-            (None, record) => record.map(|record| record.depends_on.clone()).unwrap_or_default(),
-        },
         dependents: facts
             .inventory
             .live()
@@ -356,6 +353,7 @@ fn from_status(status: &ResourceStatus, now: DateTime<Utc>) -> ResourceView {
         provider: status.provider.clone(),
         object_name: status.object_name.clone(),
         file: status.file.clone(),
+        needs: status.depends_on.clone(),
         outputs: status.outputs.clone(),
         updated_at: Some(status.updated_at),
     }
@@ -372,6 +370,7 @@ fn from_record(record: &Record) -> ResourceView {
         provider: record.provider.clone(),
         object_name: record.object_name.clone(),
         file: record.file.clone(),
+        needs: record.depends_on.clone(),
         updated_at: Some(record.updated_at),
         ..unseen(&record.key)
     }
@@ -391,6 +390,7 @@ fn unseen(key: &ResourceKey) -> ResourceView {
         provider: String::new(),
         object_name: String::new(),
         file: String::new(),
+        needs: Vec::new(),
         outputs: BTreeMap::new(),
         updated_at: None,
     }

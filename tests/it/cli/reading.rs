@@ -166,6 +166,8 @@ fn explain_names_the_chain_down_to_the_root() {
     explain("explain_json", &["explain", archive, "-o", "json"], 1);
     explain("explain_ready", &["explain", "checkout/staging/Database/orders"], 0);
     explain("explain_of_what_git_does_not_have", &["explain", "checkout/staging/Database/nothing"], 1);
+    explain("tree", &["tree"], 1);
+    explain("tree_json", &["tree", "checkout", "-e", "staging", "-o", "json"], 1);
     explain("explain_of_no_tenant", &["explain", "nobody/staging/Database/nothing"], 1);
 }
 
@@ -201,4 +203,39 @@ fn dead_letters_are_listed_and_retried() {
     assert!(letters.stdout.contains(wishes), "{letters:?}");
     let explained = desk.plumb(&["explain", wishes, "--server", &serving.address]);
     assert!(explained.stdout.contains("DeadLetter"), "{explained:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn executions_are_listed_told_and_compared() {
+    let desk = Desk::with_starter();
+    let seen = |name: &str, args: &[&str], code: i32| {
+        let said = desk.plumb(args);
+        assert_eq!(said.code, code, "{said:?}");
+        snapshot(name, &shown(&desk, args, &said));
+    };
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let manifest = "environments/staging/orders.yaml";
+    let text = desk.tenant.show(&format!("main:{manifest}"));
+    desk.tenant.write(manifest, text.replace("userVersion: 7", "userVersion: 8"));
+    desk.tenant.commit("Expect schema version 8");
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    super::change_by_hand(&desk).await;
+    assert_eq!(desk.plumb(&["apply"]).code, 1);
+    seen("history", &["history"], 0);
+    let of_one = desk.plumb(&["history", "checkout/production/Database/orders", "-o", "json"]);
+    let executions: serde_json::Value = serde_json::from_str(&of_one.stdout).unwrap();
+    let numbers: Vec<_> = executions.as_array().unwrap().iter().map(|one| one["id"].clone()).collect();
+    assert_eq!(numbers, [1], "only the first touched production");
+    seen("timeline", &["timeline", "2"], 0);
+    assert_eq!(desk.plumb(&["timeline", "3", "-o", "json"]).code, 1);
+    seen("timeline_of_nothing", &["timeline", "99"], 1);
+    seen("compare", &["compare", "2", "3"], 1);
+    assert_eq!(desk.plumb(&["compare", "2", "2"]).code, 0);
+    // A server tells the same.
+    let serving = desk.serve();
+    let remote = |args: &[&str]| desk.plumb(&[args, &["--server", &serving.address]].concat()).stdout;
+    assert_eq!(remote(&["compare", "2", "3"]), desk.plumb(&["compare", "2", "3"]).stdout);
+    assert_eq!(remote(&["timeline", "2"]), desk.plumb(&["timeline", "2"]).stdout);
+    assert!(remote(&["history", "checkout/production/Database/orders"]).contains("PLANNED"));
+    assert!(remote(&["tree"]).contains("Database/orders"));
 }

@@ -4,6 +4,7 @@
 
 mod apply;
 mod args;
+mod audit;
 mod completions;
 mod demo;
 mod doctor;
@@ -97,6 +98,12 @@ enum Command {
     Diff(read::DiffArgs),
     /// Show what happened.
     Events(read::EventsArgs),
+    /// Show who or what did what.
+    ///
+    /// Commits with their authors, approvals, decisions, changes, passwords that were shown, looks that were asked for. Each
+    /// row's hash is over the row and the one before it, so that one that was changed or is missing shows: --verify looks.
+    /// `-o json` prints one object a line, which is the export. Exits with 1 when a chain is broken.
+    Audit(audit::Args),
     /// Show generated passwords.
     Secret(secret::Args),
     /// Ask the running server for a look now.
@@ -155,6 +162,7 @@ impl Command {
             Self::Describe(args) => read::describe(args, common).await,
             Self::Diff(args) => read::diff(args, common).await,
             Self::Events(args) => read::events(args, common).await,
+            Self::Audit(args) => audit::run(args, common).await,
             Self::Secret(args) => secret::run(args, common).await,
             Self::Reconcile(args) => reconcile::run(args, common).await,
             Self::Schema(args) => schema::run(&args, common),

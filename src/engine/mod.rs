@@ -4,6 +4,7 @@
 //! and what was observed; nothing is applied that was not planned, and nothing is planned on what was not seen.
 
 mod apply;
+mod audit;
 mod check;
 mod credentials;
 mod decide;

@@ -4,6 +4,7 @@
 //! one thing that cannot be rebuilt are generated passwords (R12), so what is committed stays, even after a power loss.
 //! Whatever is written together is written in one transaction.
 
+pub mod audit;
 mod columns;
 pub mod lock;
 pub mod postgres;
@@ -17,6 +18,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::migrate::Migrator;
 use tokio::sync::watch;
+
+use audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
 
 use crate::model::{
     Approval, ApprovalKind, Ask, Claim, Event, EventKind, Execution, ExecutionOutcome, Inventory, Lease, ObjectHex,
@@ -421,4 +424,15 @@ pub trait Tx: Send {
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError>;
     /// Forgets executions that finished before `before`, with their events; keeps each tenant's newest.
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
+
+    /// Adds to the end of a tenant's chain, or of the platform's ([`audit::PLATFORM_CHAIN`]).
+    async fn append_audit(&mut self, tenant: &str, entries: &[NewAudit]) -> Result<(), StoreError>;
+    /// A chain after the other, oldest first.
+    async fn audit(&mut self, filter: &AuditFilter) -> Result<Vec<AuditEntry>, StoreError>;
+    /// The newest row of an action in a chain.
+    async fn last_audit(&mut self, tenant: &str, action: AuditAction) -> Result<Option<AuditEntry>, StoreError>;
+    /// Where each chain begins and ends.
+    async fn audit_heads(&mut self) -> Result<Vec<AuditHead>, StoreError>;
+    /// Cuts off what is older than `before`, at the beginning of each chain; says how many rows that were.
+    async fn prune_audit(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
 }

@@ -13,12 +13,14 @@ use serde::de::DeserializeOwned;
 use sqlx::query::Query;
 use sqlx::{Database, QueryBuilder, Transaction, query};
 
+use super::chains;
 use super::rows::{column, read_event, read_execution, read_secret};
 use super::{Db, failed};
 use crate::model::{
     Approval, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record, ResourceKey,
     ResourceStatus, Stray, Summary, Trigger, is_label,
 };
+use crate::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
 use crate::store::columns::{document, read_document, read_key, read_word, time, word};
 use crate::store::lock::DirectoryLock;
 use crate::store::{
@@ -133,6 +135,14 @@ impl SqlTx {
     fn broken(&mut self, what: &'static str, source: sqlx::Error) -> StoreError {
         self.progress = Progress::Broken;
         failed(&self.path, what, source)
+    }
+
+    /// After statements that did not all work, the rest is nothing worth either.
+    fn all_or_nothing<T>(&mut self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        if done.is_err() {
+            self.progress = Progress::Broken;
+        }
+        done
     }
 
     /// Runs a statement that writes; gives the number of rows.
@@ -631,6 +641,47 @@ impl Tx for SqlTx {
             " AND finished_at < $2 AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant)"
         );
         self.write(WHAT, executions.bind(time(before))).await
+    }
+
+    async fn append_audit(&mut self, tenant: &str, entries: &[NewAudit]) -> Result<(), StoreError> {
+        const WHAT: &str = "the audit log";
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.expect_writable()?;
+        self.claim(WHAT, tenant)?;
+        self.expect_own(WHAT, tenant, entries.iter().filter_map(|entry| entry.key.as_ref()))?;
+        let done = chains::append(&mut self.inner, tenant, entries).await;
+        self.all_or_nothing(done)
+    }
+
+    async fn audit(&mut self, filter: &AuditFilter) -> Result<Vec<AuditEntry>, StoreError> {
+        self.expect_sound()?;
+        let found = chains::entries(&mut self.inner, self.scope.tenant(), filter).await;
+        self.all_or_nothing(found)
+    }
+
+    async fn last_audit(&mut self, tenant: &str, action: AuditAction) -> Result<Option<AuditEntry>, StoreError> {
+        self.expect_sound()?;
+        if !self.sees(tenant) {
+            return Ok(None);
+        }
+        let found = chains::last(&mut self.inner, tenant, action).await;
+        self.all_or_nothing(found)
+    }
+
+    async fn audit_heads(&mut self) -> Result<Vec<AuditHead>, StoreError> {
+        self.expect_sound()?;
+        let found = chains::heads(&mut self.inner, self.scope.tenant()).await;
+        self.all_or_nothing(found)
+    }
+
+    async fn prune_audit(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError> {
+        self.expect_writable()?;
+        let cut = chains::cut(&mut self.inner, self.scope.tenant(), before).await;
+        self.all_or_nothing(cut)?;
+        let gone = chains::sweep(&mut self.inner, self.scope.tenant()).await;
+        self.all_or_nothing(gone)
     }
 }
 

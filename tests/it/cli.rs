@@ -24,6 +24,7 @@ const COMMANDS: &[&str] = &[
     "describe",
     "diff",
     "events",
+    "audit",
     "secret",
     "secret get",
     "reconcile",

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod audit;
 mod caches;
 mod cli;
 mod credentials;

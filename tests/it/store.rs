@@ -1,5 +1,6 @@
 //! The state store: what every store does, whichever database it stands on, and what is SQLite's own.
 
+mod audit;
 mod contract;
 mod isolation;
 mod postgres;

@@ -8,6 +8,9 @@
 //! The login of the URL makes and migrates the schema, and makes the role `plumb_<database>_service`, for which it needs
 //! `CREATE` on the database and, the first time, `CREATEROLE`. It needs no superuser.
 
+#[path = "../chains.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
+mod chains;
 #[path = "../places.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod places;

@@ -8,6 +8,9 @@
 //! before its role was made (R12) would be lost while the role keeps it. A sync costs a few milliseconds a commit, so
 //! what belongs together should be committed together.
 
+#[path = "../chains.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
+mod chains;
 #[path = "../places.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod places;

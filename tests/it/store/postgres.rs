@@ -17,7 +17,7 @@ use crate::harness::desk::Desk;
 use crate::harness::postgres::PostgresServer;
 
 /// Everything that belongs to a tenant.
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 13] = [
     "tenants",
     "inventory",
     "statuses",
@@ -29,6 +29,8 @@ const TABLES: [&str; 11] = [
     "executions",
     "events",
     "queue",
+    "audit",
+    "audit_heads",
 ];
 
 /// As many as one process opens.

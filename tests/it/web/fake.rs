@@ -11,6 +11,7 @@ use plumb::model::{
     Approval, Ask, Claim, Event, Execution, ExecutionOutcome, Inventory, Lease, Place, PlanId, Proposal,
     ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus, Stray, Summary, Trigger,
 };
+use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
 use plumb::store::{
     HeldPlan, HistoryFilter, Lead, NewEvent, PlatformState, Queue, Scope, Store, StoreError, StoredSecret, TenantState,
     Tx,
@@ -278,6 +279,21 @@ impl Tx for Snapshot {
             .take(filter.limit as usize)
             .cloned()
             .collect())
+    }
+    async fn append_audit(&mut self, _: &str, _: &[NewAudit]) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn audit(&mut self, _: &AuditFilter) -> Result<Vec<AuditEntry>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn last_audit(&mut self, _: &str, _: AuditAction) -> Result<Option<AuditEntry>, StoreError> {
+        Ok(None)
+    }
+    async fn audit_heads(&mut self) -> Result<Vec<AuditHead>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn prune_audit(&mut self, _: DateTime<Utc>) -> Result<u64, StoreError> {
+        panic!("the page only reads")
     }
     async fn prune_history(&mut self, _: DateTime<Utc>) -> Result<u64, StoreError> {
         panic!("the page only reads")

@@ -123,7 +123,12 @@ impl Verdict {
         let whole = self.chains.iter().map(|head| {
             let rows = usize::try_from(head.last_id - head.first_id + 1).unwrap_or_default();
             let name = chain_name(&head.tenant);
-            format!("{name}: {}, whole; the last is number {}, {}\n", output::count(rows, "row"), head.last_id, head.last_hash)
+            format!(
+                "{name}: {}, whole; the last is number {}, {}\n",
+                output::count(rows, "row"),
+                head.last_id,
+                head.last_hash
+            )
         });
         let broken = self.broken.iter().map(|broken| format!("BROKEN: {broken}\n"));
         let text: String = whole.chain(broken).collect();
@@ -154,7 +159,8 @@ fn table(entries: &[AuditEntry]) -> String {
         .map(|entry| {
             let about = entry.key.as_ref().map(ToString::to_string);
             let of = if entry.tenant.is_empty() { "the platform".to_owned() } else { entry.tenant.clone() };
-            let told: Vec<String> = entry.details.iter().map(|(name, value)| format!("{name} {}", said(value))).collect();
+            let told: Vec<String> =
+                entry.details.iter().map(|(name, value)| format!("{name} {}", said(value))).collect();
             vec![
                 entry.at.format("%F %TZ").to_string(),
                 entry.actor.clone(),

@@ -6,6 +6,7 @@ mod apply;
 mod args;
 mod audit;
 mod completions;
+mod db;
 mod demo;
 mod doctor;
 mod drift;
@@ -108,6 +109,8 @@ enum Command {
     Secret(secret::Args),
     /// Ask the running server for a look now.
     Reconcile(reconcile::Args),
+    /// Migrate, back up, restore or move the state database.
+    Db(db::Args),
     /// Print the JSON Schema of a kind.
     Schema(schema::Args),
     /// Work with policies.
@@ -165,6 +168,7 @@ impl Command {
             Self::Audit(args) => audit::run(args, common).await,
             Self::Secret(args) => secret::run(args, common).await,
             Self::Reconcile(args) => reconcile::run(args, common).await,
+            Self::Db(args) => db::run(args, common).await,
             Self::Schema(args) => schema::run(&args, common),
             Self::Policy(args) => policy::run(args, common).await,
             Self::Doctor(args) => doctor::run(args, common).await,

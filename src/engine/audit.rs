@@ -65,7 +65,11 @@ impl Engine {
 }
 
 /// The commits of `head` that are not of `before`, oldest first; `head` is always the last of them.
-fn since(mirror: &Mirror, before: Option<&str>, head: &ObjectHex) -> Result<Vec<CommitInfo>, crate::source::SourceError> {
+fn since(
+    mirror: &Mirror,
+    before: Option<&str>,
+    head: &ObjectHex,
+) -> Result<Vec<CommitInfo>, crate::source::SourceError> {
     let mut commits = mirror.commits_between(before, head)?;
     let (mut newest, older): (Vec<_>, Vec<_>) = commits.drain(..).partition(|commit| commit.id == *head);
     if newest.is_empty() {
@@ -92,8 +96,12 @@ fn commit_read(commit: &CommitInfo, at: DateTime<Utc>) -> NewAudit {
 fn approved(approval: &Approval, commits: &[CommitInfo], at: DateTime<Utc>) -> NewAudit {
     let Approval { kind, plan, keys, commit } = approval;
     let by = commits.iter().find(|known| known.id == *commit).map(|known| known.committer.clone());
-    let details =
-        details([("commit", json!(commit)), ("plan", json!(plan)), ("trailer", json!(kind.trailer())), ("keys", json!(keys))]);
+    let details = details([
+        ("commit", json!(commit)),
+        ("plan", json!(plan)),
+        ("trailer", json!(kind.trailer())),
+        ("keys", json!(keys)),
+    ]);
     NewAudit { at, actor: by.unwrap_or_else(|| GIT.to_owned()), action: AuditAction::Approval, key: None, details }
 }
 

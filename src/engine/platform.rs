@@ -220,7 +220,8 @@ impl Engine {
             tx.put_platform(&state).await?;
         }
         if !was_in_force {
-            tx.append_audit(PLATFORM_CHAIN, &[audit::in_force(&state.commit, author.as_ref(), state.updated_at)]).await?;
+            tx.append_audit(PLATFORM_CHAIN, &[audit::in_force(&state.commit, author.as_ref(), state.updated_at)])
+                .await?;
         }
         // A tenant that is no longer in the platform is frozen and listed, never pruned (R9).
         for (name, tenant) in tx.tenants().await? {

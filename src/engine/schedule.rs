@@ -396,6 +396,9 @@ impl Schedule {
         if let Err(error) = self.engine.prune_history(&in_force.platform).await {
             tracing::warn!(error = %chain(&error), "old executions could not be forgotten");
         }
+        if let Err(error) = self.engine.make_months().await {
+            tracing::warn!(error = %chain(&error), "the coming months could not be made; their rows go to the default partition");
+        }
         if let Err(error) = self.engine.prune_audit(&in_force.platform).await {
             tracing::warn!(error = %chain(&error), "old rows of the audit log could not be cut off");
         }
@@ -462,6 +465,13 @@ impl Engine {
         let Some(before) = self.clock.now().checked_sub_signed(kept) else { return Ok(()) };
         let mut tx = self.store.begin(Scope::Platform).await?;
         tx.prune_audit(before).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Makes room for the months to come.
+    async fn make_months(&self) -> Result<(), EngineError> {
+        let mut tx = self.store.begin(Scope::Platform).await?;
+        tx.make_months(self.clock.now()).await?;
         Ok(tx.commit().await?)
     }
 

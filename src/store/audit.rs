@@ -241,7 +241,10 @@ mod tests {
             rows.push(row);
         }
         let (first_id, first_previous) = (1, ORIGIN.to_owned());
-        (AuditHead { tenant: "checkout".to_owned(), first_id, first_previous, last_id: length, last_hash: previous }, rows)
+        (
+            AuditHead { tenant: "checkout".to_owned(), first_id, first_previous, last_id: length, last_hash: previous },
+            rows,
+        )
     }
 
     fn walk(head: AuditHead, rows: &[AuditEntry]) -> Result<AuditHead, ChainBreak> {

@@ -15,7 +15,7 @@ use sqlx::{Database, QueryBuilder, Transaction, query};
 
 use super::chains;
 use super::rows::{column, read_event, read_execution, read_secret};
-use super::{Db, failed};
+use super::{DROP_MONTHS, Db, MAKE_MONTHS, failed};
 use crate::model::{
     Approval, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity, Record, ResourceKey,
     ResourceStatus, Stray, Summary, Trigger, is_label,
@@ -46,6 +46,9 @@ type Statement<'q> = Query<'q, Db, <Db as Database>::Arguments>;
 /// How many rows one statement writes. Each statement is a message to the database and an answer; databases take
 /// some ten thousand values in one.
 const ROWS_AT_ONCE: usize = 200;
+
+/// How many months are made before they begin: more than a process that makes them is ever down.
+const MONTHS_AHEAD: i32 = 2;
 
 /// What a transaction may do.
 pub(super) enum Access {
@@ -209,6 +212,17 @@ impl SqlTx {
         self.claim(what, &key.tenant)?;
         self.write(what, query(sql).bind(&key.tenant).bind(key.to_string())).await?;
         Ok(())
+    }
+
+    /// Drops the partitions of a table of which nothing is kept any more, where it has such; says how many rows went.
+    async fn drop_months(&mut self, what: &'static str, table: &str, before: DateTime<Utc>) -> Result<u64, StoreError> {
+        match (DROP_MONTHS, &self.scope) {
+            (Some(sql), Scope::Platform) => {
+                let gone = self.add(what, query(sql).bind(table).bind(time(before))).await?;
+                Ok(gone.unsigned_abs())
+            }
+            (Some(_) | None, _) => Ok(0),
+        }
     }
 
     /// Removes the rows of a tenant.
@@ -628,6 +642,7 @@ impl Tx for SqlTx {
 
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError> {
         const WHAT: &str = "the history";
+        self.drop_months(WHAT, "events", before).await?;
         let events = narrowed!(
             &self.scope,
             "DELETE FROM events",
@@ -680,8 +695,19 @@ impl Tx for SqlTx {
         self.expect_writable()?;
         let cut = chains::cut(&mut self.inner, self.scope.tenant(), before).await;
         self.all_or_nothing(cut)?;
+        let dropped = self.drop_months("the audit log", "audit", before).await?;
         let gone = chains::sweep(&mut self.inner, self.scope.tenant()).await;
-        self.all_or_nothing(gone)
+        Ok(self.all_or_nothing(gone)? + dropped)
+    }
+
+    async fn make_months(&mut self, now: DateTime<Utc>) -> Result<(), StoreError> {
+        const WHAT: &str = "a month";
+        self.expect_writable()?;
+        self.claim_platform(WHAT)?;
+        if let Some(sql) = MAKE_MONTHS {
+            self.write(WHAT, query(sql).bind(now.format("%Y-%m").to_string()).bind(MONTHS_AHEAD)).await?;
+        }
+        Ok(())
     }
 }
 

@@ -35,7 +35,10 @@ async fn what_was_done_and_who_did_it_is_written_down_once() {
     assert_eq!(of(&rows, "commit").len(), 1, "a commit is read once");
     assert_eq!(of(&rows, "commit")[0]["details"]["subject"], "Start with Plumb");
     assert_eq!(of(&rows, "change").len(), 2);
-    assert_eq!((&of(&rows, "change")[0]["actor"], &of(&rows, "change")[0]["details"]["execution"]), (&Value::from("plumb"), &Value::from(1)));
+    assert_eq!(
+        (&of(&rows, "change")[0]["actor"], &of(&rows, "change")[0]["details"]["execution"]),
+        (&Value::from("plumb"), &Value::from(1))
+    );
     assert_eq!(of(&rows, "platform").len(), 1);
     assert_eq!(of(&rows, "platform")[0]["tenant"], "");
 
@@ -57,7 +60,10 @@ async fn what_was_done_and_who_did_it_is_written_down_once() {
     desk.plumb(&["apply"]);
     let rows = exported(&desk, &["-t", "checkout"]);
     let last = of(&rows, "commit").pop().unwrap();
-    assert_eq!((&last["details"]["subject"], &last["details"]["historyRewritten"]), (&Value::from("Two, again"), &Value::from(true)));
+    assert_eq!(
+        (&last["details"]["subject"], &last["details"]["historyRewritten"]),
+        (&Value::from("Two, again"), &Value::from(true))
+    );
     assert!(exported(&desk, &["--since", "2999-01-01T00:00:00Z"]).is_empty());
     assert_eq!(exported(&desk, &["--since", "1d"]).len(), exported(&desk, &[]).len());
 }
@@ -76,7 +82,10 @@ async fn a_row_that_was_changed_or_removed_shows() {
         ("DELETE FROM audit WHERE tenant = 'checkout' AND id = 3", "row 3 of tenant checkout is missing, at the end"),
         ("DELETE FROM audit WHERE tenant = 'checkout' AND id = 1", "row 1 of tenant checkout is missing"),
         ("DELETE FROM audit WHERE tenant = ''", "row 1 of the platform is missing, at the end"),
-        ("DELETE FROM audit_heads WHERE tenant = 'checkout'", "row 1 of tenant checkout belongs to a chain whose head is missing"),
+        (
+            "DELETE FROM audit_heads WHERE tenant = 'checkout'",
+            "row 1 of tenant checkout belongs to a chain whose head is missing",
+        ),
     ] {
         by_hand(&desk, sql).await;
         let broken = desk.plumb(&["audit", "--verify"]);

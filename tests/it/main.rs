@@ -6,6 +6,7 @@ mod audit;
 mod caches;
 mod cli;
 mod credentials;
+mod db;
 mod drift;
 mod examples;
 mod faults;

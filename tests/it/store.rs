@@ -3,6 +3,7 @@
 mod audit;
 mod contract;
 mod isolation;
+mod months;
 mod postgres;
 mod queue;
 mod sample;

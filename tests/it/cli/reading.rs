@@ -104,7 +104,8 @@ fn outputs_and_passwords_are_shown_to_those_who_ask() {
 
 /// The log without what differs from run to run: columns as wide as a name, the order of steps, who runs the tests.
 fn steady_audit(text: &str) -> String {
-    let mut lines: Vec<String> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let mut lines: Vec<String> =
+        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     lines.retain(|line| !line.contains(" change checkout/") && !line.contains("\"change\""));
     let lines = lines.into_iter().map(|line| match (line.find("(uid "), line.contains("secretShown")) {
         (Some(_), true) if line.starts_with('{') => {

@@ -37,12 +37,12 @@ const TABLES: [&str; 13] = [
 const CONNECTIONS: usize = 12;
 
 impl Fixture {
-    fn database(&self) -> &str {
+    pub(super) fn database(&self) -> &str {
         self.url.rsplit('/').next().unwrap()
     }
 
     /// A connection of the login, working as the service does.
-    async fn as_service(&self) -> PgConnection {
+    pub(super) async fn as_service(&self) -> PgConnection {
         let mut connection = PgConnection::connect(&self.url).await.unwrap();
         let role = format!("SET ROLE plumb_{}_service; SET search_path = plumb", self.database());
         sqlx::raw_sql(AssertSqlSafe(role)).execute(&mut connection).await.unwrap();
@@ -50,11 +50,11 @@ impl Fixture {
     }
 }
 
-async fn run(connection: &mut PgConnection, sql: String) -> Result<u64, sqlx::Error> {
+pub(super) async fn run(connection: &mut PgConnection, sql: String) -> Result<u64, sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|done| done.rows_affected())
 }
 
-async fn count(connection: &mut PgConnection, sql: String) -> i64 {
+pub(super) async fn count(connection: &mut PgConnection, sql: String) -> i64 {
     sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await.unwrap().get(0)
 }
 

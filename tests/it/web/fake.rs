@@ -72,6 +72,12 @@ impl Store for FakeStore {
         panic!("the page only reads")
     }
 
+    async fn snapshot(&self) -> Result<Box<dyn plumb::store::copy::Rows>, StoreError> {
+        panic!("the page asks for no backup")
+    }
+    async fn refill(&self) -> Result<Box<dyn plumb::store::copy::Rows>, StoreError> {
+        panic!("the page only reads")
+    }
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
         let failed = |source| StoreError::Query { what: "anything", source };
         if matches!(&scope, Scope::Tenant(name) if name.contains('\0')) {
@@ -291,6 +297,9 @@ impl Tx for Snapshot {
     }
     async fn audit_heads(&mut self) -> Result<Vec<AuditHead>, StoreError> {
         Ok(Vec::new())
+    }
+    async fn make_months(&mut self, _: DateTime<Utc>) -> Result<(), StoreError> {
+        panic!("the page only reads")
     }
     async fn prune_audit(&mut self, _: DateTime<Utc>) -> Result<u64, StoreError> {
         panic!("the page only reads")

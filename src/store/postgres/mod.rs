@@ -137,9 +137,9 @@ impl PostgresStore {
         match mode {
             Mode::Reconcile => {
                 wait_for_set_up(&mut login).await.map_err(|source| failed(&name, "its set-up", source))?;
-                if is_up_to_date(&mut login, &name).await? && !owns_schema(&mut login, &name).await? {
-                    // It works in what its owner made, and gave it the role for.
-                } else {
+                // A login that owns nothing there works in what the owner made, and gave it the role for.
+                let is_guest = is_up_to_date(&mut login, &name).await? && !owns_schema(&mut login, &name).await?;
+                if !is_guest {
                     migrated = migrate(&mut login, &name).await?;
                     provide_role(&mut login, &role, &name).await?;
                 }

@@ -119,7 +119,15 @@ fn steady_audit(text: &str) -> String {
         }
         _ => line,
     });
-    lines.map(|line| line + "\n").collect()
+    lines.map(|line| ["at", "committedAt"].iter().fold(line, |line, name| without_moment(&line, name)) + "\n").collect()
+}
+
+/// A line of JSON without the moment that has this name.
+fn without_moment(line: &str, name: &str) -> String {
+    match line.split_once(&format!("\"{name}\":\"")) {
+        Some((start, rest)) => format!("{start}\"{name}\":\"[MOMENT]{}", &rest[rest.find('"').unwrap()..]),
+        None => line.to_owned(),
+    }
 }
 
 #[test]

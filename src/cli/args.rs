@@ -149,16 +149,31 @@ impl Common {
     pub fn database(&self) -> anyhow::Result<Database> {
         match self.database.as_deref() {
             None => Ok(Database::Sqlite(self.data_dir()?)),
-            Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-                Ok(Database::Postgres(url.to_owned()))
+            Some(url) => Database::of(url, "--database"),
+        }
+    }
+}
+
+impl Database {
+    /// The database that the value of a flag names.
+    pub fn of(url: &str, flag: &str) -> anyhow::Result<Self> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Self::Postgres(url.to_owned()));
+        }
+        match url.strip_prefix("sqlite:").filter(|folder| !folder.is_empty()) {
+            Some(folder) => {
+                let folder = folder.strip_prefix("//").unwrap_or(folder);
+                Ok(Self::Sqlite(std::path::absolute(folder)?))
             }
-            Some(url) => match url.strip_prefix("sqlite:").filter(|folder| !folder.is_empty()) {
-                Some(folder) => {
-                    let folder = folder.strip_prefix("//").unwrap_or(folder);
-                    Ok(Database::Sqlite(std::path::absolute(folder)?))
-                }
-                None => bail!("--database is neither postgres://login@host/database nor sqlite:DIR"),
-            },
+            None => bail!("{flag} is neither postgres://login@host/database nor sqlite:DIR"),
+        }
+    }
+
+    /// How it may be shown: without a password.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Sqlite(folder) => format!("sqlite:{}", folder.display()),
+            Self::Postgres(url) => crate::store::postgres::without_password(url),
         }
     }
 }

@@ -179,7 +179,7 @@ impl Story {
         let mut connection = self.open_database().await?;
         sqlx::query("PRAGMA user_version = 42").execute(&mut connection).await?;
         connection.close().await?;
-        ensure!(self.looks.ask(Some("checkout")), "the schedule should know the tenant");
+        ensure!(self.looks.ask(Some("checkout"), "demo"), "the schedule should know the tenant");
         let event = self.wait_for("the proposal", |kind| matches!(kind, EventKind::ProposalOpened { .. })).await?;
         let EventKind::ProposalOpened { branch, diff } = event.kind else { bail!("no proposal came") };
         ensure!(self.live_user_version().await? == 42, "the live value should be held, not overwritten");

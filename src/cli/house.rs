@@ -141,6 +141,18 @@ fn key_variable() -> Option<SecretString> {
     std::env::var(KEY_VARIABLE).ok().map(SecretString::from)
 }
 
+/// Who runs this process, as the operating system knows it: for the audit log.
+pub fn person() -> String {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(own) = std::fs::metadata("/proc/self") else { return "command line".to_owned() };
+    let (uid, users) = (own.uid().to_string(), std::fs::read_to_string("/etc/passwd").unwrap_or_default());
+    let mut users = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    match users.find(|user| user.get(2) == Some(&uid.as_str())) {
+        Some(user) => format!("{} (uid {uid})", user[0]),
+        None => format!("uid {uid}"),
+    }
+}
+
 /// A name for this process among all that share a store.
 fn replica() -> Replica {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -165,7 +177,7 @@ pub fn web_state(store: Arc<dyn Store>, ready: watch::Receiver<bool>, looks: Loo
 struct Marks(Looks);
 
 impl Look for Marks {
-    fn look(&self, tenant: Option<&str>) -> bool {
-        self.0.ask(tenant)
+    fn look(&self, tenant: Option<&str>, by: &str) -> bool {
+        self.0.ask(tenant, by)
     }
 }

@@ -4,7 +4,9 @@
 
 mod apply;
 mod args;
+mod audit;
 mod completions;
+mod db;
 mod demo;
 mod doctor;
 mod drift;
@@ -124,10 +126,18 @@ enum Command {
     /// A step that cannot work, or that failed ten times, is a dead letter: it is tried again after a new commit, when its
     /// provider is back after an outage, by `plumb apply`, and by this. `plumb get --dead-letters` lists them.
     Retry(retry::Args),
+    /// Show who or what did what.
+    ///
+    /// Commits with their authors, approvals, decisions, changes, passwords that were shown, looks that were asked for. Each
+    /// row's hash is over the row and the one before it, so that one that was changed or is missing shows: --verify looks.
+    /// `-o json` prints one object a line, which is the export. Exits with 1 when a chain is broken.
+    Audit(audit::Args),
     /// Show generated passwords.
     Secret(secret::Args),
     /// Ask the running server for a look now.
     Reconcile(reconcile::Args),
+    /// Migrate, back up, restore or move the state database.
+    Db(db::Args),
     /// Print the JSON Schema of a kind.
     Schema(schema::Args),
     /// Work with policies.
@@ -188,8 +198,10 @@ impl Command {
             Self::Tree(args) => tree::run(args, common).await,
             Self::Explain(args) => explain::run(args, common).await,
             Self::Retry(args) => retry::run(args, common).await,
+            Self::Audit(args) => audit::run(args, common).await,
             Self::Secret(args) => secret::run(args, common).await,
             Self::Reconcile(args) => reconcile::run(args, common).await,
+            Self::Db(args) => db::run(args, common).await,
             Self::Schema(args) => schema::run(&args, common),
             Self::Policy(args) => policy::run(args, common).await,
             Self::Doctor(args) => doctor::run(args, common).await,

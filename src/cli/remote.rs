@@ -49,7 +49,7 @@ fn silent(server: &str, error: &reqwest::Error) -> anyhow::Error {
 
 fn client() -> anyhow::Result<reqwest::Client> {
     crate::source::init_tls();
-    Ok(reqwest::Client::builder().timeout(TIMEOUT).build()?)
+    Ok(reqwest::Client::builder().user_agent(concat!("plumb/", env!("CARGO_PKG_VERSION"))).timeout(TIMEOUT).build()?)
 }
 
 fn api(server: &str, path: &[&str]) -> anyhow::Result<url::Url> {

@@ -12,6 +12,7 @@ use crate::engine::vault::{StoredSecrets, system_rng};
 use crate::model::{
     Clock, EventKind, ExecutionOutcome, Fields, Kind, Record, ResourceKey, Summary, SystemClock, Trigger,
 };
+use crate::store::audit::{AuditAction, NewAudit};
 use crate::store::{Mode, NewEvent, Scope};
 
 use super::args::Common;
@@ -28,7 +29,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum SecretCommand {
-    /// Show the password of a role, and record in the timeline that it was shown.
+    /// Show the password of a role, and record in the timeline and the audit log that it was shown.
     Get {
         /// The resource: tenant/environment/Kind/name
         key: ResourceKey,
@@ -54,6 +55,10 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let execution = tx.start_execution(&key.tenant, Trigger::CommandLine, None, now).await?;
     let shown = NewEvent { key: Some(key.clone()), at: now, kind: EventKind::SecretShown { role: role.clone() } };
     tx.append_event(execution, &key.tenant, shown).await?;
+    let details = [("role".to_owned(), json!(role)), ("execution".to_owned(), json!(execution))].into();
+    let (actor, action) = (house::person(), AuditAction::SecretShown);
+    let audited = NewAudit { at: now, actor, action, key: Some(key.clone()), details };
+    tx.append_audit(&key.tenant, &[audited]).await?;
     tx.finish_execution(execution, ExecutionOutcome::InSync, None, None, Summary::default(), now).await?;
     tx.commit().await?;
     let shown = json!({"key": key, "role": role, "password": password.expose_secret()});

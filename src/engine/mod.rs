@@ -5,6 +5,7 @@
 
 mod apply;
 mod attempts;
+mod audit;
 mod check;
 mod circuits;
 mod credentials;

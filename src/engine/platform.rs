@@ -7,11 +7,12 @@ use std::sync::Arc;
 use crate::manifest;
 use crate::model::{Code, Diagnostic, ObjectHex, Platform, PlatformId, Span};
 use crate::source::{self, Mirror, Refs, Remote, SourceError, Wanted};
+use crate::store::audit::PLATFORM_CHAIN;
 use crate::store::{PlatformState, Scope};
 use crate::validate::{self, PolicySet};
 
 use super::desired::Sources;
-use super::{Engine, EngineError, blocking};
+use super::{Engine, EngineError, audit, beside, blocking};
 
 /// The platform's id is in every mark; with another one nothing would be Plumb's any more.
 const PLATFORM_ID_CHANGED: Code = Code::new("PlatformIdChanged");
@@ -176,7 +177,7 @@ impl Engine {
             sources: revision.sources,
         };
         if remember {
-            self.remember_platform(&status, state).await?;
+            self.remember_platform(&status, state, &mirror).await?;
             // Only what is in the state database too need not be read again.
             *self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((read, status.clone()));
         }
@@ -201,6 +202,7 @@ impl Engine {
         &self,
         status: &PlatformStatus,
         before: Option<PlatformState>,
+        mirror: &Mirror,
     ) -> Result<(), EngineError> {
         let platform = &status.platform;
         let state = PlatformState {
@@ -210,10 +212,16 @@ impl Engine {
             findings: status.findings.clone(),
             updated_at: self.clock.now(),
         };
+        let author = beside(|| mirror.commits_between(None, &state.commit)).ok().and_then(|mut commits| commits.pop());
         let mut tx = self.store.begin(Scope::Platform).await?;
+        let was_in_force = before.as_ref().is_some_and(|before| before.commit == state.commit);
         let same = before.is_some_and(|before| PlatformState { updated_at: state.updated_at, ..before } == state);
         if !same {
             tx.put_platform(&state).await?;
+        }
+        if !was_in_force {
+            tx.append_audit(PLATFORM_CHAIN, &[audit::in_force(&state.commit, author.as_ref(), state.updated_at)])
+                .await?;
         }
         // A tenant that is no longer in the platform is frozen and listed, never pruned (R9).
         for (name, tenant) in tx.tenants().await? {

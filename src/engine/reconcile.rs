@@ -33,7 +33,7 @@ use super::record::{Pass, Written};
 use super::sagas;
 use super::timeline::Timeline;
 use super::worker::name_of;
-use super::{Engine, EngineError, beside, blocking, decide, holds, mirrors, windows};
+use super::{Engine, EngineError, audit, beside, blocking, decide, holds, mirrors, windows};
 
 /// How often a pass is planned anew at once because a target was not what a step expected.
 const MOST_REPLANS: usize = 3;
@@ -396,6 +396,7 @@ impl Engine {
         let reading = beside(|| workspace.read(owner, loaded));
         let desired = Arc::clone(&reading.desired);
         note_reading(timeline, &source, &reading);
+        timeline.audit(self.commits_to_audit(tenant, &source, &memory).await?);
 
         // what people decided
         self.read_decisions(subject, lease, &source, &desired, &mut memory, timeline).await?;
@@ -570,6 +571,7 @@ impl Engine {
         if read.is_empty() {
             return Ok(());
         }
+        let mut decided = Vec::new();
         let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
         for proposal in read {
             let proposal = Proposal { updated_at: self.clock.now(), ..proposal };
@@ -577,11 +579,13 @@ impl Engine {
             let message = proposal.message.clone();
             let before = memory.proposals.get(&proposal.key).map(|known| known.status);
             if before != Some(status) && !matches!(status, ProposalStatus::Pending | ProposalStatus::Open) {
+                decided.push(audit::decided(&proposal));
                 timeline.note_of(&proposal.key, EventKind::ProposalDecided { branch, status, message });
             }
             tx.put_proposal(&proposal).await?;
             memory.proposals.insert(proposal.key.clone(), proposal);
         }
+        tx.append_audit(&lease.tenant, &decided).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -733,7 +737,7 @@ struct Ground<'a> {
     circuits: Option<&'a Circuits>,
 }
 
-fn unreadable(tenant: &str, source: crate::source::SourceError) -> EngineError {
+pub(super) fn unreadable(tenant: &str, source: crate::source::SourceError) -> EngineError {
     EngineError::Source { what: format!("the repository of tenant {tenant}"), source }
 }
 

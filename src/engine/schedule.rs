@@ -16,13 +16,14 @@ use tokio::time::Instant;
 
 use crate::model::{Ask, Place, Platform, Request, Trigger, Width};
 use crate::source::Refs;
-use crate::store::Lead;
+use crate::store::audit::PLATFORM_CHAIN;
+use crate::store::{Lead, Scope};
 
 use super::lease::news_of_platform;
 use super::platform::PlatformStatus;
 use super::reconcile::chain;
 use super::worker::{Worker, name_of};
-use super::{Engine, EngineError, blocking, windows};
+use super::{Engine, EngineError, audit, blocking, windows};
 
 /// How many repositories are asked for their refs at once.
 const POLLS_AT_ONCE: usize = 8;
@@ -51,27 +52,33 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How often old executions are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
+/// A look that somebody asks for: at one tenant, or at all.
+struct Wish {
+    tenant: Option<String>,
+    by: String,
+}
+
 /// Asks for looks from outside.
 #[derive(Clone)]
 pub struct Looks {
-    requests: mpsc::UnboundedSender<Option<String>>,
+    requests: mpsc::UnboundedSender<Wish>,
     tenants: watch::Receiver<BTreeSet<String>>,
 }
 
 impl Looks {
-    /// Asks for a look at one tenant, or at all; says whether there is such a tenant.
-    pub fn ask(&self, tenant: Option<&str>) -> bool {
+    /// Asks for a look at one tenant, or at all, on behalf of `by`; says whether there is such a tenant.
+    pub fn ask(&self, tenant: Option<&str>, by: &str) -> bool {
         if tenant.is_some_and(|tenant| !self.tenants.borrow().contains(tenant)) {
             return false;
         }
-        self.requests.send(tenant.map(str::to_owned)).is_ok()
+        self.requests.send(Wish { tenant: tenant.map(str::to_owned), by: by.to_owned() }).is_ok()
     }
 }
 
 /// The schedule of one engine, and its worker.
 pub struct Schedule {
     engine: Arc<Engine>,
-    requests: mpsc::UnboundedReceiver<Option<String>>,
+    requests: mpsc::UnboundedReceiver<Wish>,
     tenants: watch::Sender<BTreeSet<String>>,
     ready: watch::Sender<bool>,
     /// While this process leads.
@@ -163,8 +170,8 @@ impl Schedule {
                     return;
                 }
                 () = tokio::time::sleep_until(wake) => {}
-                Some(asked) = self.requests.recv() => {
-                    self.ask_all(asked).await;
+                Some(wish) = self.requests.recv() => {
+                    self.ask_all(wish).await;
                     platform_at = Instant::now();
                 }
                 Some(done) = tasks.join_next() => match done {
@@ -302,7 +309,10 @@ impl Schedule {
         }
     }
 
-    async fn ask_all(&self, tenant: Option<String>) {
+    async fn ask_all(&self, Wish { tenant, by }: Wish) {
+        if let Err(error) = self.engine.audit_request(&by, tenant.as_deref()).await {
+            tracing::warn!(error = %chain(&error), by, "who asked for a look could not be written to the audit log");
+        }
         let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
         let requests: Vec<Request> = match tenant {
             Some(tenant) => vec![at_once(&tenant, ask)],
@@ -412,6 +422,12 @@ impl Schedule {
         if let Err(error) = self.engine.prune_history(&in_force.platform).await {
             tracing::warn!(error = %chain(&error), "old executions could not be forgotten");
         }
+        if let Err(error) = self.engine.make_months().await {
+            tracing::warn!(error = %chain(&error), "the coming months could not be made; their rows go to the default partition");
+        }
+        if let Err(error) = self.engine.prune_audit(&in_force.platform).await {
+            tracing::warn!(error = %chain(&error), "old rows of the audit log could not be cut off");
+        }
     }
 }
 
@@ -458,11 +474,38 @@ impl Engine {
             .map_err(|source| EngineError::Source { what: format!("the repository of tenant {tenant}"), source })
     }
 
+    /// Writes down who asked for a look: in the tenant's chain, or the platform's.
+    async fn audit_request(&self, by: &str, tenant: Option<&str>) -> Result<(), EngineError> {
+        let (chain, scope) = match tenant {
+            Some(tenant) => (tenant, Scope::Tenant(tenant.to_owned())),
+            None => (PLATFORM_CHAIN, Scope::Platform),
+        };
+        let mut tx = self.store.begin(scope).await?;
+        tx.append_audit(chain, &[audit::asked(by, tenant, self.clock.now())]).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Cuts off what is older in the audit log than the platform keeps it.
+    async fn prune_audit(&self, platform: &Platform) -> Result<(), EngineError> {
+        let kept = chrono::Duration::from_std(platform.spec.audit_retention.0).unwrap_or(chrono::Duration::MAX);
+        let Some(before) = self.clock.now().checked_sub_signed(kept) else { return Ok(()) };
+        let mut tx = self.store.begin(Scope::Platform).await?;
+        tx.prune_audit(before).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Makes room for the months to come.
+    async fn make_months(&self) -> Result<(), EngineError> {
+        let mut tx = self.store.begin(Scope::Platform).await?;
+        tx.make_months(self.clock.now()).await?;
+        Ok(tx.commit().await?)
+    }
+
     /// Forgets executions that are older than the platform keeps them.
     async fn prune_history(&self, platform: &Platform) -> Result<(), EngineError> {
         let kept = chrono::Duration::from_std(platform.spec.retention.0).unwrap_or(chrono::Duration::MAX);
         let Some(before) = self.clock.now().checked_sub_signed(kept) else { return Ok(()) };
-        let mut tx = self.store.begin(crate::store::Scope::Platform).await?;
+        let mut tx = self.store.begin(Scope::Platform).await?;
         tx.prune_history(before).await?;
         tx.commit().await?;
         Ok(())

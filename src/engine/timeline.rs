@@ -1,9 +1,10 @@
 //! The timeline of one execution: events are gathered and written a batch at a time.
 
 use crate::model::{Event, EventKind, ExecutionOutcome, Lease, PlanId, ResourceKey, Summary, Trigger};
+use crate::store::audit::NewAudit;
 use crate::store::{NewEvent, Scope, Store, StoreError};
 
-use super::Listener;
+use super::{Listener, audit};
 
 /// One execution while it runs. Dropped unfinished it stays `Running` in the store until the next one of its tenant calls
 /// it interrupted.
@@ -14,6 +15,8 @@ pub(super) struct Timeline<'a> {
     lease: &'a Lease,
     execution: i64,
     waiting: Vec<NewEvent>,
+    /// For the audit log, before what the events say.
+    audited: Vec<NewAudit>,
 }
 
 impl<'a> Timeline<'a> {
@@ -30,7 +33,7 @@ impl<'a> Timeline<'a> {
         tx.interrupt_running(clock.now()).await?;
         let execution = tx.start_execution(&lease.tenant, trigger, None, clock.now()).await?;
         tx.commit().await?;
-        Ok(Self { store, listener, clock, lease, execution, waiting: Vec::new() })
+        Ok(Self { store, listener, clock, lease, execution, waiting: Vec::new(), audited: Vec::new() })
     }
 
     /// The number of the execution.
@@ -46,6 +49,11 @@ impl<'a> Timeline<'a> {
     /// Notes an event of one resource.
     pub(super) fn note_of(&mut self, key: &ResourceKey, kind: EventKind) {
         self.push(Some(key.clone()), kind);
+    }
+
+    /// Has these written into the audit log, with the events.
+    pub(super) fn audit(&mut self, entries: Vec<NewAudit>) {
+        self.audited.extend(entries);
     }
 
     fn push(&mut self, key: Option<ResourceKey>, kind: EventKind) {
@@ -64,13 +72,17 @@ impl<'a> Timeline<'a> {
 
     /// Writes what was noted.
     pub(super) async fn flush(&mut self) -> Result<(), StoreError> {
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && self.audited.is_empty() {
             return Ok(());
         }
         let mut tx = self.store.begin(Scope::Leased(self.lease.clone())).await?;
         tx.append_events(self.execution, &self.lease.tenant, &self.waiting).await?;
+        let mut audited = self.audited.clone();
+        audited.extend(self.waiting.iter().filter_map(|event| audit::changed(self.execution, event)));
+        tx.append_audit(&self.lease.tenant, &audited).await?;
         tx.commit().await?;
         self.waiting.clear();
+        self.audited.clear();
         Ok(())
     }
 

@@ -85,6 +85,8 @@ pub struct PlatformSpec {
     pub windows: Vec<Window>,
     /// How long executions and their events are kept.
     pub retention: Span,
+    /// How long the audit log is kept.
+    pub audit_retention: Span,
     /// Whether repositories may be fetched over unencrypted http from other hosts than this one.
     pub allow_plain_http: bool,
 }
@@ -98,6 +100,7 @@ impl Default for PlatformSpec {
             deletion_guard: Guard::default(),
             windows: Vec::new(),
             retention: Span(Duration::from_secs(30 * 86_400)),
+            audit_retention: Span(Duration::from_secs(400 * 86_400)),
             allow_plain_http: false,
         }
     }

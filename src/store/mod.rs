@@ -4,7 +4,9 @@
 //! one thing that cannot be rebuilt are generated passwords (R12), so what is committed stays, even after a power loss.
 //! Whatever is written together is written in one transaction.
 
+pub mod audit;
 mod columns;
+pub mod copy;
 pub mod lock;
 pub mod postgres;
 pub mod sqlite;
@@ -17,6 +19,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::migrate::Migrator;
 use tokio::sync::watch;
+
+use audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
 
 use crate::model::{
     Approval, ApprovalKind, Ask, Attempt, Circuit, Claim, Event, EventKind, Execution, ExecutionOutcome, Inventory,
@@ -48,6 +52,12 @@ pub enum StoreError {
     /// The database was migrated by a Plumb that knows more.
     #[error("the state database {path} is of a newer plumb; use that version, or a newer one")]
     Newer { path: String },
+    /// The schema is of an older version, and the login may not change it.
+    #[error(
+        "the schema in {path} is of an older plumb, and this login does not own it; run `plumb db migrate` with the login \
+         that does, then start again"
+    )]
+    MayNotMigrate { path: String },
     /// A migration failed.
     #[error("the state database could not be brought to this version of plumb")]
     Migrate(#[source] sqlx::migrate::MigrateError),
@@ -141,6 +151,12 @@ fn expect_this_version(migrations: &Migrator, applied: &[i64], path: &str) -> Re
         return Err(StoreError::Older { path: path.to_owned() });
     }
     Ok(())
+}
+
+/// The migrations that have been applied by now and had not been before, by their names.
+fn applied_since(before: &[i64], after: Vec<(i64, String)>) -> Vec<String> {
+    let new = after.into_iter().filter(|(version, _)| !before.contains(version));
+    new.map(|(version, description)| format!("{version:04} {description}")).collect()
 }
 
 /// What a transaction may see and change. On PostgreSQL this is what row-level security is set to.
@@ -327,6 +343,23 @@ pub trait Store: Queue {
     /// # Errors
     /// When the database does not answer.
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError>;
+
+    /// One snapshot of all rows of every table.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    async fn snapshot(&self) -> Result<Box<dyn copy::Rows>, StoreError>;
+
+    /// A transaction that writes rows as they are, while nobody else writes.
+    ///
+    /// # Errors
+    /// When the database does not answer, or was not opened to reconcile.
+    async fn refill(&self) -> Result<Box<dyn copy::Rows>, StoreError>;
+
+    /// The migrations that opening it applied.
+    fn migrated(&self) -> &[String] {
+        &[]
+    }
 }
 
 /// An event that has no number yet.
@@ -448,4 +481,17 @@ pub trait Tx: Send {
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError>;
     /// Forgets executions that finished before `before`, with their events; keeps each tenant's newest.
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
+
+    /// Adds to the end of a tenant's chain, or of the platform's ([`audit::PLATFORM_CHAIN`]).
+    async fn append_audit(&mut self, tenant: &str, entries: &[NewAudit]) -> Result<(), StoreError>;
+    /// A chain after the other, oldest first.
+    async fn audit(&mut self, filter: &AuditFilter) -> Result<Vec<AuditEntry>, StoreError>;
+    /// The newest row of an action in a chain.
+    async fn last_audit(&mut self, tenant: &str, action: AuditAction) -> Result<Option<AuditEntry>, StoreError>;
+    /// Where each chain begins and ends.
+    async fn audit_heads(&mut self) -> Result<Vec<AuditHead>, StoreError>;
+    /// Cuts off what is older than `before`, at the beginning of each chain; says how many rows that were.
+    async fn prune_audit(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
+    /// Makes room for the rows of this month and the next ones, where a store keeps months apart.
+    async fn make_months(&mut self, now: DateTime<Utc>) -> Result<(), StoreError>;
 }

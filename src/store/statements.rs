@@ -13,12 +13,14 @@ use serde::de::DeserializeOwned;
 use sqlx::query::Query;
 use sqlx::{Database, QueryBuilder, Transaction, query};
 
+use super::chains;
 use super::rows::{column, read_event, read_execution, read_secret};
-use super::{Db, failed};
+use super::{DROP_MONTHS, Db, MAKE_MONTHS, failed};
 use crate::model::{
     Approval, Attempt, Circuit, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity,
     Record, ResourceKey, ResourceStatus, Saga, Stray, Summary, Trigger, is_label,
 };
+use crate::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
 use crate::store::columns::{document, read_document, read_key, read_word, time, word};
 use crate::store::lock::DirectoryLock;
 use crate::store::{
@@ -44,6 +46,9 @@ type Statement<'q> = Query<'q, Db, <Db as Database>::Arguments>;
 /// How many rows one statement writes. Each statement is a message to the database and an answer; databases take
 /// some ten thousand values in one.
 const ROWS_AT_ONCE: usize = 200;
+
+/// How many months are made before they begin: more than a process that makes them is ever down.
+const MONTHS_AHEAD: i32 = 2;
 
 /// What a transaction may do.
 pub(super) enum Access {
@@ -135,6 +140,14 @@ impl SqlTx {
         failed(&self.path, what, source)
     }
 
+    /// After statements that did not all work, the rest is nothing worth either.
+    fn all_or_nothing<T>(&mut self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        if done.is_err() {
+            self.progress = Progress::Broken;
+        }
+        done
+    }
+
     /// Runs a statement that writes; gives the number of rows.
     async fn write(&mut self, what: &'static str, statement: Statement<'_>) -> Result<u64, StoreError> {
         self.expect_writable()?;
@@ -199,6 +212,17 @@ impl SqlTx {
         self.claim(what, &key.tenant)?;
         self.write(what, query(sql).bind(&key.tenant).bind(key.to_string())).await?;
         Ok(())
+    }
+
+    /// Drops the partitions of a table of which nothing is kept any more, where it has such; says how many rows went.
+    async fn drop_months(&mut self, what: &'static str, table: &str, before: DateTime<Utc>) -> Result<u64, StoreError> {
+        match (DROP_MONTHS, &self.scope) {
+            (Some(sql), Scope::Platform) => {
+                let gone = self.add(what, query(sql).bind(table).bind(time(before))).await?;
+                Ok(gone.unsigned_abs())
+            }
+            (Some(_) | None, _) => Ok(0),
+        }
     }
 
     /// Removes the rows of a tenant.
@@ -680,6 +704,7 @@ impl Tx for SqlTx {
 
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError> {
         const WHAT: &str = "the history";
+        self.drop_months(WHAT, "events", before).await?;
         let events = narrowed!(
             &self.scope,
             "DELETE FROM events",
@@ -693,6 +718,58 @@ impl Tx for SqlTx {
             " AND finished_at < $2 AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant)"
         );
         self.write(WHAT, executions.bind(time(before))).await
+    }
+
+    async fn append_audit(&mut self, tenant: &str, entries: &[NewAudit]) -> Result<(), StoreError> {
+        const WHAT: &str = "the audit log";
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.expect_writable()?;
+        self.claim(WHAT, tenant)?;
+        self.expect_own(WHAT, tenant, entries.iter().filter_map(|entry| entry.key.as_ref()))?;
+        let done = chains::append(&mut self.inner, tenant, entries).await;
+        self.all_or_nothing(done)
+    }
+
+    async fn audit(&mut self, filter: &AuditFilter) -> Result<Vec<AuditEntry>, StoreError> {
+        self.expect_sound()?;
+        let found = chains::entries(&mut self.inner, self.scope.tenant(), filter).await;
+        self.all_or_nothing(found)
+    }
+
+    async fn last_audit(&mut self, tenant: &str, action: AuditAction) -> Result<Option<AuditEntry>, StoreError> {
+        self.expect_sound()?;
+        if !self.sees(tenant) {
+            return Ok(None);
+        }
+        let found = chains::last(&mut self.inner, tenant, action).await;
+        self.all_or_nothing(found)
+    }
+
+    async fn audit_heads(&mut self) -> Result<Vec<AuditHead>, StoreError> {
+        self.expect_sound()?;
+        let found = chains::heads(&mut self.inner, self.scope.tenant()).await;
+        self.all_or_nothing(found)
+    }
+
+    async fn prune_audit(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError> {
+        self.expect_writable()?;
+        let cut = chains::cut(&mut self.inner, self.scope.tenant(), before).await;
+        self.all_or_nothing(cut)?;
+        let dropped = self.drop_months("the audit log", "audit", before).await?;
+        let gone = chains::sweep(&mut self.inner, self.scope.tenant()).await;
+        Ok(self.all_or_nothing(gone)? + dropped)
+    }
+
+    async fn make_months(&mut self, now: DateTime<Utc>) -> Result<(), StoreError> {
+        const WHAT: &str = "a month";
+        self.expect_writable()?;
+        self.claim_platform(WHAT)?;
+        if let Some(sql) = MAKE_MONTHS {
+            self.write(WHAT, query(sql).bind(now.format("%Y-%m").to_string()).bind(MONTHS_AHEAD)).await?;
+        }
+        Ok(())
     }
 }
 

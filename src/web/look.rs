@@ -21,8 +21,8 @@ use super::error::ApiError;
 
 /// Asks the engine for a look.
 pub trait Look: Send + Sync {
-    /// Marks `tenant`, or every tenant, as in need of a look; false when there is no such tenant.
-    fn look(&self, tenant: Option<&str>) -> bool;
+    /// Marks `tenant`, or every tenant, as in need of a look, on behalf of `by`; false when there is no such tenant.
+    fn look(&self, tenant: Option<&str>, by: &str) -> bool;
 }
 
 /// What a page of another site cannot send without a preflight request, which is refused.
@@ -30,8 +30,14 @@ const REQUEST_HEADER: &str = "x-plumb-request";
 /// What proxies add: behind one, every peer would seem to be this machine.
 const PROXY_HEADERS: &[&str] = &["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 
+/// How the command line calls itself to the server.
+const COMMAND_LINE: &str = "plumb/";
+
 /// A request from this machine, made on purpose.
-pub(super) struct Local;
+pub(super) struct Local {
+    /// Who asks, for the audit log.
+    by: String,
+}
 
 impl<S: Sync> FromRequestParts<S> for Local {
     type Rejection = ApiError;
@@ -53,7 +59,12 @@ impl<S: Sync> FromRequestParts<S> for Local {
                 "It keeps pages of other sites from asking; send it, or use plumb reconcile.",
             ));
         }
-        Ok(Self)
+        let agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+        let by = match peer {
+            Some(peer) if !agent.is_some_and(|agent| agent.starts_with(COMMAND_LINE)) => peer.to_string(),
+            Some(_) | None => "command line".to_owned(),
+        };
+        Ok(Self { by })
     }
 }
 
@@ -80,24 +91,24 @@ pub(super) struct Asked {
 }
 
 pub(super) async fn tenant(
-    _local: Local,
+    Local { by }: Local,
     State(web): State<WebState>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<(StatusCode, Json<Asked>), ApiError> {
     let Path(name) = path.map_err(|rejection| {
         ApiError::bad_request(rejection.body_text(), "Percent-encode each part of the path as UTF-8.")
     })?;
-    if !web.look.look(Some(&name)) {
+    if !web.look.look(Some(&name), &by) {
         return Err(unknown_tenant(&name));
     }
     Ok(accepted(Some(name)))
 }
 
 pub(super) async fn everything(
-    _local: Local,
+    Local { by }: Local,
     State(web): State<WebState>,
 ) -> Result<(StatusCode, Json<Asked>), ApiError> {
-    if !web.look.look(None) {
+    if !web.look.look(None, &by) {
         return Err(ApiError::unavailable("there is no tenant to look at yet", "Wait until GET /ready says ready."));
     }
     Ok(accepted(None))

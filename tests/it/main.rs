@@ -2,9 +2,11 @@
 
 mod harness;
 
+mod audit;
 mod caches;
 mod cli;
 mod credentials;
+mod db;
 mod drift;
 mod examples;
 mod faults;

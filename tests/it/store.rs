@@ -1,7 +1,9 @@
 //! The state store: what every store does, whichever database it stands on, and what is SQLite's own.
 
+mod audit;
 mod contract;
 mod isolation;
+mod months;
 mod postgres;
 mod queue;
 mod sample;

@@ -58,7 +58,7 @@ impl Clock for Stopped {
 struct Looks(Mutex<Vec<Option<String>>>);
 
 impl Look for Looks {
-    fn look(&self, tenant: Option<&str>) -> bool {
+    fn look(&self, tenant: Option<&str>, _: &str) -> bool {
         let known = tenant.is_none_or(|tenant| tenant == "checkout");
         if known {
             self.0.lock().unwrap().push(tenant.map(str::to_owned));

@@ -8,6 +8,12 @@
 //! The login of the URL makes and migrates the schema, and makes the role `plumb_<database>_service`, for which it needs
 //! `CREATE` on the database and, the first time, `CREATEROLE`. It needs no superuser.
 
+#[path = "../chains.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
+mod chains;
+#[path = "../dump.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
+mod dump;
 #[path = "../places.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod places;
@@ -30,13 +36,30 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Transaction};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::dump::AllRows;
 use self::statements::{Access, SqlTx};
 use super::columns::read_time;
+use super::copy::Rows;
 use super::{Lead, Mode, Queue, Scope, Store, StoreError, Tx};
 use crate::model::{Ask, Claim, Lease, Place, Release, Replica, Request, Slot};
 
 /// The database of the statements.
 type Db = Postgres;
+
+/// Tables, their columns, and the columns' types; partitions are parts of their tables.
+const SHAPES: &str = "SELECT c.relname::text, a.attname::text, format_type(a.atttypid, NULL) FROM pg_class AS c \
+                      JOIN pg_attribute AS a ON a.attrelid = c.oid WHERE c.relnamespace = 'plumb'::regnamespace \
+                      AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> '_sqlx_migrations' \
+                      AND a.attnum > 0 AND NOT a.attisdropped";
+/// How rows are written with numbers of their own.
+const AS_GIVEN: &str = " OVERRIDING SYSTEM VALUE";
+/// The highest numbers that were given.
+const NUMBERS: &str = "SELECT t.relname::text, s.last_value FROM pg_sequences AS s \
+                       JOIN pg_class AS q ON q.relname = s.sequencename AND q.relnamespace = 'plumb'::regnamespace \
+                       JOIN pg_depend AS d ON d.objid = q.oid AND d.classid = 'pg_class'::regclass \
+                       AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'i' \
+                       JOIN pg_class AS t ON t.oid = d.refobjid WHERE s.schemaname = 'plumb' AND s.last_value IS NOT NULL";
+const SET_NUMBER: &[&str] = &["SELECT setval(pg_get_serial_sequence('plumb.' || quote_ident($1), 'id'), $2)"];
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
@@ -54,6 +77,10 @@ const CHANNEL: &str = "plumb_queue";
 const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
 /// Keeps a claim (`FOR UPDATE`) away until the transaction ends, and no sign of life.
 const KEY_SHARE: &str = " FOR KEY SHARE";
+/// Makes the partition of a month and of the ones after it (`migrations/postgres/0006_months.sql`).
+const MAKE_MONTHS: Option<&str> = Some("SELECT make_months($1, $2)");
+/// Drops the partitions of a table that hold nothing any more that is kept; gives the number of rows in them.
+const DROP_MONTHS: Option<&str> = Some("SELECT drop_months($1, $2)");
 /// How long the server waits for the next statement of a transaction before it ends the connection. A replica that hangs
 /// in the middle of one holds rows and locks that others wait for, and no lease would end that. Transactions are short, and
 /// nothing slow is awaited in them.
@@ -84,6 +111,7 @@ pub struct PostgresStore {
     /// Counts what may be there to claim.
     wake: watch::Sender<u64>,
     _listener: Option<AbortOnDropHandle<()>>,
+    migrated: Vec<String>,
 }
 
 impl PostgresStore {
@@ -106,11 +134,16 @@ impl PostgresStore {
         let database: String =
             sqlx::query_scalar("SELECT current_database()").fetch_one(&mut login).await.map_err(cannot_open)?;
         let role = service_role(&database);
+        let mut migrated = Vec::new();
         match mode {
             Mode::Reconcile => {
                 wait_for_set_up(&mut login).await.map_err(|source| failed(&name, "its set-up", source))?;
-                migrate(&mut login, &name).await?;
-                provide_role(&mut login, &role, &name).await?;
+                // A login that owns nothing there works in what the owner made, and gave it the role for.
+                let is_guest = is_up_to_date(&mut login, &name).await? && !owns_schema(&mut login, &name).await?;
+                if !is_guest {
+                    migrated = migrate(&mut login, &name).await?;
+                    provide_role(&mut login, &role, &name).await?;
+                }
             }
             Mode::Append | Mode::ReadOnly => expect_this_version(&mut login, &name).await?,
         }
@@ -134,7 +167,7 @@ impl PostgresStore {
             Mode::Reconcile => Some(AbortOnDropHandle::new(tokio::spawn(listen(pool.clone(), wake.clone())))),
             Mode::Append | Mode::ReadOnly => None,
         };
-        Ok(Self { name, options, pool, mode, wake, _listener: listener })
+        Ok(Self { name, options, pool, mode, wake, _listener: listener, migrated })
     }
 
     /// Ends all connections, after the transactions that are under way.
@@ -177,6 +210,12 @@ impl PostgresStore {
             .await
             .map_err(|source| self.cannot_begin(source))?;
         Ok(())
+    }
+
+    /// Lets a transaction wait for as long as the other database of a copy takes.
+    async fn take_time(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        let sql = "SET LOCAL idle_in_transaction_session_timeout = 0";
+        sqlx::query(sql).execute(connection).await.map(drop).map_err(|source| self.cannot_begin(source))
     }
 
     fn expect_writable(&self) -> Result<(), StoreError> {
@@ -376,6 +415,29 @@ impl Store for PostgresStore {
         self.enter(&mut inner, &scope).await?;
         Ok(Box::new(SqlTx::new(inner, scope, Access::Read, Arc::clone(&self.name))))
     }
+
+    async fn snapshot(&self) -> Result<Box<dyn Rows>, StoreError> {
+        let mut inner = self.start(BEGIN_READ).await?;
+        self.enter(&mut inner, &Scope::Platform).await?;
+        self.take_time(&mut inner).await?;
+        Ok(Box::new(AllRows::new(inner, ())))
+    }
+
+    async fn refill(&self) -> Result<Box<dyn Rows>, StoreError> {
+        self.expect_writable()?;
+        let mut inner = self.start(BEGIN_WRITE).await?;
+        self.wait_for_writers(&mut inner, &Scope::Platform).await?;
+        // The service may not set the numbers that rows get.
+        let owner = sqlx::query("SET LOCAL ROLE NONE").execute(&mut *inner).await;
+        owner.map_err(|source| self.cannot_begin(source))?;
+        self.enter(&mut inner, &Scope::Platform).await?;
+        self.take_time(&mut inner).await?;
+        Ok(Box::new(AllRows::new(inner, ())))
+    }
+
+    fn migrated(&self) -> &[String] {
+        &self.migrated
+    }
 }
 
 /// The role that the tables are used with. Roles are of a whole server, so it has the database's name in it.
@@ -403,11 +465,41 @@ async fn wait_for_set_up(login: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-async fn migrate(login: &mut PgConnection, name: &Arc<str>) -> Result<(), StoreError> {
+/// Whether every migration is applied already.
+async fn is_up_to_date(login: &mut PgConnection, name: &Arc<str>) -> Result<bool, StoreError> {
+    match expect_this_version(login, name).await {
+        Ok(()) => Ok(true),
+        Err(StoreError::Missing { .. } | StoreError::Older { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the login owns the schema, or may act as who does.
+async fn owns_schema(login: &mut PgConnection, name: &Arc<str>) -> Result<bool, StoreError> {
+    let sql = "SELECT COALESCE((SELECT pg_has_role(current_user, nspowner, 'USAGE') FROM pg_namespace WHERE nspname = $1), true)";
+    sqlx::query_scalar(sql)
+        .bind(SCHEMA)
+        .fetch_one(login)
+        .await
+        .map_err(|source| failed(name, "the owner of its schema", source))
+}
+
+/// Applies what is missing; says what that was.
+async fn migrate(login: &mut PgConnection, name: &Arc<str>) -> Result<Vec<String>, StoreError> {
+    if !owns_schema(login, name).await? {
+        return Err(StoreError::MayNotMigrate { path: name.to_string() });
+    }
     let make = AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}"));
     sqlx::query(make).execute(&mut *login).await.map_err(|source| failed(name, "its schema", source))?;
+    const APPLIED: &str = "SELECT version, description FROM plumb._sqlx_migrations WHERE success ORDER BY version";
+    // A schema in which nothing was made yet has no such table.
+    let before: Vec<(i64, String)> = sqlx::query_as(APPLIED).fetch_all(&mut *login).await.unwrap_or_default();
     match MIGRATIONS.run(&mut *login).await {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            let after = sqlx::query_as(APPLIED).fetch_all(&mut *login).await;
+            let after = after.map_err(|source| failed(name, "its version", source))?;
+            Ok(super::applied_since(&before.iter().map(|(version, _)| *version).collect::<Vec<_>>(), after))
+        }
         Err(MigrateError::VersionMissing(_)) => Err(StoreError::Newer { path: name.to_string() }),
         Err(error) => Err(StoreError::Migrate(error)),
     }
@@ -444,6 +536,9 @@ async fn provide_role(login: &mut PgConnection, role: &str, name: &Arc<str>) -> 
     statements.push(format!("GRANT USAGE ON SCHEMA {SCHEMA} TO {role}"));
     statements.push(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} TO {role}"));
     statements.push(format!("GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA} TO {role}"));
+    for function in ["make_months(text, integer)", "drop_months(text, text)"] {
+        statements.push(format!("GRANT EXECUTE ON FUNCTION {SCHEMA}.{function} TO {role}"));
+    }
     statements.push(format!("REVOKE INSERT, UPDATE, DELETE ON {SCHEMA}._sqlx_migrations FROM {role}"));
     for statement in statements {
         sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await.map_err(cannot)?;
@@ -477,7 +572,7 @@ fn quoted(identifier: &str) -> String {
 }
 
 /// The URL as it may be shown.
-fn without_password(url: &str) -> String {
+pub fn without_password(url: &str) -> String {
     match url::Url::parse(url) {
         Ok(mut shown) => {
             // Only URLs without a host have no place for one.

@@ -8,6 +8,12 @@
 //! before its role was made (R12) would be lost while the role keeps it. A sync costs a few milliseconds a commit, so
 //! what belongs together should be committed together.
 
+#[path = "../chains.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
+mod chains;
+#[path = "../dump.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
+mod dump;
 #[path = "../places.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod places;
@@ -30,8 +36,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Connection, Sqlite, SqliteConnection, Transaction};
 use tokio::sync::watch;
 
+use self::dump::AllRows;
 use self::statements::{Access, SqlTx};
 use super::columns::time;
+use super::copy::Rows;
 use super::lock::{DirectoryLock, private_file};
 use super::{Lead, Mode, Queue, Scope, Store, StoreError, Tx};
 use crate::model::{Ask, Claim, Clock, Lease, Place, Release, Replica, Request, SystemClock};
@@ -48,6 +56,21 @@ const BEGIN_QUEUE: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
 /// There is one writer, so no row of the queue needs a lock of its own.
 const SKIP_LOCKED: &str = "";
 const KEY_SHARE: &str = "";
+/// There are no partitions.
+const MAKE_MONTHS: Option<&str> = None;
+const DROP_MONTHS: Option<&str> = None;
+
+/// Tables, their columns, and the columns' types.
+const SHAPES: &str = "SELECT m.name, c.name, c.type FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c \
+                      WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND m.name <> '_sqlx_migrations'";
+/// How rows are written with numbers of their own.
+const AS_GIVEN: &str = "";
+/// The highest numbers that were given.
+const NUMBERS: &str = "SELECT name, seq FROM sqlite_sequence WHERE seq > 0";
+const SET_NUMBER: &[&str] = &[
+    "DELETE FROM sqlite_sequence WHERE name = $1 AND $2 IS NOT NULL",
+    "INSERT INTO sqlite_sequence (name, seq) VALUES ($1, $2)",
+];
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -72,6 +95,7 @@ pub struct SqliteStore {
     time: Time,
     /// Counts what may be there to claim.
     wake: watch::Sender<u64>,
+    migrated: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -132,9 +156,9 @@ impl SqliteStore {
 
         let path: Arc<str> = file.display().to_string().into();
         let pool = writing_pool(&file).await.map_err(|source| cannot_open(&path, source))?;
-        migrate(&pool, &path).await?;
+        let migrated = migrate(&pool, &path).await?;
         let readers = reading_pool(&file).await.map_err(|source| cannot_open(&path, source))?;
-        let store = Self { writer: Writer::Open { pool, lock }, ..Self::reader(path, readers) };
+        let store = Self { writer: Writer::Open { pool, lock }, migrated, ..Self::reader(path, readers) };
         // Whoever held a lease here is dead, or there would have been no lock to take.
         let mut queue = store.queue().await?;
         free_all(&mut queue).await.map_err(|source| failed(&store.path, "the queue", source))?;
@@ -158,7 +182,14 @@ impl SqliteStore {
     }
 
     fn reader(path: Arc<str>, readers: SqlitePool) -> Self {
-        Self { path, readers, writer: Writer::None, time: Time::start(), wake: watch::Sender::default() }
+        Self {
+            path,
+            readers,
+            writer: Writer::None,
+            time: Time::start(),
+            wake: watch::Sender::default(),
+            migrated: Vec::new(),
+        }
     }
 
     /// Ends all connections, after the transactions that are under way. The database is then one file, without a log.
@@ -191,6 +222,25 @@ impl Store for SqliteStore {
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
         let inner = self.readers.begin().await.map_err(|source| self.cannot_begin(source))?;
         Ok(Box::new(SqlTx::new(inner, scope, Access::Read, Arc::clone(&self.path))))
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Rows>, StoreError> {
+        let inner = self.readers.begin().await.map_err(|source| self.cannot_begin(source))?;
+        Ok(Box::new(AllRows::new(inner, ())))
+    }
+
+    async fn refill(&self) -> Result<Box<dyn Rows>, StoreError> {
+        match &self.writer {
+            Writer::Open { pool, lock } => {
+                let inner = pool.begin_with(BEGIN_DURABLE).await.map_err(|source| self.cannot_begin(source))?;
+                Ok(Box::new(AllRows::new(inner, lock.clone())))
+            }
+            Writer::None => Err(StoreError::ReadOnly),
+        }
+    }
+
+    fn migrated(&self) -> &[String] {
+        &self.migrated
     }
 }
 
@@ -333,9 +383,17 @@ async fn reading_pool(file: &Path) -> Result<SqlitePool, sqlx::Error> {
         .await
 }
 
-async fn migrate(pool: &SqlitePool, path: &Arc<str>) -> Result<(), StoreError> {
+/// Applies what is missing; says what that was.
+async fn migrate(pool: &SqlitePool, path: &Arc<str>) -> Result<Vec<String>, StoreError> {
+    const APPLIED: &str = "SELECT version, description FROM _sqlx_migrations WHERE success ORDER BY version";
+    // A database in which nothing was made yet has no such table.
+    let before: Vec<(i64, String)> = sqlx::query_as(APPLIED).fetch_all(pool).await.unwrap_or_default();
     match MIGRATIONS.run(pool).await {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            let after = sqlx::query_as(APPLIED).fetch_all(pool).await;
+            let after = after.map_err(|source| failed(path, "its version", source))?;
+            Ok(super::applied_since(&before.iter().map(|(version, _)| *version).collect::<Vec<_>>(), after))
+        }
         Err(MigrateError::VersionMissing(_)) => Err(StoreError::Newer { path: path.to_string() }),
         Err(MigrateError::Execute(source)) if is_damage(&source) => {
             Err(StoreError::Damaged { path: path.to_string(), source })

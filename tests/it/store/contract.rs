@@ -13,7 +13,7 @@ use super::sample::{
     HOSTILE, approval, at, attempt, circuit, event, events, finding, held_plan, key, platform_state, proposal, record,
     saga, secret, status, stray, summary, tenant_state,
 };
-use super::{ALL, Fixture, begin, isolation, queue, read, tenant};
+use super::{ALL, Fixture, audit, begin, isolation, queue, read, tenant};
 
 async fn an_empty_store_answers_every_question(store: &dyn Store) {
     let mut tx = read(store).await;
@@ -525,6 +525,10 @@ on_every_database! {
     rows::history_is_filtered_by_execution_key_page_and_limit,
     rows::an_event_belongs_to_an_execution_of_its_tenant,
     rows::pruning_forgets_what_ended_long_ago_and_keeps_each_tenants_newest,
+    audit::chains_grow_apart_and_read_back,
+    audit::a_tenant_sees_and_writes_its_own_chain_alone,
+    audit::many_writers_make_one_chain,
+    audit::a_chain_that_was_cut_is_whole_from_there_on,
     isolation::a_tenant_sees_its_own_rows_alone,
     isolation::a_tenant_writes_its_own_rows,
     isolation::a_tenant_cannot_write_what_is_not_its_own,

@@ -38,11 +38,12 @@ enum Write {
     RemoveSecrets,
     Execution,
     Event,
+    Audit,
 }
 
 impl Write {
     const OF_THE_PLATFORM: [Write; 4] = [Write::Platform, Write::Identity, Write::Circuit, Write::RemoveCircuit];
-    const OF_A_TENANT: [Write; 19] = [
+    const OF_A_TENANT: [Write; 20] = [
         Write::Tenant,
         Write::Record,
         Write::Forget,
@@ -62,6 +63,7 @@ impl Write {
         Write::RemoveSecrets,
         Write::Execution,
         Write::Event,
+        Write::Audit,
     ];
 
     /// Writes for a tenant, whose execution is given.
@@ -90,6 +92,7 @@ impl Write {
             Write::Secret => tx.put_secret(&secret(&orders, "app", "", name.as_bytes())).await,
             Write::RemoveSecrets => tx.remove_secrets(&orders).await,
             Write::Execution => tx.start_execution(name, Trigger::Start, None, at(0)).await.map(drop),
+            Write::Audit => tx.append_audit(name, &[super::audit::entry(0)]).await,
             Write::Event => tx.append_event(execution, name, event(Some(&orders), at(0), &events()[0])).await,
         }
     }
@@ -116,6 +119,7 @@ pub async fn fill(store: &dyn Store) -> BTreeMap<&'static str, i64> {
             Write::Approval,
             Write::Secret,
             Write::Event,
+            Write::Audit,
         ] {
             write.run(&mut *tx, name, execution).await.unwrap();
         }

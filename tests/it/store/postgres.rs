@@ -17,7 +17,7 @@ use crate::harness::desk::Desk;
 use crate::harness::postgres::PostgresServer;
 
 /// Everything that belongs to a tenant.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 16] = [
     "tenants",
     "inventory",
     "statuses",
@@ -32,18 +32,20 @@ const TABLES: [&str; 14] = [
     "attempts",
     "sagas",
     "slots",
+    "audit",
+    "audit_heads",
 ];
 
 /// As many as one process opens.
 const CONNECTIONS: usize = 12;
 
 impl Fixture {
-    fn database(&self) -> &str {
+    pub(super) fn database(&self) -> &str {
         self.url.rsplit('/').next().unwrap()
     }
 
     /// A connection of the login, working as the service does.
-    async fn as_service(&self) -> PgConnection {
+    pub(super) async fn as_service(&self) -> PgConnection {
         let mut connection = PgConnection::connect(&self.url).await.unwrap();
         let role = format!("SET ROLE plumb_{}_service; SET search_path = plumb", self.database());
         sqlx::raw_sql(AssertSqlSafe(role)).execute(&mut connection).await.unwrap();
@@ -51,11 +53,11 @@ impl Fixture {
     }
 }
 
-async fn run(connection: &mut PgConnection, sql: String) -> Result<u64, sqlx::Error> {
+pub(super) async fn run(connection: &mut PgConnection, sql: String) -> Result<u64, sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|done| done.rows_affected())
 }
 
-async fn count(connection: &mut PgConnection, sql: String) -> i64 {
+pub(super) async fn count(connection: &mut PgConnection, sql: String) -> i64 {
     sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await.unwrap().get(0)
 }
 

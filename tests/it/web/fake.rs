@@ -12,6 +12,7 @@ use plumb::model::{
     Proposal, ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus, Saga, Stray, Summary,
     Trigger,
 };
+use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
 use plumb::store::{
     HeldPlan, HistoryFilter, Lead, NewEvent, PlatformState, Queue, Scope, Store, StoreError, StoredSecret, TenantState,
     Tx,
@@ -74,6 +75,12 @@ impl Store for FakeStore {
         panic!("the page only reads")
     }
 
+    async fn snapshot(&self) -> Result<Box<dyn plumb::store::copy::Rows>, StoreError> {
+        panic!("the page asks for no backup")
+    }
+    async fn refill(&self) -> Result<Box<dyn plumb::store::copy::Rows>, StoreError> {
+        panic!("the page only reads")
+    }
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
         let failed = |source| StoreError::Query { what: "anything", source };
         if matches!(&scope, Scope::Tenant(name) if name.contains('\0')) {
@@ -308,6 +315,24 @@ impl Tx for Snapshot {
             .take(filter.limit as usize)
             .cloned()
             .collect())
+    }
+    async fn append_audit(&mut self, _: &str, _: &[NewAudit]) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn audit(&mut self, _: &AuditFilter) -> Result<Vec<AuditEntry>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn last_audit(&mut self, _: &str, _: AuditAction) -> Result<Option<AuditEntry>, StoreError> {
+        Ok(None)
+    }
+    async fn audit_heads(&mut self) -> Result<Vec<AuditHead>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn make_months(&mut self, _: DateTime<Utc>) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn prune_audit(&mut self, _: DateTime<Utc>) -> Result<u64, StoreError> {
+        panic!("the page only reads")
     }
     async fn prune_history(&mut self, _: DateTime<Utc>) -> Result<u64, StoreError> {
         panic!("the page only reads")

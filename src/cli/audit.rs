@@ -1,0 +1,190 @@
+//! `plumb audit`: the audit log, as a table, as JSON lines, or verified.
+
+use std::io::Write;
+
+use anyhow::bail;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::model::platform::Span;
+use crate::model::{Clock, SystemClock};
+use crate::store::audit::{AuditEntry, AuditFilter, AuditHead, ChainBreak, ChainWalk, chain_name};
+use crate::store::{Scope, Tx};
+
+use super::args::{Common, Format};
+use super::{house, output};
+
+/// How many rows are read at once.
+const PAGE: u32 = 1000;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only what is not older: a time such as 2026-11-01T00:00:00Z, or a span such as 7d
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+
+    /// Walk each chain whole, and say which row does not fit
+    #[arg(long, conflicts_with = "since")]
+    verify: bool,
+}
+
+/// What became of a walk along every chain.
+#[derive(Debug, Default, Serialize)]
+struct Verdict {
+    chains: Vec<AuditHead>,
+    broken: Vec<ChainBreak>,
+}
+
+/// Shows the log, or verifies it.
+pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
+    let since = args.since.as_deref().map(|text| moment(text, SystemClock.now())).transpose()?;
+    let scope = common.tenant.clone().map_or(Scope::Platform, Scope::Tenant);
+    let mut tx = house::reading(common).await?.read(scope).await?;
+    if args.verify {
+        return verify(tx.as_mut(), common).await;
+    }
+    let mut rows = Pages { filter: AuditFilter { since, after: None, limit: PAGE } };
+    if common.output == Format::Json {
+        let mut out = std::io::stdout().lock();
+        while let Some(page) = rows.next(tx.as_mut()).await? {
+            for entry in &page {
+                serde_json::to_writer(&mut out, entry).map_err(std::io::Error::from)?;
+                out.write_all(b"\n")?;
+            }
+        }
+        out.flush()?;
+        return Ok(0);
+    }
+    let mut all = Vec::new();
+    while let Some(page) = rows.next(tx.as_mut()).await? {
+        all.extend(page);
+    }
+    all.sort_by(|a, b| (a.at, &a.tenant, a.id).cmp(&(b.at, &b.tenant, b.id)));
+    output::print_as(common, &all, || table(&all))?;
+    Ok(0)
+}
+
+async fn verify(tx: &mut dyn Tx, common: &Common) -> anyhow::Result<u8> {
+    let mut verdict = Verdict::default();
+    let mut heads: Vec<AuditHead> = tx.audit_heads().await?;
+    heads.reverse();
+    let mut rows = Pages { filter: AuditFilter { since: None, after: None, limit: PAGE } };
+    let mut walk: Option<ChainWalk> = None;
+    // Chains come one after the other, in the order of their heads. Of a broken one the rest is not looked at.
+    let mut current: Option<String> = None;
+    let mut is_broken = false;
+    while let Some(page) = rows.next(tx).await? {
+        for entry in &page {
+            if current.as_ref() != Some(&entry.tenant) {
+                verdict.end(walk.take().filter(|_| !is_broken));
+                while let Some(empty) = heads.pop_if(|head| head.tenant < entry.tenant) {
+                    verdict.end(Some(ChainWalk::from(empty)));
+                }
+                walk = heads.pop_if(|head| head.tenant == entry.tenant).map(ChainWalk::from);
+                current = Some(entry.tenant.clone());
+                is_broken = false;
+            }
+            let stepped = match &mut walk {
+                _ if is_broken => continue,
+                Some(walk) => walk.step(entry),
+                None => Err(ChainBreak {
+                    tenant: entry.tenant.clone(),
+                    id: entry.id,
+                    why: "belongs to a chain whose head is missing",
+                }),
+            };
+            if let Err(broken) = stepped {
+                is_broken = true;
+                verdict.broken.push(broken);
+            }
+        }
+    }
+    verdict.end(walk.filter(|_| !is_broken));
+    for empty in heads.into_iter().rev() {
+        verdict.end(Some(ChainWalk::from(empty)));
+    }
+    match common.output {
+        Format::Json => output::print(&serde_json::to_string(&verdict)?)?,
+        Format::Yaml | Format::Text | Format::Wide => output::print_as(common, &verdict, || verdict.text())?,
+    }
+    Ok(u8::from(!verdict.broken.is_empty()))
+}
+
+impl Verdict {
+    fn end(&mut self, walk: Option<ChainWalk>) {
+        match walk.map(ChainWalk::end) {
+            Some(Ok(head)) => self.chains.push(head),
+            Some(Err(broken)) => self.broken.push(broken),
+            None => {}
+        }
+    }
+
+    fn text(&self) -> String {
+        let whole = self.chains.iter().map(|head| {
+            let rows = usize::try_from(head.last_id - head.first_id + 1).unwrap_or_default();
+            let name = chain_name(&head.tenant);
+            format!(
+                "{name}: {}, whole; the last is number {}, {}\n",
+                output::count(rows, "row"),
+                head.last_id,
+                head.last_hash
+            )
+        });
+        let broken = self.broken.iter().map(|broken| format!("BROKEN: {broken}\n"));
+        let text: String = whole.chain(broken).collect();
+        if text.is_empty() { "nothing was audited yet\n".to_owned() } else { text }
+    }
+}
+
+/// Reads a page after the other.
+struct Pages {
+    filter: AuditFilter,
+}
+
+impl Pages {
+    async fn next(&mut self, tx: &mut dyn Tx) -> anyhow::Result<Option<Vec<AuditEntry>>> {
+        let page = tx.audit(&self.filter).await?;
+        let Some(last) = page.last() else { return Ok(None) };
+        self.filter.after = Some((last.tenant.clone(), last.id));
+        Ok(Some(page))
+    }
+}
+
+fn table(entries: &[AuditEntry]) -> String {
+    if entries.is_empty() {
+        return "nothing was audited yet\n".to_owned();
+    }
+    let rows: Vec<Vec<String>> = entries
+        .iter()
+        .map(|entry| {
+            let about = entry.key.as_ref().map(ToString::to_string);
+            let of = if entry.tenant.is_empty() { "the platform".to_owned() } else { entry.tenant.clone() };
+            let told: Vec<String> =
+                entry.details.iter().map(|(name, value)| format!("{name} {}", said(value))).collect();
+            vec![
+                entry.at.format("%F %TZ").to_string(),
+                entry.actor.clone(),
+                entry.action.to_string(),
+                about.unwrap_or(of),
+                told.join(", "),
+            ]
+        })
+        .collect();
+    output::table(&["TIME", "ACTOR", "ACTION", "ABOUT", "DETAILS"], &rows)
+}
+
+fn said(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// A moment, or a span before `now`.
+fn moment(text: &str, now: DateTime<Utc>) -> anyhow::Result<DateTime<Utc>> {
+    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
+        return Ok(at.with_timezone(&Utc));
+    }
+    let ago = text.parse::<Span>().ok().and_then(|span| chrono::Duration::from_std(span.0).ok());
+    match ago.and_then(|ago| now.checked_sub_signed(ago)) {
+        Some(at) => Ok(at),
+        None => bail!("--since {text:?} is neither a time such as 2026-11-01T00:00:00Z nor a span such as 7d"),
+    }
+}

@@ -1,0 +1,340 @@
+//! `plumb db`: brings the state database up to date, backs it up, restores it, moves it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::engine::vault::{KEY_FILE, KEY_VARIABLE};
+use crate::model::{Clock, SystemClock};
+use crate::store::copy::{self, Cells, Rows, TableShape};
+use crate::store::lock::DirectoryLock;
+use crate::store::{Mode, Store};
+
+use super::args::{Common, Database};
+use super::{house, output};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: DbCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DbCommand {
+    /// Bring the state database up to date with this version of plumb.
+    ///
+    /// `plumb serve` and `plumb apply` do so by themselves where their login may. Migrations add and keep: replicas of the
+    /// version before go on working meanwhile.
+    Migrate,
+    /// Write all of the state into one file.
+    ///
+    /// One snapshot, taken while plumb runs or not: JSON lines, for their owner alone. Passwords are in it as ciphertext;
+    /// their key is not.
+    Backup {
+        /// The file, which must not be there yet; - for stdout
+        file: PathBuf,
+    },
+    /// Put the state of a backup into an empty database.
+    ///
+    /// All or nothing: a file that is damaged, half written or of another version leaves the database empty.
+    Restore {
+        /// The file; - for stdin
+        file: PathBuf,
+    },
+    /// Copy the state into another, empty database, and compare both.
+    ///
+    /// Refused while plumb reconciles with the state. Nothing is removed from where it was.
+    Move {
+        /// Where to: postgres://login@host/database, its password in PGPASSWORD, or sqlite:DIR
+        #[arg(long, value_name = "URL")]
+        to: String,
+    },
+}
+
+/// Does what is asked.
+pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
+    match args.command {
+        DbCommand::Migrate => migrate(common).await?,
+        DbCommand::Backup { file } => backup(&file, common).await?,
+        DbCommand::Restore { file } => restore(&file, common).await?,
+        DbCommand::Move { to } => move_to(&to, common).await?,
+    }
+    Ok(0)
+}
+
+async fn migrate(common: &Common) -> anyhow::Result<()> {
+    let database = common.database()?;
+    let store = house::open(&database, Mode::Reconcile).await?;
+    let applied = store.migrated();
+    let told = json!({"database": database.shown(), "applied": applied});
+    output::print_as(common, &told, || match applied {
+        [] => format!("{} is up to date", database.shown()),
+        applied => format!("{}: applied {}", database.shown(), applied.join(", ")),
+    })
+}
+
+const FORMAT: &str = "plumb-backup";
+/// The only version of the format so far.
+const VERSION: u32 = 1;
+/// How many rows are written to a database at once.
+const ROWS_AT_ONCE: usize = 1_000;
+
+/// The first line of a backup.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header {
+    format: String,
+    version: u32,
+    /// The newest migration of the database that it was taken of.
+    schema: i64,
+    taken_at: DateTime<Utc>,
+}
+
+/// A row of a backup.
+#[derive(Debug, Serialize, Deserialize)]
+struct RowLine {
+    table: String,
+    row: Cells,
+}
+
+/// The last line of a backup, by which one that is whole is known.
+#[derive(Debug, Serialize, Deserialize)]
+struct End {
+    /// How many rows there are of each table.
+    rows: BTreeMap<String, u64>,
+    /// The highest number that was given in each table.
+    numbers: BTreeMap<String, i64>,
+    /// Of all lines before this one.
+    sha256: String,
+}
+
+async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
+    let store = house::existing_store(common, Mode::ReadOnly).await?;
+    let to_stdout = file == Path::new("-");
+    let rows = if to_stdout {
+        write_backup(store.as_ref(), BufWriter::new(io::stdout())).await?
+    } else {
+        ensure!(!file.exists(), "there is a file {} already; name another one", file.display());
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Made for its owner alone, and given its name once it is whole.
+        let mut whole = tempfile::NamedTempFile::new_in(folder)
+            .with_context(|| format!("no file can be made in {}", folder.display()))?;
+        let rows = write_backup(store.as_ref(), BufWriter::new(whole.as_file_mut())).await?;
+        whole.as_file().sync_all()?;
+        whole.persist_noclobber(file).with_context(|| format!("{} cannot be made", file.display()))?;
+        rows
+    };
+    if !common.quiet {
+        eprintln!(
+            "{} backed up; the key of the passwords is not among them: keep {KEY_VARIABLE}, or {KEY_FILE} of the data \
+             directory, beside the backup and not in it",
+            output::count(usize::try_from(rows)?, "row")
+        );
+    }
+    Ok(())
+}
+
+/// Writes lines, and hashes them.
+struct Lines<W> {
+    out: W,
+    hash: Sha256,
+}
+
+impl<W: Write> Lines<W> {
+    fn put(&mut self, line: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(line)?;
+        line.push(b'\n');
+        self.hash.update(&line);
+        self.out.write_all(&line)
+    }
+}
+
+async fn write_backup(store: &dyn Store, out: impl Write + Send) -> anyhow::Result<u64> {
+    let mut rows = store.snapshot().await?;
+    let mut lines = Lines { out, hash: Sha256::new() };
+    let schema = rows.schema().await?;
+    lines.put(&Header { format: FORMAT.to_owned(), version: VERSION, schema, taken_at: SystemClock.now() })?;
+    let mut counts = BTreeMap::new();
+    for table in rows.tables().await? {
+        let mut count = 0;
+        rows.read(&table, &mut |row| {
+            count += 1;
+            lines.put(&RowLine { table: table.name.clone(), row })
+        })
+        .await?;
+        counts.insert(table.name, count);
+    }
+    let all = counts.values().sum();
+    let sha256 = hex::encode(lines.hash.clone().finalize());
+    lines.put(&End { rows: counts, numbers: rows.numbers().await?, sha256 })?;
+    lines.out.flush()?;
+    Ok(all)
+}
+
+async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
+    let reader: Box<dyn BufRead + Send> = if file == Path::new("-") {
+        Box::new(BufReader::new(io::stdin()))
+    } else {
+        Box::new(BufReader::new(File::open(file).with_context(|| format!("{} cannot be read", file.display()))?))
+    };
+    let mut backup = Backup { reader, hash: Sha256::new(), line: String::new(), number: 0 };
+    let header = backup.header()?;
+    let database = common.database()?;
+    let (_lock, store) = locked(&database, common).await?;
+    let mut rows = store.refill().await?;
+    let schema = rows.schema().await?;
+    ensure!(
+        header.schema <= schema,
+        "the backup was made by a newer plumb (schema {}, this one has {schema}); use that version, or a newer one",
+        header.schema
+    );
+    ensure!(
+        header.schema == schema,
+        "the backup was made by an older plumb (schema {}, this one has {schema}); restore it with that version, then run \
+         `plumb db migrate` with this one",
+        header.schema
+    );
+    copy::expect_empty(rows.as_mut(), &database.shown()).await?;
+    let counts = backup.read_into(rows.as_mut()).await?;
+    rows.commit().await?;
+    tell(common, &database, &counts, "restored", header.taken_at)
+}
+
+/// A backup that is read line by line.
+struct Backup {
+    reader: Box<dyn BufRead + Send>,
+    hash: Sha256,
+    line: String,
+    number: usize,
+}
+
+impl Backup {
+    /// Reads the next line, with its end; false after the last one.
+    fn next(&mut self) -> anyhow::Result<bool> {
+        self.line.clear();
+        self.number += 1;
+        let read = self.reader.read_line(&mut self.line).context("the backup cannot be read")?;
+        Ok(read > 0)
+    }
+
+    fn header(&mut self) -> anyhow::Result<Header> {
+        const FOREIGN: &str = "this is no backup of plumb: its first line says something else";
+        ensure!(self.next().context(FOREIGN)?, "the backup is empty");
+        let header: Header = serde_json::from_str(&self.line).context(FOREIGN)?;
+        ensure!(header.format == FORMAT, FOREIGN);
+        ensure!(
+            header.version <= VERSION,
+            "the backup is in format {}, and this plumb knows {VERSION}; use a newer one",
+            header.version
+        );
+        self.hash.update(&self.line);
+        Ok(header)
+    }
+
+    /// Writes all rows of it; the caller commits.
+    async fn read_into(&mut self, rows: &mut dyn Rows) -> anyhow::Result<BTreeMap<String, u64>> {
+        let shapes: BTreeMap<String, TableShape> =
+            rows.tables().await?.into_iter().map(|table| (table.name.clone(), table)).collect();
+        let mut counts: BTreeMap<String, u64> = shapes.keys().map(|name| (name.clone(), 0)).collect();
+        let mut waiting: (String, Vec<Cells>) = Default::default();
+        while self.next()? {
+            let damaged = || format!("line {} of the backup is damaged", self.number);
+            if let Ok(RowLine { table, row }) = serde_json::from_str(&self.line) {
+                self.hash.update(&self.line);
+                *counts.get_mut(&table).with_context(damaged)? += 1;
+                if waiting.0 != table || waiting.1.len() >= ROWS_AT_ONCE {
+                    put(rows, &shapes, &mut waiting).await?;
+                    waiting.0 = table;
+                }
+                waiting.1.push(row);
+                continue;
+            }
+            let end: End = serde_json::from_str(&self.line).with_context(damaged)?;
+            put(rows, &shapes, &mut waiting).await?;
+            let sha256 = hex::encode(self.hash.clone().finalize());
+            ensure!(
+                end.sha256 == sha256 && end.rows == counts,
+                "the backup was changed or damaged; nothing was restored"
+            );
+            rows.set_numbers(&end.numbers).await?;
+            return Ok(counts);
+        }
+        bail!("the backup ends in the middle: its last line is missing; nothing was restored")
+    }
+}
+
+/// Writes the rows that wait.
+async fn put(
+    rows: &mut dyn Rows,
+    shapes: &BTreeMap<String, TableShape>,
+    (table, waiting): &mut (String, Vec<Cells>),
+) -> anyhow::Result<()> {
+    if let Some(shape) = shapes.get(table) {
+        rows.write(shape, waiting).await.context("the backup cannot be restored; nothing was")?;
+    }
+    waiting.clear();
+    Ok(())
+}
+
+async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
+    let (from, to) = (common.database()?, Database::of(to, "--to")?);
+    ensure!(from != to, "{} is where the state is already", to.shown());
+    if let Database::Sqlite(folder) = &from {
+        let file = folder.join(crate::store::sqlite::DATABASE_FILE);
+        ensure!(file.exists(), "there is no state database at {}", file.display());
+    }
+    let (_lock, source) = locked(&from, common).await?;
+    // On PostgreSQL one replica leads wherever any runs.
+    let Some(_lead) = source.lead().await? else {
+        bail!("a plumb is reconciling with {}; stop every replica first", from.shown());
+    };
+    let target = house::open(&to, Mode::Reconcile).await?;
+    let (mut rows, mut written) = (source.snapshot().await?, target.refill().await?);
+    let counts = copy::copy(rows.as_mut(), written.as_mut(), &to.shown()).await?;
+    written.commit().await?;
+    tell(common, &to, &counts, "moved and compared", SystemClock.now())?;
+    if !common.quiet {
+        eprintln!(
+            "start plumb with --database {} from now on, and with the same key of passwords; what is in {} is left as it was",
+            to.shown(),
+            from.shown()
+        );
+    }
+    Ok(())
+}
+
+/// The store of a database, and the lock of the data directory, so that nobody reconciles with either.
+async fn locked(database: &Database, common: &Common) -> anyhow::Result<(Option<DirectoryLock>, Arc<dyn Store>)> {
+    let data_dir = common.data_dir()?;
+    let lock = match database {
+        // The store takes it.
+        Database::Sqlite(folder) if *folder == data_dir => None,
+        Database::Sqlite(_) | Database::Postgres(_) => Some(DirectoryLock::take(&data_dir)?),
+    };
+    Ok((lock, house::open(database, Mode::Reconcile).await?))
+}
+
+/// Says how many rows of each table are where now.
+fn tell(
+    common: &Common,
+    database: &Database,
+    counts: &BTreeMap<String, u64>,
+    done: &str,
+    as_of: DateTime<Utc>,
+) -> anyhow::Result<()> {
+    let told = json!({"database": database.shown(), "asOf": as_of, "rows": counts});
+    output::print_as(common, &told, || {
+        let rows: Vec<Vec<String>> =
+            counts.iter().map(|(table, rows)| vec![table.clone(), rows.to_string(), done.to_owned()]).collect();
+        output::table(&["TABLE", "ROWS", "STATUS"], &rows)
+    })
+}

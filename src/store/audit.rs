@@ -1,0 +1,292 @@
+//! The audit log: who or what did what, in one chain a tenant and one of the platform.
+//!
+//! What always holds: a chain's numbers have no gap, and each row's hash is the SHA-256 of
+//!
+//! ```text
+//! [previous, tenant, id, at, actor, action, key, details]
+//! ```
+//!
+//! as one line of JSON without spaces, as the export prints these values, where `previous` is the hash of the row before
+//! (64 zeros for the first). So a row that was changed, or is missing, shows. A head says where each chain begins, since
+//! its oldest rows are cut off after their time, and where it ends, since the newest may be missing too.
+//!
+//! A chain says that nobody changed it in passing. Whoever may write the database can write a whole new chain; against
+//! that, keep exports, or the hashes that `plumb audit --verify` prints, somewhere else.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::columns::time;
+use crate::model::ResourceKey;
+
+/// The chain of what belongs to no tenant.
+pub const PLATFORM_CHAIN: &str = "";
+
+/// The hash before the first row of a chain.
+pub const ORIGIN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// What somebody did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AuditAction {
+    /// A commit of the tenant's branch was read for the first time.
+    Commit,
+    /// A commit approved a plan by a trailer.
+    Approval,
+    /// A proposal was decided in git.
+    Decision,
+    /// Plumb changed a live object.
+    Change,
+    /// A password was shown.
+    SecretShown,
+    /// A look was asked for.
+    Request,
+    /// A failed step was to be tried again.
+    Retried,
+    /// A revision of the platform came into force.
+    Platform,
+}
+
+impl AuditAction {
+    /// Its name, as it is stored and exported.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Approval => "approval",
+            Self::Decision => "decision",
+            Self::Change => "change",
+            Self::SecretShown => "secretShown",
+            Self::Request => "request",
+            Self::Retried => "retried",
+            Self::Platform => "platform",
+        }
+    }
+}
+
+impl fmt::Display for AuditAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What an entry says beside who did what: names and texts, never a secret.
+pub type AuditDetails = BTreeMap<String, Value>;
+
+/// An entry that is not in a chain yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewAudit {
+    pub at: DateTime<Utc>,
+    pub actor: String,
+    pub action: AuditAction,
+    pub key: Option<ResourceKey>,
+    pub details: AuditDetails,
+}
+
+/// A row of a chain.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AuditEntry {
+    /// Empty for the platform's own.
+    pub tenant: String,
+    /// Its number in the chain.
+    pub id: i64,
+    #[serde(serialize_with = "as_stored")]
+    pub at: DateTime<Utc>,
+    pub actor: String,
+    pub action: AuditAction,
+    pub key: Option<ResourceKey>,
+    pub details: AuditDetails,
+    pub previous: String,
+    pub hash: String,
+}
+
+fn as_stored<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time(*at))
+}
+
+impl AuditEntry {
+    /// The next row of a chain, behind `previous`.
+    pub(super) fn after(tenant: &str, id: i64, previous: &str, new: &NewAudit) -> Self {
+        let NewAudit { at, actor, action, key, details } = new.clone();
+        let (tenant, previous) = (tenant.to_owned(), previous.to_owned());
+        let mut entry = Self { tenant, id, at, actor, action, key, details, previous, hash: String::new() };
+        entry.hash = entry.computed_hash();
+        entry
+    }
+
+    /// What its hash must be.
+    pub fn computed_hash(&self) -> String {
+        let Self { tenant, id, at, actor, action, key, details, previous, hash: _ } = self;
+        let canonical = json!([previous, tenant, id, time(*at), actor, action, key, details]);
+        hex::encode(Sha256::digest(canonical.to_string()))
+    }
+}
+
+/// Where a chain begins and ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditHead {
+    pub tenant: String,
+    /// The number of the oldest row that is kept, and the hash before it.
+    pub first_id: i64,
+    pub first_previous: String,
+    /// The number of the newest row, and its hash.
+    pub last_id: i64,
+    pub last_hash: String,
+}
+
+/// Which rows to read; a chain after the other, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    pub since: Option<DateTime<Utc>>,
+    /// Only those behind this chain and number: the next page.
+    pub after: Option<(String, i64)>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// The first row that does not fit its chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("row {id} of {} {why}", chain_name(tenant))]
+pub struct ChainBreak {
+    pub tenant: String,
+    pub id: i64,
+    pub why: &'static str,
+}
+
+/// How people call a chain.
+pub fn chain_name(tenant: &str) -> String {
+    if tenant == PLATFORM_CHAIN { "the platform".to_owned() } else { format!("tenant {tenant}") }
+}
+
+/// Walks one chain, row by row.
+#[derive(Debug)]
+pub struct ChainWalk {
+    head: AuditHead,
+    next_id: i64,
+    previous: String,
+}
+
+impl ChainWalk {
+    /// Begins where the chain does.
+    pub fn from(head: AuditHead) -> Self {
+        Self { next_id: head.first_id, previous: head.first_previous.clone(), head }
+    }
+
+    /// How many rows fitted.
+    pub fn rows(&self) -> i64 {
+        self.next_id - self.head.first_id
+    }
+
+    /// Takes the next row.
+    ///
+    /// # Errors
+    /// When it does not fit.
+    pub fn step(&mut self, entry: &AuditEntry) -> Result<(), ChainBreak> {
+        let broken = |id, why| Err(ChainBreak { tenant: self.head.tenant.clone(), id, why });
+        if entry.id < self.next_id {
+            return broken(entry.id, "stands before the row that the chain begins with");
+        }
+        if entry.id > self.next_id {
+            return broken(self.next_id, "is missing");
+        }
+        if entry.previous != self.previous {
+            return broken(entry.id, "does not follow the row before it: one of them was changed");
+        }
+        if entry.hash != entry.computed_hash() {
+            return broken(entry.id, "was changed: its hash is another");
+        }
+        self.next_id += 1;
+        self.previous.clone_from(&entry.hash);
+        Ok(())
+    }
+
+    /// Ends the walk.
+    ///
+    /// # Errors
+    /// When the chain goes on, or ends elsewhere than its last row did.
+    pub fn end(self) -> Result<AuditHead, ChainBreak> {
+        let broken = |id, why| Err(ChainBreak { tenant: self.head.tenant.clone(), id, why });
+        if self.next_id <= self.head.last_id {
+            return broken(self.next_id, "is missing, at the end");
+        }
+        if self.next_id > self.head.last_id + 1 {
+            return broken(self.head.last_id + 1, "is behind the end of the chain");
+        }
+        if self.previous != self.head.last_hash {
+            return broken(self.head.last_id, "is not the one that the chain ended with");
+        }
+        Ok(self.head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(length: i64) -> (AuditHead, Vec<AuditEntry>) {
+        let mut previous = ORIGIN.to_owned();
+        let mut rows = Vec::new();
+        for id in 1..=length {
+            let new = NewAudit {
+                at: DateTime::from_timestamp(1_700_000_000 + id, 0).unwrap(),
+                actor: "Ada <ada@example.com>".to_owned(),
+                action: AuditAction::Commit,
+                key: None,
+                details: AuditDetails::from([("subject".to_owned(), json!(format!("Change {id}")))]),
+            };
+            let row = AuditEntry::after("checkout", id, &previous, &new);
+            previous.clone_from(&row.hash);
+            rows.push(row);
+        }
+        let (first_id, first_previous) = (1, ORIGIN.to_owned());
+        (
+            AuditHead { tenant: "checkout".to_owned(), first_id, first_previous, last_id: length, last_hash: previous },
+            rows,
+        )
+    }
+
+    fn walk(head: AuditHead, rows: &[AuditEntry]) -> Result<AuditHead, ChainBreak> {
+        let mut walk = ChainWalk::from(head);
+        for row in rows {
+            walk.step(row)?;
+        }
+        walk.end()
+    }
+
+    #[test]
+    fn a_row_that_was_changed_or_is_missing_shows() {
+        let (head, rows) = chain(4);
+        assert_eq!(walk(head.clone(), &rows), Ok(head.clone()));
+        let mut changed = rows.clone();
+        changed[1].actor = "Eve".to_owned();
+        assert_eq!(walk(head.clone(), &changed).unwrap_err().id, 2);
+        changed[1].hash = changed[1].computed_hash();
+        assert_eq!(walk(head.clone(), &changed).unwrap_err().id, 3, "the next one does not follow it");
+        for missing in 0..4 {
+            let mut fewer = rows.clone();
+            fewer.remove(missing);
+            let broken = walk(head.clone(), &fewer).unwrap_err();
+            assert_eq!(broken.id, missing as i64 + 1);
+            assert!(broken.why.starts_with("is missing"), "{broken}");
+        }
+        let mut last = rows.clone();
+        last[3].actor = "Eve".to_owned();
+        last[3].hash = last[3].computed_hash();
+        assert_eq!(walk(head, &last).unwrap_err().id, 4, "the head knows its hash");
+    }
+
+    #[test]
+    fn the_hash_is_over_one_line_of_json() {
+        let (_, rows) = chain(1);
+        let line = format!(
+            "[\"{ORIGIN}\",\"checkout\",1,\"2023-11-14T22:13:21.000000000Z\",\"Ada <ada@example.com>\",\"commit\",null,\
+             {{\"subject\":\"Change 1\"}}]"
+        );
+        assert_eq!(rows[0].hash, hex::encode(Sha256::digest(line)));
+    }
+}

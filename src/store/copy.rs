@@ -1,0 +1,222 @@
+//! All rows of a store, whichever database it stands on: for backups, and for moving from one database to another.
+//!
+//! What always holds: what tables and columns there are is asked of the database, so that nothing that a migration adds is
+//! left out; rows are read from one snapshot and written in one transaction; numbers that were given are not given again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::StoreError;
+
+/// Tables that others refer to: these are written first.
+const FIRST: &[&str] = &["executions"];
+
+/// What a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnKind {
+    Text,
+    Number,
+    Bytes,
+}
+
+impl ColumnKind {
+    /// The kind of a type as the databases name it; `None` for a type that no table has so far.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "text" => Some(Self::Text),
+            "integer" | "bigint" => Some(Self::Number),
+            "blob" | "bytea" => Some(Self::Bytes),
+            _ => None,
+        }
+    }
+}
+
+/// A table, and its columns by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableShape {
+    pub name: String,
+    pub columns: BTreeMap<String, ColumnKind>,
+}
+
+/// A value in a column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Cell {
+    Null,
+    Number(i64),
+    Text(String),
+    Bytes { base64: String },
+}
+
+impl Cell {
+    /// Bytes, as a cell.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
+        Self::Bytes { base64: STANDARD.encode(bytes) }
+    }
+
+    /// Its bytes; `None` when it holds none.
+    pub(super) fn bytes(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Bytes { base64 } => STANDARD.decode(base64).ok(),
+            Self::Null | Self::Number(_) | Self::Text(_) => None,
+        }
+    }
+}
+
+/// A row: a cell of each column, by name.
+pub type Cells = BTreeMap<String, Cell>;
+
+/// All rows of a store, in one transaction.
+#[async_trait]
+pub trait Rows: Send {
+    /// The number of the newest migration.
+    async fn schema(&mut self) -> Result<i64, StoreError>;
+    /// Every table, in an order in which they can be written.
+    async fn tables(&mut self) -> Result<Vec<TableShape>, StoreError>;
+    /// Gives every row of a table to `take`, until that fails.
+    async fn read(
+        &mut self,
+        table: &TableShape,
+        take: &mut (dyn FnMut(Cells) -> std::io::Result<()> + Send),
+    ) -> Result<(), CopyError>;
+    /// Writes rows as they are, with their numbers.
+    async fn write(&mut self, table: &TableShape, rows: &[Cells]) -> Result<(), CopyError>;
+    /// The highest number that was given in each table that gives numbers.
+    async fn numbers(&mut self) -> Result<BTreeMap<String, i64>, StoreError>;
+    /// Goes on after these numbers.
+    async fn set_numbers(&mut self, numbers: &BTreeMap<String, i64>) -> Result<(), StoreError>;
+    async fn commit(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// Why rows could not be copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What takes the rows.
+    #[error("the rows could not be written down")]
+    Taken(#[from] std::io::Error),
+    /// A row that does not fit the table.
+    #[error("a row of {table} does not fit the table: {why}")]
+    Misfit { table: String, why: String },
+    /// The target holds something.
+    #[error("{place} is not empty: its table {table} has rows; choose a database without state in it")]
+    NotEmpty { place: String, table: String },
+    /// What was written is not what was read.
+    #[error("table {table} differs after the copy, so nothing was kept: {read} rows were read, {written} are there")]
+    Differs { table: String, read: u64, written: u64 },
+    /// The schemas are of different versions.
+    #[error(
+        "one database is of schema {source_schema}, the other of {target_schema}; run `plumb db migrate` on both with one version"
+    )]
+    Schemas { source_schema: i64, target_schema: i64 },
+}
+
+/// Puts the tables into an order in which they can be written.
+pub(super) fn in_order(mut tables: Vec<TableShape>) -> Vec<TableShape> {
+    tables.sort_by_key(|table| (!FIRST.contains(&table.name.as_str()), table.name.clone()));
+    tables
+}
+
+/// How many rows, and a sum of their hashes that does not depend on their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub rows: u64,
+    sum: [u64; 4],
+}
+
+impl Tally {
+    /// Counts a row in.
+    pub fn add(&mut self, row: &Cells) {
+        self.rows += 1;
+        let digest = Sha256::digest(serde_json::to_vec(row).unwrap_or_default());
+        for (sum, part) in self.sum.iter_mut().zip(digest.as_chunks::<8>().0) {
+            *sum = sum.wrapping_add(u64::from_le_bytes(*part));
+        }
+    }
+}
+
+/// Refuses a store in which there is anything.
+///
+/// # Errors
+/// [`CopyError::NotEmpty`], or when it cannot be read.
+pub async fn expect_empty(rows: &mut dyn Rows, place: &str) -> Result<(), CopyError> {
+    for table in rows.tables().await? {
+        if tally(rows, &table).await?.rows > 0 {
+            return Err(CopyError::NotEmpty { place: place.to_owned(), table: table.name });
+        }
+    }
+    Ok(())
+}
+
+/// What is in a table.
+async fn tally(rows: &mut dyn Rows, table: &TableShape) -> Result<Tally, CopyError> {
+    let mut tally = Tally::default();
+    rows.read(table, &mut |row| {
+        tally.add(&row);
+        Ok(())
+    })
+    .await?;
+    Ok(tally)
+}
+
+/// How many rows are kept in memory on their way.
+const ROWS_AT_ONCE: usize = 5_000;
+
+/// Copies everything from one store to another that is empty, then compares both, table by table. The caller commits.
+///
+/// # Errors
+/// When something is in the target, or a table differs afterwards, or a store fails.
+pub async fn copy(
+    source: &mut dyn Rows,
+    target: &mut dyn Rows,
+    place: &str,
+) -> Result<BTreeMap<String, u64>, CopyError> {
+    let (source_schema, target_schema) = (source.schema().await?, target.schema().await?);
+    if source_schema != target_schema {
+        return Err(CopyError::Schemas { source_schema, target_schema });
+    }
+    expect_empty(target, place).await?;
+    let mut counts = BTreeMap::new();
+    let into: BTreeMap<String, TableShape> =
+        target.tables().await?.into_iter().map(|table| (table.name.clone(), table)).collect();
+    for table in source.tables().await? {
+        let misfit = || CopyError::Misfit { table: table.name.clone(), why: "there is no such table".to_owned() };
+        let shape = into.get(&table.name).ok_or_else(misfit)?;
+        let (mut read, mut all) = (Tally::default(), Vec::new());
+        source
+            .read(&table, &mut |row| {
+                read.add(&row);
+                all.push(row);
+                Ok(())
+            })
+            .await?;
+        for some in all.chunks(ROWS_AT_ONCE) {
+            target.write(shape, some).await?;
+        }
+        drop(all);
+        let written = tally(target, shape).await?;
+        if written != read {
+            return Err(CopyError::Differs { table: table.name, read: read.rows, written: written.rows });
+        }
+        counts.insert(table.name, read.rows);
+    }
+    target.set_numbers(&source.numbers().await?).await?;
+    Ok(counts)
+}
+
+/// Refuses a row whose columns are not the table's.
+pub(super) fn expect_columns(table: &TableShape, row: &Cells) -> Result<(), CopyError> {
+    let (known, given): (BTreeSet<&String>, BTreeSet<&String>) = (table.columns.keys().collect(), row.keys().collect());
+    let misfit = |why: String| Err(CopyError::Misfit { table: table.name.clone(), why });
+    match known.symmetric_difference(&given).next() {
+        Some(column) => misfit(format!("column {column} is only on one side")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,96 @@
+//! The audit log of a world that did things: what is in it, and that nothing of it is lost or changed unseen.
+
+use serde_json::Value;
+use sqlx::Connection as _;
+
+use crate::harness::desk::Desk;
+
+const ORDERS: &str = "environments/staging/orders.yaml";
+
+/// The rows that `plumb audit` exports.
+fn exported(desk: &Desk, args: &[&str]) -> Vec<Value> {
+    let said = desk.plumb(&[&["audit", "-o", "json"], args].concat());
+    assert_eq!(said.code, 0, "{said:?}");
+    said.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn of<'a>(rows: &'a [Value], action: &'a str) -> Vec<&'a Value> {
+    rows.iter().filter(|row| row["action"] == action).collect()
+}
+
+/// Runs a statement as somebody with the `sqlite3` shell would.
+async fn by_hand(desk: &Desk, sql: &'static str) {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(desk.data("plumb.db"));
+    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_and_who_did_it_is_written_down_once() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let rows = exported(&desk, &[]);
+    assert_eq!(of(&rows, "commit").len(), 1, "a commit is read once");
+    assert_eq!(of(&rows, "commit")[0]["details"]["subject"], "Start with Plumb");
+    assert_eq!(of(&rows, "change").len(), 2);
+    assert_eq!(
+        (&of(&rows, "change")[0]["actor"], &of(&rows, "change")[0]["details"]["execution"]),
+        (&Value::from("plumb"), &Value::from(1))
+    );
+    assert_eq!(of(&rows, "platform").len(), 1);
+    assert_eq!(of(&rows, "platform")[0]["tenant"], "");
+
+    // Two commits, and a history that was rewritten.
+    let text = desk.tenant.show(&format!("main:{ORDERS}"));
+    desk.tenant.write(ORDERS, format!("{text}# one\n"));
+    desk.tenant.commit("One");
+    desk.tenant.write(ORDERS, format!("{text}# two\n"));
+    desk.tenant.commit("Two\n\nPlumb-Approve-Deletes: 0123456789ab");
+    desk.plumb(&["apply"]);
+    let rows = exported(&desk, &["-t", "checkout"]);
+    let subjects: Vec<_> = of(&rows, "commit").iter().map(|row| row["details"]["subject"].clone()).collect();
+    assert_eq!(subjects, ["Start with Plumb", "One", "Two"]);
+    let approvals = of(&rows, "approval");
+    assert_eq!((approvals.len(), &approvals[0]["details"]["plan"]), (1, &Value::from("0123456789ab")));
+    assert!(rows.iter().all(|row| row["details"].get("historyRewritten").is_none()));
+    desk.tenant.git(&["commit", "--amend", "-q", "-m", "Two, again"]);
+    desk.tenant.push_force();
+    desk.plumb(&["apply"]);
+    let rows = exported(&desk, &["-t", "checkout"]);
+    let last = of(&rows, "commit").pop().unwrap();
+    assert_eq!(
+        (&last["details"]["subject"], &last["details"]["historyRewritten"]),
+        (&Value::from("Two, again"), &Value::from(true))
+    );
+    assert!(exported(&desk, &["--since", "2999-01-01T00:00:00Z"]).is_empty());
+    assert_eq!(exported(&desk, &["--since", "1d"]).len(), exported(&desk, &[]).len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_was_changed_or_removed_shows() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let whole = desk.plumb(&["audit", "--verify"]);
+    assert_eq!((whole.code, whole.stdout.matches(", whole").count()), (0, 2), "{whole:?}");
+    by_hand(&desk, "PRAGMA wal_checkpoint(TRUNCATE)").await;
+    let copy = std::fs::read(desk.data("plumb.db")).unwrap();
+    for (sql, told) in [
+        ("UPDATE audit SET actor = 'Eve' WHERE tenant = 'checkout' AND id = 2", "row 2 of tenant checkout was changed"),
+        ("DELETE FROM audit WHERE tenant = 'checkout' AND id = 2", "row 2 of tenant checkout is missing"),
+        ("DELETE FROM audit WHERE tenant = 'checkout' AND id = 3", "row 3 of tenant checkout is missing, at the end"),
+        ("DELETE FROM audit WHERE tenant = 'checkout' AND id = 1", "row 1 of tenant checkout is missing"),
+        ("DELETE FROM audit WHERE tenant = ''", "row 1 of the platform is missing, at the end"),
+        (
+            "DELETE FROM audit_heads WHERE tenant = 'checkout'",
+            "row 1 of tenant checkout belongs to a chain whose head is missing",
+        ),
+    ] {
+        by_hand(&desk, sql).await;
+        let broken = desk.plumb(&["audit", "--verify"]);
+        assert_eq!((broken.code, broken.stdout.contains(told)), (1, true), "{sql}: {broken:?}");
+        std::fs::write(desk.data("plumb.db"), &copy).unwrap();
+    }
+    assert_eq!(desk.plumb(&["audit", "--verify"]).code, 0);
+}

@@ -1,0 +1,220 @@
+//! `plumb db`: a state that did things is backed up, restored and moved, and goes on where it was.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use plumb::store::lock::DirectoryLock;
+use sqlx::{AssertSqlSafe, Connection as _};
+
+use crate::harness::desk::{Desk, Said};
+use crate::harness::postgres::PostgresServer;
+use crate::harness::redis::{RedisOptions, RedisServer};
+
+const SESSIONS: &str = "checkout/staging/Cache/sessions";
+
+/// A desk whose state is in a database, with a Cache whose password Plumb made.
+struct Office {
+    desk: Desk,
+    redis: RedisServer,
+}
+
+impl Office {
+    fn open() -> Self {
+        let desk = Desk::with_starter();
+        let redis = RedisServer::start(RedisOptions { aclfile: true, password: None });
+        let provider = format!(
+            "---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: redis}}\nspec:\n  type: redis\n  url: {}\n  \
+             serves: [{{kind: Cache}}]\n",
+            redis.url("default")
+        );
+        desk.platform.write("providers.yaml", desk.platform.show("main:providers.yaml") + &provider);
+        let tenants = desk.platform.show("main:tenants.yaml");
+        desk.platform.write("tenants.yaml", tenants.replace("providers: [files", "providers: [files, redis"));
+        desk.platform.commit("Add a provider");
+        let cache = "apiVersion: plumb.dev/v1\nkind: Cache\nmetadata:\n  name: sessions\n  labels: {owner: team-checkout}\n\
+                     spec: {}\n";
+        desk.tenant.write("environments/staging/sessions.yaml", cache);
+        desk.tenant.commit("Add a cache");
+        Self { desk, redis }
+    }
+
+    fn plumb(&self, database: &str, args: &[&str]) -> Said {
+        let platform = self.desk.platform.url();
+        self.desk.plumb_with(args, &[("PLUMB_PLATFORM", &platform), ("PLUMB_DATABASE", database)])
+    }
+
+    fn did(&self, database: &str, args: &[&str]) -> String {
+        let said = self.plumb(database, args);
+        assert_eq!(said.code, 0, "{args:?}: {said:?}");
+        said.stdout
+    }
+
+    /// The rows of a database, sorted, and the end of its backup less its hash.
+    fn rows(&self, database: &str) -> (Vec<String>, serde_json::Value) {
+        let text = self.did(database, &["db", "backup", "-"]);
+        let mut lines: Vec<String> = text.lines().skip(1).map(str::to_owned).collect();
+        let mut end: serde_json::Value = serde_json::from_str(&lines.pop().unwrap()).unwrap();
+        end["sha256"].take();
+        lines.sort();
+        (lines, end)
+    }
+
+    fn password(&self, database: &str) -> String {
+        let password = self.did(database, &["secret", "get", SESSIONS, "user"]).trim().to_owned();
+        let set = ["SET", "checkout_staging_sessions:1", "x"];
+        assert_eq!(self.redis.cli_as("checkout_staging_sessions", &password, &set), "OK");
+        password
+    }
+
+    fn sqlite(&self, name: &str) -> String {
+        format!("sqlite:{}/{name}", self.desk.folder().display())
+    }
+}
+
+/// A PostgreSQL database with nothing in it.
+async fn empty_postgres() -> String {
+    static DATABASES: AtomicUsize = AtomicUsize::new(0);
+    let server = PostgresServer::shared();
+    let (login, password) = server.login();
+    let database = format!("copied_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+    server.psql(&format!("CREATE DATABASE {database} OWNER {login}")).await;
+    format!("postgres://{login}:{password}@127.0.0.1:{}/{database}", server.port())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_either_database_is_restored_whole_in_either() {
+    let office = Office::open();
+    for (from, to) in [
+        (office.sqlite("a"), empty_postgres().await),
+        (empty_postgres().await, office.sqlite("b")),
+        (office.sqlite("c"), office.sqlite("d")),
+    ] {
+        office.did(&from, &["apply"]);
+        let known = office.plumb(&from, &["secret", "get", SESSIONS, "user"]);
+        let before = office.rows(&from);
+        assert!(before.0.len() > 10, "{before:?}");
+        let file = office.desk.folder().join("state.backup");
+        let path = file.display().to_string();
+        let said = office.plumb(&from, &["db", "backup", &path]);
+        assert_eq!((said.code, said.stderr.contains("PLUMB_SECRET_KEY")), (0, true), "{said:?}");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let text = std::fs::read_to_string(&file).unwrap();
+        if known.code == 0 {
+            assert!(!text.contains(known.stdout.trim()), "no password is in it");
+        }
+        let key = std::fs::read_to_string(office.desk.data("secret.key")).unwrap();
+        assert!(!text.contains(key.trim()), "nor is the key");
+        let again = office.plumb(&from, &["db", "backup", &path]);
+        assert_eq!((again.code, again.stderr.contains("already")), (1, true), "{again:?}");
+
+        office.did(&to, &["db", "restore", &path]);
+        assert_eq!(office.rows(&to), before);
+        let full = office.plumb(&to, &["db", "restore", &path]);
+        assert_eq!((full.code, full.stderr.contains("is not empty")), (1, true), "{full:?}");
+        assert!(office.did(&to, &["apply"]).contains("nothing to do"));
+        assert_eq!(office.plumb(&to, &["secret", "get", SESSIONS, "user"]).stdout, known.stdout);
+        office.did(&to, &["audit", "--verify"]);
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_damaged_foreign_or_newer_leaves_the_database_empty() {
+    let office = Office::open();
+    let (from, to) = (office.sqlite("from"), office.sqlite("to"));
+    office.did(&from, &["apply"]);
+    let whole = office.did(&from, &["db", "backup", "-"]);
+    let lines: Vec<&str> = whole.lines().collect();
+    let header = |from: &str, to: &str| whole.replacen(from, to, 1);
+    let schema = lines[0].split("\"schema\":").nth(1).unwrap().split(',').next().unwrap();
+    let schema = format!("\"schema\":{schema}");
+    for (text, told) in [
+        (String::new(), "is empty"),
+        ("{\"some\": \"json\"}\n".to_owned(), "no backup of plumb"),
+        ("-- PostgreSQL database dump\n".to_owned(), "no backup of plumb"),
+        (header("\"version\":1", "\"version\":2"), "use a newer one"),
+        (header(&schema, "\"schema\":9999"), "made by a newer plumb"),
+        (header(&schema, "\"schema\":1"), "made by an older plumb"),
+        (lines[..lines.len() - 1].join("\n") + "\n", "ends in the middle"),
+        (whole[..whole.len() / 2].to_owned(), "is damaged"),
+        ([&lines[..3], &lines[4..]].concat().join("\n") + "\n", "nothing was"),
+        (whole.replacen("checkout", "chekcout", 1), "nothing was"),
+    ] {
+        let file = office.desk.folder().join("broken.backup");
+        std::fs::write(&file, &text).unwrap();
+        let said = office.plumb(&to, &["db", "restore", &file.display().to_string()]);
+        assert_eq!((said.code, said.stderr.contains(told)), (1, true), "{told}: {said:?}");
+    }
+    let file = office.desk.folder().join("whole.backup");
+    std::fs::write(&file, &whole).unwrap();
+    office.did(&to, &["db", "restore", &file.display().to_string()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_moves_there_and_back_and_goes_on() {
+    let office = Office::open();
+    let (home, away, back) = (office.sqlite("home"), empty_postgres().await, office.sqlite("back"));
+    office.did(&home, &["apply"]);
+    let password = office.password(&home);
+    let before = office.rows(&home);
+    let moved = office.did(&home, &["db", "move", "--to", &away]);
+    assert!(moved.lines().any(|line| line.starts_with("secrets") && line.contains('1')), "{moved}");
+    assert_eq!(office.rows(&away), before);
+    assert_eq!(office.rows(&home), before, "it is left as it was");
+    assert!(office.did(&away, &["apply"]).contains("nothing to do"));
+    assert_eq!(office.password(&away), password);
+    office.did(&away, &["audit", "--verify"]);
+    let full = office.plumb(&home, &["db", "move", "--to", &away]);
+    assert_eq!((full.code, full.stderr.contains("is not empty")), (1, true), "{full:?}");
+
+    let there = office.rows(&away);
+    office.did(&away, &["db", "move", "--to", &back]);
+    assert_eq!(office.rows(&back), there);
+    assert!(office.did(&back, &["apply"]).contains("nothing to do"));
+    assert_eq!(office.password(&back), password);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_moves_while_somebody_reconciles() {
+    let office = Office::open();
+    let (home, away) = (office.sqlite("home"), office.sqlite("away"));
+    office.did(&home, &["apply"]);
+    let lock = DirectoryLock::take(&office.desk.folder().join("home")).unwrap();
+    let refused = office.plumb(&home, &["db", "move", "--to", &away]);
+    assert_eq!((refused.code, refused.stderr.contains("another plumb is reconciling")), (1, true), "{refused:?}");
+    drop(lock);
+    let replicas = empty_postgres().await;
+    office.did(&home, &["db", "move", "--to", &replicas]);
+    let store = plumb::store::postgres::PostgresStore::open(&replicas, plumb::store::Mode::Reconcile).await.unwrap();
+    let lead = plumb::store::Queue::lead(&store).await.unwrap().unwrap();
+    let refused = office.plumb(&replicas, &["db", "move", "--to", &away]);
+    assert_eq!((refused.code, refused.stderr.contains("stop every replica first")), (1, true), "{refused:?}");
+    drop(lead);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_are_told_and_a_login_that_may_not_run_them_says_who_can() {
+    let office = Office::open();
+    let home = office.sqlite("home");
+    let first = office.did(&home, &["db", "migrate"]);
+    assert!(first.contains("applied 0001 initial") && first.contains("0006 months"), "{first}");
+    let second = office.did(&home, &["db", "migrate"]);
+    assert!(second.contains("is up to date"), "{second}");
+
+    let owner = empty_postgres().await;
+    assert!(office.did(&owner, &["db", "migrate"]).contains("0005 audit"));
+    // A login that owns nothing, and may work as the service.
+    let server = PostgresServer::shared();
+    let database = owner.rsplit('/').next().unwrap();
+    let guest = format!("guest_of_{database}");
+    server
+        .psql(&format!("CREATE ROLE {guest} LOGIN PASSWORD 'guest'; GRANT plumb_{database}_service TO {guest}"))
+        .await;
+    let as_guest = format!("postgres://{guest}:guest@127.0.0.1:{}/{database}", server.port());
+    office.did(&as_guest, &["apply"]);
+    let mut connection = sqlx::PgConnection::connect(&owner).await.unwrap();
+    let undo = "DELETE FROM plumb._sqlx_migrations WHERE version = (SELECT max(version) FROM plumb._sqlx_migrations)";
+    sqlx::raw_sql(AssertSqlSafe(undo)).execute(&mut connection).await.unwrap();
+    let refused = office.plumb(&as_guest, &["apply"]);
+    assert_eq!((refused.code, refused.stderr.contains("plumb db migrate")), (1, true), "{refused:?}");
+}

@@ -1,7 +1,7 @@
 //! The timeline of one execution: events are gathered and written a batch at a time.
 
 use crate::model::{Event, EventKind, ExecutionOutcome, Lease, PlanId, ResourceKey, Summary, Trigger};
-use crate::store::{NewEvent, Scope, Store, StoreError};
+use crate::store::{HistoryFilter, NewEvent, Scope, Store, StoreError};
 
 use super::Listener;
 
@@ -14,6 +14,9 @@ pub(super) struct Timeline<'a> {
     lease: &'a Lease,
     execution: i64,
     waiting: Vec<NewEvent>,
+    /// How many are known to be written, and whether that is all that is known: a commit that failed may have arrived.
+    written: usize,
+    unsure: bool,
 }
 
 impl<'a> Timeline<'a> {
@@ -30,7 +33,7 @@ impl<'a> Timeline<'a> {
         tx.interrupt_running(clock.now()).await?;
         let execution = tx.start_execution(&lease.tenant, trigger, None, clock.now()).await?;
         tx.commit().await?;
-        Ok(Self { store, listener, clock, lease, execution, waiting: Vec::new() })
+        Ok(Self { store, listener, clock, lease, execution, waiting: Vec::new(), written: 0, unsure: false })
     }
 
     /// The number of the execution.
@@ -62,14 +65,22 @@ impl<'a> Timeline<'a> {
         self.waiting.push(NewEvent { key, at, kind });
     }
 
-    /// Writes what was noted.
+    /// Writes what was noted, once: what a commit wrote that was told to have failed is not written again.
     pub(super) async fn flush(&mut self) -> Result<(), StoreError> {
         if self.waiting.is_empty() {
             return Ok(());
         }
         let mut tx = self.store.begin(Scope::Leased(self.lease.clone())).await?;
+        if self.unsure {
+            let all = HistoryFilter { execution: Some(self.execution), limit: u32::MAX, ..HistoryFilter::default() };
+            let arrived = tx.events(&all).await?.len().saturating_sub(self.written);
+            self.waiting.drain(..arrived.min(self.waiting.len()));
+            (self.written, self.unsure) = (self.written + arrived, false);
+        }
         tx.append_events(self.execution, &self.lease.tenant, &self.waiting).await?;
+        self.unsure = true;
         tx.commit().await?;
+        (self.written, self.unsure) = (self.written + self.waiting.len(), false);
         self.waiting.clear();
         Ok(())
     }

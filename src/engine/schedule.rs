@@ -144,13 +144,13 @@ impl Schedule {
             let platform_due = if self.reads_platform { now + LONGEST_SLEEP } else { platform_at };
             let wake = self.next_wake().min(platform_due).min(lead_at);
             tokio::select! {
+                biased;
                 () = &mut shutdown => break,
                 ended = &mut working => {
                     // A process that looks at nothing must not go on as if it did.
                     tracing::error!(error = ?ended.err(), "the worker ended early");
                     return;
                 }
-                () = tokio::time::sleep_until(wake) => {}
                 Some(asked) = self.requests.recv() => {
                     self.ask_all(asked).await;
                     platform_at = Instant::now();
@@ -160,6 +160,7 @@ impl Schedule {
                     Ok(Done::Polled(tenant, refs)) => self.take_refs(tenant, refs).await,
                     Err(error) => tracing::error!(%error, "a poll ended early"),
                 },
+                () = tokio::time::sleep_until(wake) => {}
             }
         }
         self.slots.close();

@@ -19,6 +19,7 @@ mod rooms;
 mod rules;
 mod schedule;
 mod serve;
+mod simulation;
 mod source;
 mod store;
 mod story;

@@ -4,6 +4,7 @@ mod harness;
 
 mod caches;
 mod cli;
+mod crashes;
 mod credentials;
 mod drift;
 mod examples;

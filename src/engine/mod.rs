@@ -207,11 +207,15 @@ fn beside<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Runs blocking work (git, files) beside the async threads.
+/// Runs blocking work (git, files) beside the async threads. Where there is one thread it runs there, so that what
+/// happens on it happens in one order.
 async fn blocking<T, F>(work: F) -> Result<T, EngineError>
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
-    tokio::task::spawn_blocking(work).await.map_err(|_| EngineError::Task)
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::CurrentThread => Ok(work()),
+        _ => tokio::task::spawn_blocking(work).await.map_err(|_| EngineError::Task),
+    }
 }

@@ -163,13 +163,13 @@ impl Schedule {
             let probe_due = if self.lead.is_some() && !self.probes { probe_at } else { lead_at };
             let wake = self.next_wake().min(platform_due).min(lead_at).min(probe_due);
             tokio::select! {
+                biased;
                 () = &mut shutdown => break,
                 ended = &mut working => {
                     // A process that looks at nothing must not go on as if it did.
                     tracing::error!(error = ?ended.err(), "the worker ended early");
                     return;
                 }
-                () = tokio::time::sleep_until(wake) => {}
                 Some(wish) = self.requests.recv() => {
                     self.ask_all(wish).await;
                     platform_at = Instant::now();
@@ -180,6 +180,7 @@ impl Schedule {
                     Ok(Done::Probed) => self.probes = false,
                     Err(error) => tracing::error!(%error, "a poll ended early"),
                 },
+                () = tokio::time::sleep_until(wake) => {}
             }
         }
         self.slots.close();

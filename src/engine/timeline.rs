@@ -2,7 +2,7 @@
 
 use crate::model::{Event, EventKind, ExecutionOutcome, Lease, PlanId, ResourceKey, Summary, Trigger};
 use crate::store::audit::NewAudit;
-use crate::store::{NewEvent, Scope, Store, StoreError};
+use crate::store::{HistoryFilter, NewEvent, Scope, Store, StoreError};
 
 use super::{Listener, audit};
 
@@ -17,6 +17,10 @@ pub(super) struct Timeline<'a> {
     waiting: Vec<NewEvent>,
     /// For the audit log, before what the events say.
     audited: Vec<NewAudit>,
+    /// How many events are known to be written, and whether that is all that is known: a commit that failed may have
+    /// arrived.
+    written: usize,
+    unsure: bool,
 }
 
 impl<'a> Timeline<'a> {
@@ -33,7 +37,8 @@ impl<'a> Timeline<'a> {
         tx.interrupt_running(clock.now()).await?;
         let execution = tx.start_execution(&lease.tenant, trigger, None, clock.now()).await?;
         tx.commit().await?;
-        Ok(Self { store, listener, clock, lease, execution, waiting: Vec::new(), audited: Vec::new() })
+        let (waiting, audited) = (Vec::new(), Vec::new());
+        Ok(Self { store, listener, clock, lease, execution, waiting, audited, written: 0, unsure: false })
     }
 
     /// The number of the execution.
@@ -70,17 +75,29 @@ impl<'a> Timeline<'a> {
         self.waiting.push(NewEvent { key, at, kind });
     }
 
-    /// Writes what was noted.
+    /// Writes what was noted, once: what a commit wrote that was told to have failed is not written again.
     pub(super) async fn flush(&mut self) -> Result<(), StoreError> {
         if self.waiting.is_empty() && self.audited.is_empty() {
             return Ok(());
         }
         let mut tx = self.store.begin(Scope::Leased(self.lease.clone())).await?;
+        if self.unsure {
+            let all = HistoryFilter { execution: Some(self.execution), limit: u32::MAX, ..HistoryFilter::default() };
+            let arrived = tx.events(&all).await?.len().saturating_sub(self.written);
+            self.waiting.drain(..arrived.min(self.waiting.len()));
+            if arrived > 0 {
+                // They were written in one transaction.
+                self.audited.clear();
+            }
+            (self.written, self.unsure) = (self.written + arrived, false);
+        }
         tx.append_events(self.execution, &self.lease.tenant, &self.waiting).await?;
         let mut audited = self.audited.clone();
         audited.extend(self.waiting.iter().filter_map(|event| audit::changed(self.execution, event)));
         tx.append_audit(&self.lease.tenant, &audited).await?;
+        self.unsure = true;
         tx.commit().await?;
+        (self.written, self.unsure) = (self.written + self.waiting.len(), false);
         self.waiting.clear();
         self.audited.clear();
         Ok(())

@@ -153,10 +153,11 @@ impl Worker {
                 Some(_) => LONGEST_SLEEP,
             };
             tokio::select! {
+                biased;
                 _ = stopped.changed() => {}
-                () = tokio::time::sleep(sleep), if !is_full => {}
-                _ = woken.changed(), if !is_full => {}
                 Some(_) = self.tasks.join_next() => {}
+                _ = woken.changed(), if !is_full => {}
+                () = tokio::time::sleep(sleep), if !is_full => {}
             }
         }
         while self.tasks.join_next().await.is_some() {}

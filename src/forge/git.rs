@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::runtime::RuntimeFlavor;
 
 use crate::model::ObjectHex;
 
@@ -34,13 +35,16 @@ impl PlainGit {
         Self { branches }
     }
 
-    /// Git works with files and processes, so it gets a thread of its own.
+    /// Git works with files and processes, so it gets a thread of its own, where there are several.
     async fn run<T, F>(&self, work: F) -> Result<T, ForgeError>
     where
         T: Send + 'static,
         F: FnOnce(&dyn Branches) -> Result<T, ForgeError> + Send + 'static,
     {
         let branches = Arc::clone(&self.branches);
+        if tokio::runtime::Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+            return work(branches.as_ref());
+        }
         tokio::task::spawn_blocking(move || work(branches.as_ref()))
             .await
             .unwrap_or_else(|_| Err(ForgeError::Unreachable { message: "the push was cut short".to_owned() }))

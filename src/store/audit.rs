@@ -110,7 +110,7 @@ fn as_stored<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, 
 
 impl AuditEntry {
     /// The next row of a chain, behind `previous`.
-    pub(super) fn after(tenant: &str, id: i64, previous: &str, new: &NewAudit) -> Self {
+    pub fn after(tenant: &str, id: i64, previous: &str, new: &NewAudit) -> Self {
         let NewAudit { at, actor, action, key, details } = new.clone();
         let (tenant, previous) = (tenant.to_owned(), previous.to_owned());
         let mut entry = Self { tenant, id, at, actor, action, key, details, previous, hash: String::new() };

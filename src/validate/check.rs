@@ -2,7 +2,7 @@
 //! checked file may be kept for as long as its path and its bytes stay the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,10 +22,22 @@ use crate::model::{
 /// How many findings of one document are shown: enough to work on, too few to drown in.
 const FINDINGS_A_DOCUMENT: usize = 50;
 
-/// The compiled schemas. Make one and keep it.
+/// The compiled schemas. They are compiled once a process, when the first is made.
 pub struct Validator {
-    schemas: BTreeMap<DocumentKind, Schema>,
+    schemas: &'static BTreeMap<DocumentKind, Schema>,
 }
+
+static SCHEMAS: LazyLock<BTreeMap<DocumentKind, Schema>> = LazyLock::new(|| {
+    let compile = |kind: &DocumentKind| {
+        let text = document_schema(*kind);
+        let compiled = jsonschema::options()
+            .with_draft(jsonschema::Draft::Draft202012)
+            .build(&text)
+            .expect("schemas made from the types of model compile; a test makes them all");
+        (*kind, Schema { text, compiled })
+    };
+    DocumentKind::ALL.iter().map(compile).collect()
+});
 
 struct Schema {
     text: Value,
@@ -90,17 +102,9 @@ impl Default for Validator {
 }
 
 impl Validator {
-    /// Compiles the schemas of all kinds.
+    /// Something that checks against the schemas of all kinds.
     pub fn new() -> Self {
-        let compile = |kind: &DocumentKind| {
-            let text = document_schema(*kind);
-            let compiled = jsonschema::options()
-                .with_draft(jsonschema::Draft::Draft202012)
-                .build(&text)
-                .expect("schemas made from the types of model compile; a test makes them all");
-            (*kind, Schema { text, compiled })
-        };
-        Self { schemas: DocumentKind::ALL.iter().map(compile).collect() }
+        Self { schemas: &SCHEMAS }
     }
 
     /// Reads and checks files alone, on all cores; each is its path and its bytes. In order.

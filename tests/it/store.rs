@@ -18,6 +18,7 @@ use plumb::store::sqlite::SqliteStore;
 use plumb::store::{HistoryFilter, Scope, Store, Tx};
 
 use crate::harness::postgres::PostgresServer;
+use crate::simulation::memory::MemoryStore;
 
 /// All of the history.
 const ALL: HistoryFilter = HistoryFilter { execution: None, key: None, environment: None, before: None, limit: 1000 };
@@ -36,6 +37,12 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path(), Mode::Reconcile).await.unwrap();
         Self { store: Arc::new(store), url: String::new(), _folder: folder }
+    }
+
+    /// The store of the simulation, which has to do what the real ones do.
+    fn memory() -> Self {
+        let store = MemoryStore::new(sample::at(0));
+        Self { store: Arc::new(store), url: String::new(), _folder: tempfile::tempdir().unwrap() }
     }
 
     /// A database of its own on the server that all tests share.

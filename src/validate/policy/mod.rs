@@ -28,7 +28,7 @@ mod test;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use regorus::Engine;
@@ -105,9 +105,12 @@ pub struct PolicySet {
 }
 
 impl PolicySet {
-    /// The built-in policies alone.
+    /// The built-in policies alone; compiled once a process.
     pub fn builtin() -> Self {
-        Self::compile(&BTreeMap::new()).expect("the built-in policies compile; a test compiles them")
+        static BUILT_IN_ALONE: LazyLock<PolicySet> = LazyLock::new(|| {
+            PolicySet::compile_all(&BTreeMap::new()).expect("the built-in policies compile; a test compiles them")
+        });
+        BUILT_IN_ALONE.clone()
     }
 
     /// The built-in policies and the platform's `own`, by path. Tests (`*_test.rego`) are left out.
@@ -115,6 +118,10 @@ impl PolicySet {
     /// # Errors
     /// What is wrong with the platform's own.
     pub fn compile(own: &BTreeMap<String, String>) -> Result<Self, Vec<Diagnostic>> {
+        if own.is_empty() { Ok(Self::builtin()) } else { Self::compile_all(own) }
+    }
+
+    fn compile_all(own: &BTreeMap<String, String>) -> Result<Self, Vec<Diagnostic>> {
         let sources: Vec<(&str, &str)> = sources(own).filter(|(path, _)| !guard::is_test(path)).collect();
         let mut engine = load(&sources)?;
         let questions: Vec<Question> = guard::rules(engine.get_modules()).iter().filter_map(question).collect();

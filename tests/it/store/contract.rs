@@ -488,6 +488,16 @@ macro_rules! on_every_database {
             )+
         }
 
+        mod memory {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    let fixture = super::Fixture::memory();
+                    super::$module::$test(&*fixture.store).await;
+                }
+            )+
+        }
+
         mod postgres {
             $(
                 #[tokio::test]

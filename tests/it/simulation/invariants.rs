@@ -1,0 +1,164 @@
+//! What must hold at the end of every run, each by its name. What must hold all the time is checked where it happens, in
+//! `system.rs` (nothing is made that nobody asked for, nothing is deleted that no commit removed, data that is gone is not
+//! made again empty, passwords stay) and `memory.rs` (nothing is written under a lease that was lost).
+
+use std::collections::BTreeSet;
+
+use plumb::model::{ConditionStatus, ConditionType, EventKind, ExecutionOutcome, ResourceKey};
+use plumb::store::{Scope, Store};
+
+use super::memory::MemoryStore;
+use super::system::State;
+use super::wish::Wish;
+
+/// Everything that does not hold.
+pub async fn all(state: &State, wish: &Wish, store: &MemoryStore) -> Vec<String> {
+    let mut broken = Vec::new();
+    broken.extend(live_is_what_git_says(state, wish));
+    broken.extend(no_key_has_two_objects(state));
+    broken.extend(nothing_of_others_was_touched(state, wish));
+    broken.extend(nothing_is_half_made(state));
+    broken.extend(the_inventory_is_what_is_live(state, wish, store).await);
+    broken.extend(everything_is_ready(wish, store).await);
+    broken.extend(no_look_is_left_open(store));
+    broken.extend(numbers_of_events_rise(store));
+    broken.extend(every_step_that_was_begun_has_its_end(store));
+    broken
+}
+
+/// Converged: each wanted object is there with the values that git sets.
+fn live_is_what_git_says(state: &State, wish: &Wish) -> Vec<String> {
+    let owned = state.owned();
+    let mut broken = Vec::new();
+    for document in wish.documents.values() {
+        let key = document.key();
+        let Some((server, _, object)) = owned.get(&key).and_then(|all| all.first()) else {
+            broken.push(format!("{key} is not there"));
+            continue;
+        };
+        if *server != document.provider {
+            broken.push(format!("{key} is on {server}"));
+        }
+        for (path, value) in document.fields().iter() {
+            if object.fields.get(path.as_str()) != Some(value) {
+                let live = object.fields.get(path.as_str());
+                broken.push(format!("{path} of {key} is {live:?} and git says {value}"));
+            }
+        }
+    }
+    broken
+}
+
+fn no_key_has_two_objects(state: &State) -> Vec<String> {
+    let owned = state.owned().into_iter().filter(|(_, all)| all.len() > 1);
+    owned.map(|(key, all)| format!("{key} has {} objects", all.len())).collect()
+}
+
+/// Objects without a mark, and those of another platform, are as they were.
+fn nothing_of_others_was_touched(state: &State, wish: &Wish) -> Vec<String> {
+    let mut broken = Vec::new();
+    let adopted = |key: &ResourceKey| {
+        state
+            .heads
+            .iter()
+            .chain([wish])
+            .any(|head| head.get(key).is_some_and(|document| document.annotations.contains_key("adopt")))
+    };
+    let guest = super::wish::key_of(super::wish::GUEST, plumb::model::Kind::Database);
+    let others = [
+        ("pg", guest.object_name(63), Some(&guest)),
+        ("cache", "sim_staging_other".to_owned(), None),
+        ("files", "somebody_elses".to_owned(), None),
+    ];
+    for (server, name, key) in others {
+        match state.servers[server].objects.get(&name) {
+            _ if key.is_some_and(adopted) => {}
+            None => broken.push(format!("{name} on {server} is gone")),
+            Some(object) if object.owner().is_some() => broken.push(format!("{name} on {server} was taken over")),
+            Some(_) => {}
+        }
+    }
+    broken
+}
+
+/// No object is unfinished, and none but those that git wants or lets be bears a mark.
+fn nothing_is_half_made(state: &State) -> Vec<String> {
+    let all = state.owned().into_iter().flat_map(|(key, all)| all.into_iter().map(move |one| (key.clone(), one)));
+    let half = all.filter(|(_, (.., object))| object.mark.as_ref().is_some_and(|mark| mark.unfinished));
+    half.map(|(key, _)| format!("{key} is not whole")).collect()
+}
+
+/// The inventory knows each wanted object as it is, and nothing else but what was let go of.
+async fn the_inventory_is_what_is_live(state: &State, wish: &Wish, store: &MemoryStore) -> Vec<String> {
+    let inventory = store.read(Scope::Platform).await.expect("it answers").inventory().await.expect("it answers");
+    let owned = state.owned();
+    let mut broken = Vec::new();
+    let known: BTreeSet<ResourceKey> = inventory.live().map(|record| record.key.clone()).collect();
+    if known != wish.keys() {
+        broken.push(format!("the inventory has {known:?} and git {:?}", wish.keys()));
+    }
+    let leaked = owned.keys().filter(|key| wish.get(key).is_none());
+    broken.extend(leaked.filter(|key| !inventory.records.contains_key(*key)).map(|key| format!("{key} is leaked")));
+    for record in inventory.live() {
+        let Some((.., object)) = owned.get(&record.key).and_then(|all| all.first()) else { continue };
+        if object.id != record.object.0 {
+            broken.push(format!("the record of {} is of another object", record.key));
+        }
+        for (path, value) in record.readback.iter() {
+            if object.fields.get(path.as_str()) != Some(value) {
+                broken.push(format!("the record of {} has {path}: {value}", record.key));
+            }
+        }
+    }
+    broken
+}
+
+async fn everything_is_ready(wish: &Wish, store: &MemoryStore) -> Vec<String> {
+    let statuses = store.read(Scope::Platform).await.expect("it answers").statuses().await.expect("it answers");
+    let mut broken: Vec<String> = Vec::new();
+    for key in wish.keys() {
+        let ready = statuses.get(&key).and_then(|status| status.condition(ConditionType::Ready));
+        if !ready.is_some_and(|ready| ready.status == ConditionStatus::True) {
+            broken.push(format!("{key} is not ready: {ready:?}"));
+        }
+    }
+    broken.extend(statuses.keys().filter(|key| wish.get(key).is_none()).map(|key| format!("{key} has a status still")));
+    broken
+}
+
+fn no_look_is_left_open(store: &MemoryStore) -> Vec<String> {
+    let (executions, _) = store.history();
+    let open = executions.iter().filter(|execution| execution.outcome == ExecutionOutcome::Running);
+    open.map(|execution| format!("execution {} is running still", execution.id)).collect()
+}
+
+fn numbers_of_events_rise(store: &MemoryStore) -> Vec<String> {
+    let (_, events) = store.history();
+    let falling = events.windows(2).filter(|pair| pair[0].id >= pair[1].id || pair[0].at > pair[1].at);
+    falling.map(|pair| format!("event {} comes after event {}", pair[1].id, pair[0].id)).collect()
+}
+
+/// A step that was begun was done or failed, unless its process died.
+fn every_step_that_was_begun_has_its_end(store: &MemoryStore) -> Vec<String> {
+    let (executions, events) = store.history();
+    let mut broken = Vec::new();
+    for execution in executions.iter().filter(|execution| execution.outcome != ExecutionOutcome::Interrupted) {
+        let mut open: BTreeSet<&ResourceKey> = BTreeSet::new();
+        for event in events.iter().filter(|event| event.execution == execution.id) {
+            let Some(key) = &event.key else { continue };
+            match event.kind {
+                EventKind::StepStarted { .. } => {
+                    open.insert(key);
+                }
+                EventKind::StepDone { .. } | EventKind::StepFailed { .. } => {
+                    if !open.remove(key) {
+                        broken.push(format!("a step of {key} ended that had not begun"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        broken.extend(open.iter().map(|key| format!("a step of {key} has no end in execution {}", execution.id)));
+    }
+    broken
+}

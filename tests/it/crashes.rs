@@ -636,7 +636,7 @@ async fn servers_are_whole(postgres: &PostgresServer, redis: &RedisServer, tenan
     let mut found = Vec::new();
     for row in postgres.query("postgres", &roles).await {
         let (name, comment): (String, Option<String>) = (row.get(0), row.get(1));
-        if !comment.as_deref().and_then(Mark::from_text).is_some_and(|mark| !mark.unfinished) {
+        if comment.as_deref().and_then(Mark::from_text).is_none_or(|mark| mark.unfinished) {
             broken.push(format!("the role {name} bears no mark, or one that is not whole"));
         }
         found.push(name);

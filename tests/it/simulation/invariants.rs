@@ -4,21 +4,27 @@
 
 use std::collections::BTreeSet;
 
-use plumb::model::{ConditionStatus, ConditionType, EventKind, ExecutionOutcome, ResourceKey};
+use plumb::model::{ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Inventory, ResourceKey};
 use plumb::store::{Scope, Store};
 
 use super::memory::MemoryStore;
 use super::system::State;
 use super::wish::Wish;
 
-/// Everything that does not hold.
-pub async fn all(state: &State, wish: &Wish, store: &MemoryStore) -> Vec<String> {
+/// What does not hold of the servers, and of what is known of them.
+pub fn of_the_servers(state: &State, wish: &Wish, inventory: &Inventory) -> Vec<String> {
     let mut broken = Vec::new();
     broken.extend(live_is_what_git_says(state, wish));
     broken.extend(no_key_has_two_objects(state));
     broken.extend(nothing_of_others_was_touched(state, wish));
     broken.extend(nothing_is_half_made(state));
-    broken.extend(the_inventory_is_what_is_live(state, wish, store).await);
+    broken.extend(the_inventory_is_what_is_live(state, wish, inventory));
+    broken
+}
+
+/// What does not hold of what was written down.
+pub async fn of_the_record(wish: &Wish, store: &MemoryStore) -> Vec<String> {
+    let mut broken = Vec::new();
     broken.extend(everything_is_ready(wish, store).await);
     broken.extend(no_look_is_left_open(store));
     broken.extend(numbers_of_events_rise(store));
@@ -89,8 +95,7 @@ fn nothing_is_half_made(state: &State) -> Vec<String> {
 }
 
 /// The inventory knows each wanted object as it is, and nothing else but what was let go of.
-async fn the_inventory_is_what_is_live(state: &State, wish: &Wish, store: &MemoryStore) -> Vec<String> {
-    let inventory = store.read(Scope::Platform).await.expect("it answers").inventory().await.expect("it answers");
+fn the_inventory_is_what_is_live(state: &State, wish: &Wish, inventory: &Inventory) -> Vec<String> {
     let owned = state.owned();
     let mut broken = Vec::new();
     let known: BTreeSet<ResourceKey> = inventory.live().map(|record| record.key.clone()).collect();
@@ -150,10 +155,8 @@ fn every_step_that_was_begun_has_its_end(store: &MemoryStore) -> Vec<String> {
                 EventKind::StepStarted { .. } => {
                     open.insert(key);
                 }
-                EventKind::StepDone { .. } | EventKind::StepFailed { .. } => {
-                    if !open.remove(key) {
-                        broken.push(format!("a step of {key} ended that had not begun"));
-                    }
+                EventKind::StepDone { .. } | EventKind::StepFailed { .. } if !open.remove(key) => {
+                    broken.push(format!("a step of {key} ended that had not begun"));
                 }
                 _ => {}
             }

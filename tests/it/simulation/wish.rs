@@ -235,7 +235,7 @@ impl Wish {
                 for _ in 0..3 {
                     let names: Vec<&'static str> = self.documents.keys().copied().collect();
                     if names.len() > 1 {
-                        self.remove(*chaos.pick::<&'static str>(&names));
+                        self.remove(chaos.pick::<&'static str>(&names));
                     }
                 }
             }

@@ -13,7 +13,7 @@ use plumb::model::{
     ApprovalKind, Clock, DriftMode, Mark, Plan, PlatformId, ProviderType, Reason, Replica, Request, Trigger,
 };
 use plumb::source::{Mirror, Remote};
-use plumb::store::{Queue, Store};
+use plumb::store::{Queue, Scope, Store};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use secrecy::SecretString;
@@ -539,7 +539,10 @@ impl World<'_> {
         if effects > 0 {
             broken.push(format!("a further look touched {effects} things"));
         }
-        broken.extend(invariants::all(&self.system.state(), &self.wish, &self.store).await);
+        let mut known = self.store.read(Scope::Platform).await.expect("it answers");
+        let inventory = known.inventory().await.expect("it answers");
+        broken.extend(invariants::of_the_servers(&self.system.state(), &self.wish, &inventory));
+        broken.extend(invariants::of_the_record(&self.wish, &self.store).await);
         broken
     }
 

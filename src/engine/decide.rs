@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Action, Approval, ApprovalKind, Decisions, DesiredState, ObjectHex, OnClose, Plan, PlanId, Proposal, ProposalKind,
-    ProposalStatus, ResourceKey, TenantSpec,
+    Action, Approval, ApprovalKind, Decisions, DesiredState, DriftMode, ObjectHex, OnClose, Plan, PlanId, Proposal,
+    ProposalKind, ProposalStatus, ResourceKey, TenantSpec,
 };
 use crate::source::{CommitInfo, Mirror, Refs, SourceError};
 use crate::store::HeldPlan;
@@ -23,6 +23,8 @@ enum Seen {
     Merged,
     /// Its branch is gone, and nothing of it is in the head.
     Vanished,
+    /// Its branch is gone, and nobody is asked about the resource at this head.
+    Moot,
     /// Its branch is not there, but that decides nothing: never pushed, another remote, a rewritten history.
     Undecidable,
 }
@@ -73,6 +75,9 @@ fn after(proposal: &Proposal, seen: Seen, vanished: usize, on_close: OnClose) ->
             decided(ProposalStatus::HandsOff, "somebody committed to the branch; Plumb no longer updates it")
         }
         Seen::Merged => decided(ProposalStatus::Accepted, "merged"),
+        Seen::Moot => {
+            decided(ProposalStatus::Closed, "the branch is gone, and nobody is asked about the resource any more")
+        }
         Seen::Vanished if vanished > MOST_RESTORED_AT_ONCE => Proposal {
             failed: false,
             ..again(format!(
@@ -108,6 +113,7 @@ fn look_at(
         // Not known to have been out, so nobody took it over or closed it.
         (Some(_) | None, None) => Ok(Seen::Undecidable),
         (None, Some(_)) if git_followed(proposal, tenant, desired) => Ok(Seen::Merged),
+        (None, Some(_)) if asks_nobody(proposal, tenant, desired) => Ok(Seen::Moot),
         (None, Some(_)) if mirror.contains(&proposal.base, head)? => Ok(Seen::Vanished),
         (None, Some(_)) => Ok(Seen::Undecidable),
     }
@@ -122,6 +128,16 @@ fn git_followed(proposal: &Proposal, tenant: &TenantSpec, desired: &DesiredState
             proposal.fields.iter().all(|field| resource.fields.0.get(&field.path) != field.git.as_ref())
         }
     }
+}
+
+/// Whether git says by now that drift of the resource is no question: whoever takes the branch away then, a person or
+/// another process of this platform, does not ask for git's value.
+fn asks_nobody(proposal: &Proposal, tenant: &TenantSpec, desired: &DesiredState) -> bool {
+    let Some(resource) = desired.resources.get(&proposal.key) else { return false };
+    let annotations = &resource.annotations;
+    let only_observes = annotations.drift.unwrap_or(tenant.drift) == DriftMode::Observe;
+    let ignores = || proposal.fields.iter().all(|field| annotations.ignores(&field.path));
+    only_observes || annotations.suspend || (proposal.kind == ProposalKind::Drift && ignores())
 }
 
 /// Whether git surely does not want `key` any more: what cannot be read, or stands in an environment that was taken

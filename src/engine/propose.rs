@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::forge::{Draft, FileEdit, Forge, ForgeError, ProposalRef};
 use crate::model::{
-    ConditionType, DesiredState, Drift, DriftMode, EventKind, FieldPath, Lease, ObjectHex, Observation, Observations,
-    Plan, Proposal, ProposalKind, ProposalStatus, ProposedField, Reason, Resource, ResourceKey, ResourceStatus,
+    Blocked, ConditionType, DesiredState, Drift, DriftMode, EventKind, FieldPath, Inventory, Lease, ObjectHex,
+    Observation, Observations, Plan, Proposal, ProposalKind, ProposalStatus, ProposedField, Reason, Resource,
+    ResourceKey, ResourceStatus,
 };
 use crate::source::{Mirror, Refs};
 use crate::store::Scope;
@@ -24,8 +25,7 @@ use super::lease::{Going, Held};
 use super::timeline::Timeline;
 use super::{Engine, EngineError, beside, decide};
 use edit::{Edited, edit, proposed};
-use forgotten::own_key;
-pub(super) use forgotten::{Forgotten, forgotten};
+pub(super) use forgotten::{Forgotten, forgotten, unmerged};
 pub(super) use words::sentence;
 
 /// More proposals than these are not open in one repository at once, so that nobody drowns in them.
@@ -59,6 +59,8 @@ pub(super) struct Topic<'a> {
     pub statuses: &'a BTreeMap<ResourceKey, ResourceStatus>,
     /// Proposals that are out and not known.
     pub forgotten: &'a Forgotten,
+    /// What was known when the pass began.
+    pub prior: &'a Inventory,
 }
 
 impl Topic<'_> {
@@ -86,6 +88,28 @@ impl Topic<'_> {
         let is_silent =
             |field: &&ProposedField| held.contains(&field.path) && !asked.iter().any(|drift| is_about(drift, field));
         own.iter().chain(&proposal.silenced).filter(is_silent).cloned().collect()
+    }
+
+    /// Whether a step that waits changes what was decided about.
+    fn is_to_do(&self, decided: &Proposal) -> bool {
+        let blocked = self.plan.blocked.iter().filter_map(|blocked| blocked.step.as_ref());
+        let undone = self.plan.steps.iter().filter(|step| !self.applied.done.contains(&step.key));
+        undone
+            .chain(blocked)
+            .filter(|step| step.key == decided.key)
+            .any(|step| step.changes.iter().any(|change| decided.fields.iter().any(|field| field.path == change.path)))
+    }
+
+    /// Whether nothing about `key` was compared: its object is not Plumb's, or stands elsewhere.
+    fn was_not_compared(&self, key: &ResourceKey) -> bool {
+        let stopped =
+            |blocked: &Blocked| blocked.key == *key && blocked.step.is_none() && blocked.reason != Reason::RolledBack;
+        self.plan.blocked.iter().any(stopped) || self.plan.unknown.iter().any(|(unknown, _)| unknown == key)
+    }
+
+    /// Whether git does not want `key` any more, and nothing of it is known: nobody looks at it again.
+    fn is_gone_from_git(&self, key: &ResourceKey) -> bool {
+        self.prior.get(key).is_none() && decide::is_removed(key, self.owner.tenant, self.desired)
     }
 
     /// Whether something is still to be done to `key`.
@@ -226,13 +250,25 @@ impl Engine {
     ) {
         let key = &drift.key;
         let Some(resource) = topic.desired.resources.get(key) else { return };
+        // That the object is gone is worse news than whatever was decided about it.
         let is_to_be_carried_out = |decided: &Proposal| {
-            matches!(decided.status, ProposalStatus::Accepted | ProposalStatus::Restored) && topic.waits(key)
+            let was_answered = matches!(decided.status, ProposalStatus::Accepted | ProposalStatus::Restored);
+            was_answered && !drift.missing && topic.is_to_do(decided)
         };
         if known.is_some_and(is_to_be_carried_out) {
             // One proposal a resource: another would take the place of the answer.
             let message = "not proposed yet: what was decided on other fields comes first".to_owned();
             offers.troubles.insert(key.clone(), Trouble { reason: Reason::Pending, message, of_all: false });
+            return;
+        }
+        let branch = topic.branch_of(key);
+        let is_out_elsewhere = |known: &Proposal| {
+            let is_out = topic.refs.drift.get(&known.branch).is_some_and(|tip| known.made(tip));
+            known.branch != branch && (known.status.is_undecided() || is_out)
+        };
+        if known.is_some_and(is_out_elsewhere) {
+            // The tenant's path changed its name. The one that is out ends first: a branch that was never pushed must not
+            // read as one that somebody deleted (R14).
             return;
         }
         let silenced = known.map(|known| topic.still_silenced(known)).unwrap_or_default();
@@ -245,7 +281,6 @@ impl Engine {
             return;
         }
         let kind = if drift.missing { ProposalKind::Missing } else { ProposalKind::Drift };
-        let branch = topic.branch_of(key);
         let tip = topic.refs.drift.get(&branch);
         let stands_for = |known: &Proposal, fields: &[ProposedField]| {
             known.kind == kind
@@ -280,19 +315,22 @@ impl Engine {
             offers.troubles.extend(rest.map(|rest| (key.clone(), rest)));
             return;
         }
-        // A tip that is not known from the state must say of itself that it is Plumb's.
+        // A tip that is not known from the state must say of itself that it is Plumb's, or be merged: then it asks nobody.
+        let forgotten = topic.forgotten.get(key);
         if let Some(tip) = tip
             && !known.is_some_and(|known| known.made(tip))
-            && own_key(topic.mirror, tip, &topic.owner.platform.id).as_ref() != Some(key)
+            && let Some(message) = forgotten::not_ours(topic, tip, key, &branch)
         {
-            let message =
-                format!("the branch {branch} is there and holds somebody's commits; delete it to get a proposal");
             offers.troubles.insert(key.clone(), Trouble::failed(message));
             return;
         }
         let earlier = known.filter(|known| known.failed).map(|known| &known.message);
         offers.troubles.extend(earlier.map(|message| (key.clone(), Trouble::failed(message))));
-        let opened_at = known.map_or_else(|| self.clock.now(), |known| known.opened_at);
+        // As old as what is out says: the same offer is the same commit, and nothing is pushed.
+        let opened_at = known
+            .map(|known| known.opened_at)
+            .or(forgotten.map(|forgotten| forgotten.at))
+            .unwrap_or_else(|| self.clock.now());
         offers.drafts.push(Offer {
             draft: Draft {
                 branch: branch.clone(),
@@ -525,11 +563,19 @@ fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<St
     if offers.drafts.iter().any(|offer| offer.proposal.key == *key) || (undecided && offers.standing.contains(key)) {
         return None;
     }
-    match (topic.seen(key)?, topic.desired.resources.get(key)) {
+    if undecided && proposal.branch != topic.branch_of(key) {
+        return Some("its branch is called otherwise now".to_owned());
+    }
+    if proposal.status == ProposalStatus::Closed {
+        return Some("it is over".to_owned());
+    }
+    let removed = || "git removed the document".to_owned();
+    let Some(seen) = topic.seen(key) else {
+        return topic.is_gone_from_git(key).then(removed);
+    };
+    match (seen, topic.desired.resources.get(key)) {
         (Observation::Unknown(_), _) => None,
-        (_, None) => {
-            decide::is_removed(key, topic.owner.tenant, topic.desired).then(|| "git removed the document".to_owned())
-        }
+        (_, None) => decide::is_removed(key, topic.owner.tenant, topic.desired).then(removed),
         (seen, Some(resource)) => match offers.troubles.get(key) {
             // What is out says what was live before.
             Some(trouble) if undecided && trouble.of_all && trouble.reason == Reason::NotExpressible => {
@@ -545,7 +591,7 @@ fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<St
 /// The same, of an object that is there and that git wants.
 fn settled_by_now(topic: &Topic<'_>, proposal: &Proposal, resource: &Resource) -> Option<String> {
     let key = &proposal.key;
-    if topic.waits(key) || topic.is_unseen(resource, proposal) {
+    if topic.waits(key) || topic.is_unseen(resource, proposal) || topic.was_not_compared(key) {
         return None;
     }
     let is_asked = |drift: &&Drift| match proposal.kind {

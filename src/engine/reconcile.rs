@@ -28,7 +28,7 @@ use super::memory::Memory;
 use super::observe::{Look, targets};
 use super::passwords::Seen;
 use super::platform::PlatformStatus;
-use super::propose::{Topic, forgotten};
+use super::propose::{self, Topic, forgotten};
 use super::record::{Pass, Written};
 use super::sagas;
 use super::timeline::Timeline;
@@ -299,7 +299,7 @@ impl Engine {
                 let read = subject.read_proposals(&proposals, &source, &reading.desired)?;
                 proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
                 let mut decisions = decide::decisions(&proposals);
-                decisions.were_there.extend(forgotten(owner, &source, &memory.proposals).into_keys());
+                decisions.were_there.extend(propose::unmerged(&forgotten(owner, &source, &memory.proposals)));
                 decisions.approvals = self.approvals(tenant, &source, &memory).await?;
                 decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
                 decisions
@@ -402,7 +402,7 @@ impl Engine {
         self.read_decisions(subject, lease, &source, &desired, &mut memory, timeline).await?;
         let forgotten = forgotten(owner, &source, &memory.proposals);
         let mut decisions = decide::decisions(&memory.proposals);
-        decisions.were_there.extend(forgotten.keys().cloned());
+        decisions.were_there.extend(propose::unmerged(&forgotten));
         decisions.approvals = self.approvals(tenant, &source, &memory).await?;
         decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
         self.complete(&mut decisions, subject, &memory);
@@ -461,6 +461,7 @@ impl Engine {
             after: &after,
             statuses: &memory.statuses,
             forgotten: &forgotten,
+            prior: &memory.inventory,
         };
         let offers = self.offers(&topic, &memory.proposals, workspace);
         let expected = offers.troubles.clone();

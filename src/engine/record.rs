@@ -26,13 +26,13 @@ pub(super) struct Pass<'a> {
     pub prior: &'a Inventory,
     pub plan: &'a Plan,
     pub applied: &'a Applied,
-    /// What nobody is asked about.
     /// Steps that failed, and were known to fail before.
     pub attempts: &'a Attempts,
     pub attempts_before: &'a Attempts,
     /// Changes that are undone from now on, and those that other heads have ended.
     pub sagas_begun: &'a [Saga],
     pub sagas_over: &'a [&'a Saga],
+    /// What nobody is asked about.
     pub troubles: &'a Troubles,
     /// What was seen before the apply.
     pub before: &'a Observations,

@@ -115,6 +115,7 @@ pub(super) fn verdicts(
     for key in &applied.put_off {
         let verdict = Verdict {
             reconciling: true,
+            drifted: drifted_of(&verdicts, key),
             ..Verdict::bad(Reason::Pending, "not begun: this look ended early, and the next one goes on")
         };
         verdicts.insert(key.clone(), verdict);

@@ -1,7 +1,7 @@
 //! Drift is a conversation in git: every way to open, decide and end one, on real repositories and real files.
 
 use plumb::engine::Width;
-use plumb::model::{ConditionType, EventKind, ExecutionOutcome, ProposalStatus, Reason};
+use plumb::model::{ConditionType, EventKind, ExecutionOutcome, ProposalKind, ProposalStatus, Reason};
 
 use crate::harness::git::MergeHow;
 use crate::harness::world::World;
@@ -808,4 +808,124 @@ async fn a_shallow_scan_finds_drift_too() {
     let report = world.look(Width::Shallow).await.unwrap();
     assert_eq!(report.plan.drift.len(), 1);
     assert!(world.tenant.branches().contains(&BRANCH.to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_a_branch_that_is_called_otherwise_by_now_decides_nothing() {
+    let world = world_with("").await;
+    let text = world.tenant.show(&format!("main:{MANIFEST}"));
+    world.tenant.write(MANIFEST, text.replace("  name: orders\n", "  name: orders\n  environment: staging\n"));
+    world.tenant.commit("Say where it belongs");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.apply().await;
+    let url = world.tenant.url();
+    world.write_tenant_spec(&format!(
+        "repository: {{url: \"{url}\", path: environments}}\nenvironments: [staging, production]\nproviders: [files]"
+    ));
+    world.platform.commit("Read a folder");
+    // Nothing is taken at first.
+    world.tenant.hook("pre-receive", "#!/bin/sh\nexit 1\n");
+    for _ in 0..3 {
+        assert_eq!(world.apply().await.done, 0);
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    }
+    world.tenant.hook("pre-receive", "#!/bin/sh\nexit 0\n");
+    for _ in 0..2 {
+        assert_eq!(world.apply().await.done, 0);
+    }
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    assert_eq!(drift_branches(&world), ["plumb/drift/checkout/staging/database-orders"], "the old one is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_goes_with_the_question_is_no_answer() {
+    let world = world_with_proposal().await;
+    let text = world.tenant.show(&format!("main:{MANIFEST}"));
+    let observed = text.replace("  name: orders\n", "  name: orders\n  annotations: {plumb.dev/drift: observe}\n");
+    assert_ne!(observed, text);
+    world.tenant.write(MANIFEST, observed);
+    world.tenant.commit("Only observe");
+    world.tenant.delete_branch(BRANCH);
+    for _ in 0..2 {
+        assert_eq!(world.apply().await.done, 0);
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42);
+    }
+    assert!(world.proposal(ORDERS).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_is_gone_is_asked_about_whatever_was_decided_before() {
+    let world = world_with_proposal().await;
+    world.tenant.merge(BRANCH, MergeHow::MergeCommit);
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    for _ in 0..2 {
+        world.apply().await;
+    }
+    let proposal = world.proposal(ORDERS).await.unwrap();
+    assert_eq!((proposal.kind, proposal.status), (ProposalKind::Missing, ProposalStatus::Open), "{proposal:#?}");
+    assert!(!world.tenant.remote_git(&["ls-tree", "-r", "--name-only", BRANCH]).contains(MANIFEST));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_whose_branch_could_not_be_deleted_ends_once_it_can() {
+    let world = world_with("").await;
+    world.write_database("staging", "other", "userVersion: 1");
+    world.tenant.commit("Add another");
+    world.in_sync().await;
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    world.apply().await;
+    world.tenant.remote_git(&["config", "receive.denyDeletes", "true"]);
+    world.tenant.merge(BRANCH, MergeHow::MergeCommit);
+    world.apply().await;
+    assert!(world.tenant.branches().contains(&BRANCH.to_owned()));
+    world.tenant.remote_git(&["config", "receive.denyDeletes", "false"]);
+    world.in_sync().await;
+    assert!(world.proposal(ORDERS).await.is_none());
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_about_what_is_not_compared_any_more_stays() {
+    let world = world_with_proposal().await;
+    world.by_hand("staging", "orders", "DROP TABLE plumb_mark").await;
+    for _ in 0..2 {
+        assert_eq!(world.apply().await.done, 0);
+        assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+        assert!(world.tenant.branches().contains(&BRANCH.to_owned()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_was_edited_and_merged_hinders_no_later_question() {
+    let world = world_with_proposal().await;
+    world.tenant.pull();
+    world.tenant.checkout(BRANCH);
+    let text = world.tenant.show(&format!("{BRANCH}:{MANIFEST}"));
+    world.tenant.write(MANIFEST, text.replace("userVersion: 42", "userVersion: 41"));
+    world.tenant.git(&["commit", "--all", "--message", "Let us meet halfway"]);
+    world.tenant.git(&["push", "origin", &format!("HEAD:{BRANCH}")]);
+    world.tenant.git(&["checkout", "main"]);
+    world.apply().await;
+    world.tenant.merge(BRANCH, MergeHow::MergeCommit);
+    world.apply().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 45").await;
+    for _ in 0..2 {
+        world.apply().await;
+    }
+    let proposal = world.proposal(ORDERS).await.unwrap();
+    assert_eq!((proposal.status, proposal.failed), (ProposalStatus::Open, false), "{proposal:#?}");
+    assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 45"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_without_a_state_shows_the_same_proposal_and_pushes_nothing() {
+    let mut world = world_with_proposal().await;
+    let tip = world.tenant.remote_head(BRANCH);
+    for _ in 0..2 {
+        world.lose_state().await;
+        world.apply().await;
+        assert_eq!(world.tenant.remote_head(BRANCH), tip);
+        assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    }
 }

@@ -3,18 +3,29 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
+
 use crate::forge::{ForgeError, ProposalRef};
-use crate::model::{EventKind, ObjectHex, Observation, PlatformId, Proposal, ProposalStatus, ResourceKey};
+use crate::model::{EventKind, ObjectHex, Observation, Proposal, ProposalStatus, ResourceKey};
 use crate::source::Mirror;
 
 use super::super::desired::Owner;
 use super::super::reconcile::Source;
 use super::super::timeline::Timeline;
 use super::super::{beside, decide, mirrors};
-use super::{KEY_TRAILER, Offers, PLATFORM_TRAILER, Topic, asks_a_person, branch_of};
+use super::{KEY_TRAILER, Offers, PLATFORM_TRAILER, Topic, branch_of};
 
-/// The tips of the forgotten proposals of a tenant, by what they are about.
-pub(in super::super) type Forgotten = BTreeMap<ResourceKey, ObjectHex>;
+/// The forgotten proposals of a tenant, by what they are about.
+pub(in super::super) type Forgotten = BTreeMap<ResourceKey, Out>;
+
+/// A forgotten proposal, as its branch shows it.
+pub(in super::super) struct Out {
+    pub tip: ObjectHex,
+    /// When its commit was made.
+    pub at: DateTime<Utc>,
+    /// It is in the head, and asks nobody anything.
+    merged: bool,
+}
 
 /// The branches that `source` showed which are proposals of this tenant's, and that `known` does not hold.
 pub(in super::super) fn forgotten(
@@ -26,49 +37,91 @@ pub(in super::super) fn forgotten(
     branches
         .filter(|(branch, _)| known.values().all(|proposal| proposal.branch != **branch))
         .filter_map(|(branch, tip)| {
-            let key = own_key(&source.mirror, tip, &owner.platform.id)?;
+            let Said { platform, key, at } = said(&source.mirror, tip)?;
             let is_here = key.tenant == owner.name && branch_of(owner, &key) == *branch;
-            (is_here && !known.contains_key(&key)).then(|| (key, tip.clone()))
+            let is_own = platform == owner.platform.id.0 && is_here && !known.contains_key(&key);
+            let merged = source.mirror.contains(tip, &source.head).unwrap_or(false);
+            is_own.then(|| (key, Out { tip: tip.clone(), at, merged }))
         })
         .collect()
 }
 
-/// What the commit `tip` is about, when it is one that Plumb made for this platform and nobody changed since.
-pub(super) fn own_key(mirror: &Mirror, tip: &ObjectHex, platform: &PlatformId) -> Option<ResourceKey> {
-    let read = beside(|| mirror.commits_between(None, tip));
-    let commit = read.ok()?.into_iter().next()?;
+/// What the forgotten proposals that nobody has merged are about.
+pub(in super::super) fn unmerged(forgotten: &Forgotten) -> impl Iterator<Item = ResourceKey> + '_ {
+    forgotten.iter().filter(|(_, out)| !out.merged).map(|(key, _)| key.clone())
+}
+
+/// What a commit of Plumb's says of itself.
+struct Said {
+    platform: String,
+    key: ResourceKey,
+    at: DateTime<Utc>,
+}
+
+/// What the commit `tip` says, when it is one that a Plumb made and nobody changed since.
+fn said(mirror: &Mirror, tip: &ObjectHex) -> Option<Said> {
+    let commit = beside(|| mirror.commits_between(None, tip)).ok()?.into_iter().next()?;
     let trailer = |wanted: &str| {
         let mut named = commit.trailers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
-        named.next().map(|(_, value)| value.as_str())
+        named.next().map(|(_, value)| value.clone())
     };
     // Whoever amends the commit keeps its trailers and becomes its committer.
-    let is_own = commit.committer == mirrors::author() && trailer(PLATFORM_TRAILER) == Some(platform.0.as_str());
-    is_own.then(|| trailer(KEY_TRAILER)?.parse().ok()).flatten()
+    if commit.committer != mirrors::author() {
+        return None;
+    }
+    Some(Said { platform: trailer(PLATFORM_TRAILER)?, key: trailer(KEY_TRAILER)?.parse().ok()?, at: commit.time })
+}
+
+/// Why a branch with this tip is not taken for a proposal about `key`; `None` where it may be.
+pub(super) fn not_ours(topic: &Topic<'_>, tip: &ObjectHex, key: &ResourceKey, branch: &str) -> Option<String> {
+    if beside(|| topic.mirror.contains(tip, topic.head)).unwrap_or(false) {
+        return None;
+    }
+    match said(topic.mirror, tip) {
+        Some(said) if said.platform == topic.owner.platform.id.0 && said.key == *key => None,
+        Some(said) if said.platform != topic.owner.platform.id.0 => Some(format!(
+            "the branch {branch} is a proposal of the platform {}; decide it there, or give the tenants of the two \
+             platforms repositories of their own",
+            said.platform
+        )),
+        Some(_) | None => {
+            Some(format!("the branch {branch} is there and holds somebody's commits; delete it to get a proposal"))
+        }
+    }
 }
 
 /// The forgotten proposals that have nothing left to ask, and why. What they asked is not known any more, so nothing at
 /// all may be open about their resource, and all of it must have been seen (R5).
 pub(super) fn settled<'a>(topic: &'a Topic<'_>, offers: &Offers) -> Vec<(&'a ResourceKey, &'a ObjectHex, String)> {
     let mut settled = Vec::new();
-    for (key, tip) in topic.forgotten {
+    for (key, Out { tip, .. }) in topic.forgotten {
         if offers.drafts.iter().any(|offer| offer.proposal.key == *key) || offers.troubles.contains_key(key) {
             continue;
         }
-        let Some(seen) = topic.seen(key) else { continue };
+        let Some(seen) = topic.seen(key) else {
+            if topic.is_gone_from_git(key) {
+                settled.push((key, tip, "git removed the document".to_owned()));
+            }
+            continue;
+        };
         let why = match (seen, topic.desired.resources.get(key)) {
             (Observation::Unknown(_), _) => continue,
             (_, None) if decide::is_removed(key, topic.owner.tenant, topic.desired) => "git removed the document",
             (_, None) => continue,
             (Observation::Absent { .. }, Some(_)) => continue,
             (Observation::Present(_), Some(resource)) => {
-                if resource.annotations.suspend || topic.waits(key) || topic.holds_unseen(resource) {
+                // While there is a difference, another process of this platform may wait for the answer: it would take the
+                // branch's going for one.
+                let differs = topic.drifts_of(key).next().is_some();
+                if differs
+                    || resource.annotations.suspend
+                    || topic.waits(key)
+                    || topic.holds_unseen(resource)
+                    || topic.was_not_compared(key)
+                {
                     continue;
                 }
-                match topic.drifts_of(key).next() {
-                    None => "there is no difference any more",
-                    Some(drift) if asks_a_person(drift) => continue,
-                    Some(_) => "nobody is asked about drift of the resource now",
-                }
+                "there is no difference any more"
             }
         };
         settled.push((key, tip, why.to_owned()));

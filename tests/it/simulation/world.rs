@@ -381,7 +381,8 @@ impl World<'_> {
         for server in self.system.state().servers.values_mut() {
             (server.down, server.replaced) = (false, false);
         }
-        self.pass(Duration::from_secs(20)).await;
+        // Longer than anybody leaves a provider alone that did not answer.
+        self.pass(Duration::from_secs(90)).await;
     }
 
     /// Asks people until everything is in plumb.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::bail;
 use chrono::SecondsFormat;
 
-use crate::engine::view::{self, Cause, Explanation, SubjectKind};
+use crate::engine::view::{self, Cause, Explanation};
 use crate::model::{ConditionStatus, ResourceKey, SystemClock};
 
 use super::args::Common;
@@ -52,13 +52,8 @@ fn text(explanation: &Explanation, paint: Paint) -> String {
 }
 
 fn cause_text(text: &mut String, cause: &Cause, paint: Paint) {
-    let Cause { kind, subject, reason, rule, message, since, help, next_at: _, explanation: _ } = cause;
-    let name = match kind {
-        SubjectKind::Resource => subject.clone(),
-        SubjectKind::Provider => format!("provider {subject}"),
-        SubjectKind::Tenant => format!("tenant {subject}"),
-        SubjectKind::Platform => "the platform".to_owned(),
-    };
+    let Cause { reason, rule, message, since, help, .. } = cause;
+    let name = cause.name();
     let rule = rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
     let since = since.map(|since| format!(", since {}", since.to_rfc3339_opts(SecondsFormat::Secs, true)));
     let _ = writeln!(text, "{name}  {}{rule}{}", paint.yellow(reason.as_str()), since.unwrap_or_default());

@@ -6,12 +6,12 @@ use std::fmt::Write as _;
 use anyhow::bail;
 use serde::Serialize;
 
-use crate::engine::view::{self, EventView, ExecutionDetail, ExecutionFilter, ExecutionView, Level, Page};
+use crate::engine::view::{self, EventView, ExecutionDetail, ExecutionFilter, ExecutionView, Page};
 use crate::model::{Action, EventKind, ExecutionOutcome, ResourceKey, Summary, SystemClock};
 
 use super::args::Common;
 use super::output::{self, Paint, readable, table};
-use super::read::age;
+use super::read::{age, line_of};
 use super::{house, remote};
 
 #[derive(Debug, clap::Args)]
@@ -179,13 +179,7 @@ fn timeline_text(detail: &ExecutionDetail, paint: Paint) -> String {
     for EventView { event, level, text: told, .. } in &detail.events {
         let offset = (event.at - execution.started_at).num_milliseconds();
         let about = event.key.as_ref().map(ToString::to_string).unwrap_or_else(|| event.tenant.clone());
-        let told = readable(told).replace('\n', " ");
-        let told = match level {
-            Level::Info => told,
-            Level::Good => paint.green(&told),
-            Level::Warning => paint.yellow(&told),
-            Level::Bad => paint.red(&told),
-        };
+        let told = line_of(told, *level, paint);
         let _ = writeln!(text, "  {} {about}  {told}", paint.dim(&format!("{offset:+} ms")));
         if let EventKind::StepStarted { changes, destructive, .. } = &event.kind {
             for change in changes {

@@ -344,17 +344,22 @@ fn describe_text(detail: &ResourceDetail, paint: Paint) -> String {
     text
 }
 
+/// What an event says, as one line.
+pub fn line_of(told: &str, level: Level, paint: Paint) -> String {
+    let told = readable(told).replace('\n', " ");
+    match level {
+        Level::Info => told,
+        Level::Good => paint.green(&told),
+        Level::Warning => paint.yellow(&told),
+        Level::Bad => paint.red(&told),
+    }
+}
+
 fn events_text(events: &[EventView], paint: Paint) -> String {
     let mut text = String::new();
     for EventView { event, level, text: told, .. } in events {
         let about = event.key.as_ref().map(ToString::to_string).unwrap_or_else(|| event.tenant.clone());
-        let told = readable(told).replace('\n', " ");
-        let told = match level {
-            Level::Info => told,
-            Level::Good => paint.green(&told),
-            Level::Warning => paint.yellow(&told),
-            Level::Bad => paint.red(&told),
-        };
+        let told = line_of(told, *level, paint);
         let at = event.at.format("%F %TZ");
         let _ = writeln!(text, "{}  #{}  {about}  {told}", paint.dim(&at.to_string()), event.execution);
     }

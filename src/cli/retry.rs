@@ -1,7 +1,5 @@
 //! `plumb retry`: tries failed steps again now.
 
-use std::time::Duration;
-
 use anyhow::bail;
 use serde_json::json;
 
@@ -44,15 +42,8 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         bail!("no step of {key} has failed; `plumb explain {key}` says what it waits for");
     }
     // Who waits for a provider is looked at as well.
-    let looks: Vec<Request> = tenants
-        .iter()
-        .map(|tenant| Request {
-            tenant: tenant.clone(),
-            ask: Ask { trigger: Trigger::Request, width: Width::Deep },
-            delay: Duration::ZERO,
-            news: None,
-        })
-        .collect();
+    let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
+    let looks: Vec<Request> = tenants.iter().map(|tenant| Request::at_once(tenant, ask)).collect();
     store.request(&looks).await?;
     output::print_as(common, &json!({"retried": keys}), || {
         if keys.is_empty() {

@@ -4,15 +4,13 @@
 //! another, so a new commit tries everything at once; what cannot work is tried once; what may work later is tried
 //! [`MOST_TRIES`] times with growing waits, and is a dead letter then, which says what it waits for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use crate::managers::ManagerError;
-use crate::model::{
-    Attempt, Blocked, Circuit, Clock, Failure, ObjectHex, Plan, PlanScope, Reason, ResourceKey, Saga, Step,
-};
+use crate::model::{Attempt, Circuit, Clock, Failure, ObjectHex, Plan, Reason, ResourceKey, Saga, Step};
 use crate::store::{Scope, Store, StoreError, Tx};
 
 use super::apply::Applied;
@@ -93,19 +91,20 @@ pub(super) fn after(
     heads: Heads<'_>,
     now: DateTime<Utc>,
 ) -> Attempts {
-    let mut attempts: Attempts = known
-        .iter()
-        .filter(|(key, attempt)| {
-            let is_over = applied.done.contains(*key) || (is_seen(plan, key) && !is_wanted(plan, key));
-            let is_of_before = !heads.are_of(attempt) && is_seen(plan, key);
-            !is_over && !is_of_before
-        })
-        .map(|(key, attempt)| (key.clone(), attempt.clone()))
-        .collect();
+    // Many may have failed at once, where a server refuses all of them.
+    let unseen: BTreeSet<&ResourceKey> = plan.unknown.iter().map(|(key, _)| key).collect();
+    let blocked = plan.blocked.iter().filter_map(|blocked| blocked.step.as_ref());
+    let wanted: BTreeMap<&ResourceKey, &Step> = blocked.chain(&plan.steps).map(|step| (&step.key, step)).collect();
+    let is_seen = |key: &ResourceKey| plan.scope.covers(key) && !unseen.contains(key);
+    let goes_on = |key: &ResourceKey, attempt: &Attempt| {
+        !applied.done.contains(key) && (!is_seen(key) || (wanted.contains_key(key) && heads.are_of(attempt)))
+    };
+    let mut attempts = known.clone();
+    attempts.retain(|key, attempt| goes_on(key, attempt));
     for (key, error) in &applied.failed {
         let before = known.get(key).filter(|attempt| heads.are_of(attempt));
-        let provider = plan.steps.iter().find(|step| step.key == *key).map(|step| step.provider.as_str());
-        attempts.insert(key.clone(), failed(key, provider.unwrap_or_default(), before, error, heads, now));
+        let provider = wanted.get(key).map_or("", |step| step.provider.as_str());
+        attempts.insert(key.clone(), failed(key, provider, before, error, heads, now));
     }
     attempts
 }
@@ -139,21 +138,6 @@ fn failed(
         last_at: now,
         next_at: wait.map(|wait| now + TimeDelta::from_std(wait).unwrap_or(TimeDelta::hours(1))),
     }
-}
-
-/// Whether the pass looked at `key`, and saw it.
-fn is_seen(plan: &Plan, key: &ResourceKey) -> bool {
-    let in_scope = match &plan.scope {
-        PlanScope::Full => true,
-        PlanScope::Keys(keys) => keys.contains(key),
-    };
-    in_scope && plan.unknown.iter().all(|(unknown, _)| unknown != key)
-}
-
-/// Whether something is still to be done to `key`.
-fn is_wanted(plan: &Plan, key: &ResourceKey) -> bool {
-    plan.steps.iter().any(|step: &Step| step.key == *key)
-        || plan.blocked.iter().any(|Blocked { key: blocked, step, .. }| blocked == key && step.is_some())
 }
 
 /// How long until the first of them is tried again.

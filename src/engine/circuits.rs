@@ -173,14 +173,7 @@ impl Engine {
 /// Looks at all tenants that may use `provider`.
 fn wake_ups(platform: &Platform, provider: &str) -> Vec<Request> {
     let users = platform.tenants.iter().filter(|(_, spec)| spec.providers.iter().any(|used| used == provider));
-    users
-        .map(|(tenant, _)| Request {
-            tenant: tenant.clone(),
-            ask: Ask { trigger: Trigger::Retry, width: Width::Changed },
-            delay: Duration::ZERO,
-            news: None,
-        })
-        .collect()
+    users.map(|(tenant, _)| Request::at_once(tenant, Ask { trigger: Trigger::Retry, width: Width::Changed })).collect()
 }
 
 fn later(now: DateTime<Utc>, wait: Duration) -> DateTime<Utc> {

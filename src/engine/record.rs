@@ -291,11 +291,7 @@ fn deleted<'a>(plan: &'a Plan, applied: &'a Applied) -> impl Iterator<Item = &'a
 fn keys_in_scope<'a>(pass: &'a Pass<'_>) -> impl Iterator<Item = ResourceKey> + 'a {
     let all =
         pass.desired.resources.keys().chain(pass.desired.rejected.keys()).chain(pass.prior.live().map(|r| &r.key));
-    all.filter(|key| match &pass.plan.scope {
-        PlanScope::Full => true,
-        PlanScope::Keys(keys) => keys.contains(*key),
-    })
-    .cloned()
+    all.filter(|key| pass.plan.scope.covers(key)).cloned()
 }
 
 /// Strays as they were seen; those of a provider that could not be asked stay as they were seen last (R5).

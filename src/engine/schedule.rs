@@ -294,7 +294,7 @@ impl Schedule {
         let requests: Vec<Request> = platform
             .tenants
             .keys()
-            .map(|tenant| Request { news: news.clone(), ..at_once(tenant, Ask { trigger, width }) })
+            .map(|tenant| Request { news: news.clone(), ..Request::at_once(tenant, Ask { trigger, width }) })
             .collect();
         let names: Vec<&str> = platform.tenants.keys().map(String::as_str).collect();
         self.request(&requests).await;
@@ -316,8 +316,8 @@ impl Schedule {
         }
         let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
         let requests: Vec<Request> = match tenant {
-            Some(tenant) => vec![at_once(&tenant, ask)],
-            None => self.tenants.borrow().iter().map(|tenant| at_once(tenant, ask)).collect(),
+            Some(tenant) => vec![Request::at_once(&tenant, ask)],
+            None => self.tenants.borrow().iter().map(|tenant| Request::at_once(tenant, ask)).collect(),
         };
         self.request(&requests).await;
     }
@@ -345,7 +345,7 @@ impl Schedule {
                 polled.drift_at = Some(next_scan(&drift.schedule, clock_now, jitter));
                 polled.scans = polled.scans.wrapping_add(1);
                 let width = if polled.scans.is_multiple_of(DEEP_EVERY) { Width::Deep } else { Width::Shallow };
-                scans.push(at_once(tenant, Ask { trigger: Trigger::DriftScan, width }));
+                scans.push(Request::at_once(tenant, Ask { trigger: Trigger::DriftScan, width }));
             }
             if now >= polled.poll_at && !polled.busy {
                 polled.busy = true;
@@ -386,7 +386,7 @@ impl Schedule {
             }
         };
         if let Some((trigger, news)) = asks {
-            let request = Request { news, ..at_once(&tenant, Ask { trigger, width: Width::Changed }) };
+            let request = Request { news, ..Request::at_once(&tenant, Ask { trigger, width: Width::Changed }) };
             self.request(&[request]).await;
         }
     }
@@ -430,10 +430,6 @@ impl Schedule {
             tracing::warn!(error = %chain(&error), "old rows of the audit log could not be cut off");
         }
     }
-}
-
-fn at_once(tenant: &str, ask: Ask) -> Request {
-    Request { tenant: tenant.to_owned(), ask, delay: Duration::ZERO, news: None }
 }
 
 /// Whether refs of this name want a look that nobody has asked for: they are not those that the last look saw, nor those

@@ -179,6 +179,16 @@ pub enum PlanScope {
     Keys(BTreeSet<ResourceKey>),
 }
 
+impl PlanScope {
+    /// Whether `key` is looked at.
+    pub fn covers(&self, key: &ResourceKey) -> bool {
+        match self {
+            PlanScope::Full => true,
+            PlanScope::Keys(keys) => keys.contains(key),
+        }
+    }
+}
+
 /// What is to be done for one tenant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

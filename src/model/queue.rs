@@ -106,6 +106,13 @@ pub struct Release {
     pub news: Option<String>,
 }
 
+impl Request {
+    /// A look that need not wait, where nothing is new.
+    pub fn at_once(tenant: &str, ask: Ask) -> Self {
+        Self { tenant: tenant.to_owned(), ask, delay: Duration::ZERO, news: None }
+    }
+}
+
 /// The right to run one step on a provider, over all replicas, for as long as the lease is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {

@@ -116,10 +116,7 @@ impl<'a> Draft<'a> {
     }
 
     fn in_scope(&self, key: &ResourceKey) -> bool {
-        match self.scope {
-            PlanScope::Full => true,
-            PlanScope::Keys(keys) => keys.contains(key),
-        }
+        self.scope.covers(key)
     }
 
     /// Orders the steps, names the plan, and lets the gate decide which of them pass.

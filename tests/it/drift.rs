@@ -37,6 +37,17 @@ async fn world_with_proposal() -> World {
     world
 }
 
+/// A person puts a commit of their own on the branch.
+fn edit_on_the_branch(world: &World) {
+    world.tenant.pull();
+    world.tenant.checkout(BRANCH);
+    let text = world.tenant.show(&format!("{BRANCH}:{MANIFEST}"));
+    world.tenant.write(MANIFEST, text.replace("userVersion: 42", "userVersion: 41"));
+    world.tenant.git(&["commit", "--all", "--message", "Let us meet halfway"]);
+    world.tenant.git(&["push", "origin", &format!("HEAD:{BRANCH}")]);
+    world.tenant.git(&["checkout", "main"]);
+}
+
 /// Everything is in plumb, with this version both in git and live, and the conversation is over.
 async fn assert_agreed(world: &World, version: i64) {
     let report = world.apply().await;
@@ -265,13 +276,7 @@ async fn a_second_drift_updates_the_branch_in_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_persons_commit_on_the_branch_is_never_overwritten() {
     let world = world_with_proposal().await;
-    world.tenant.pull();
-    world.tenant.checkout(BRANCH);
-    let text = world.tenant.show(&format!("{BRANCH}:{MANIFEST}"));
-    world.tenant.write(MANIFEST, text.replace("userVersion: 42", "userVersion: 41"));
-    world.tenant.git(&["commit", "--all", "--message", "Let us meet halfway"]);
-    world.tenant.git(&["push", "origin", &format!("HEAD:{BRANCH}")]);
-    world.tenant.git(&["checkout", "main"]);
+    edit_on_the_branch(&world);
     let tip = world.tenant.remote_head(BRANCH);
     world.by_hand("staging", "orders", "PRAGMA user_version = 45").await;
     world.apply().await;
@@ -899,13 +904,7 @@ async fn a_question_about_what_is_not_compared_any_more_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_branch_that_was_edited_and_merged_hinders_no_later_question() {
     let world = world_with_proposal().await;
-    world.tenant.pull();
-    world.tenant.checkout(BRANCH);
-    let text = world.tenant.show(&format!("{BRANCH}:{MANIFEST}"));
-    world.tenant.write(MANIFEST, text.replace("userVersion: 42", "userVersion: 41"));
-    world.tenant.git(&["commit", "--all", "--message", "Let us meet halfway"]);
-    world.tenant.git(&["push", "origin", &format!("HEAD:{BRANCH}")]);
-    world.tenant.git(&["checkout", "main"]);
+    edit_on_the_branch(&world);
     world.apply().await;
     world.tenant.merge(BRANCH, MergeHow::MergeCommit);
     world.apply().await;

@@ -77,8 +77,8 @@ impl Cause {
         }
     }
 
-    /// How a sentence names it.
-    fn name(&self) -> String {
+    /// How a sentence names what it is about.
+    pub fn name(&self) -> String {
         match self.kind {
             SubjectKind::Resource => self.subject.clone(),
             SubjectKind::Provider => format!("provider {}", self.subject),

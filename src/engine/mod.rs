@@ -22,6 +22,7 @@ mod platform;
 mod propose;
 mod reconcile;
 mod record;
+mod replay;
 mod sagas;
 pub mod schedule;
 mod status;
@@ -57,6 +58,7 @@ pub use lease::LEASE;
 pub use passwords::{NoPasswords, Passwords};
 pub use platform::PlatformStatus;
 pub use reconcile::{Preview, PreviewSource, Report};
+pub use replay::Replayed;
 
 /// What the engine is told when it starts.
 #[derive(Clone, Debug)]

@@ -30,6 +30,7 @@ use super::passwords::Seen;
 use super::platform::PlatformStatus;
 use super::propose::{self, Topic, forgotten};
 use super::record::{Pass, Written};
+use super::replay;
 use super::sagas;
 use super::timeline::Timeline;
 use super::worker::name_of;
@@ -81,20 +82,20 @@ pub struct Preview {
 
 /// The tenant a pass is about, as the platform in force describes it.
 #[derive(Clone, Copy)]
-struct Subject<'a> {
+pub(super) struct Subject<'a> {
     in_force: &'a PlatformStatus,
-    tenant: &'a str,
-    spec: &'a TenantSpec,
+    pub tenant: &'a str,
+    pub spec: &'a TenantSpec,
 }
 
 impl<'a> Subject<'a> {
-    fn of(in_force: &'a PlatformStatus, tenant: &'a str) -> Result<Self, EngineError> {
+    pub(super) fn of(in_force: &'a PlatformStatus, tenant: &'a str) -> Result<Self, EngineError> {
         let platform = &in_force.platform;
         let spec = platform.tenants.get(tenant).ok_or_else(|| EngineError::no_tenant(platform, tenant))?;
         Ok(Self { in_force, tenant, spec })
     }
 
-    fn owner(self, previous: &'a BTreeMap<ResourceKey, AppliedDocument>) -> Owner<'a> {
+    pub(super) fn owner(self, previous: &'a BTreeMap<ResourceKey, AppliedDocument>) -> Owner<'a> {
         let Self { in_force, tenant, spec } = self;
         Owner { platform: &in_force.platform, policies: &in_force.policies, name: tenant, tenant: spec, previous }
     }
@@ -362,7 +363,18 @@ impl Engine {
         source: &Source,
         workspace: &mut Workspace,
     ) -> Result<Loaded, EngineError> {
-        let (mirror, head, validator) = (Arc::clone(&source.mirror), source.head.clone(), Arc::clone(&self.validator));
+        self.load_commit(subject, &source.mirror, &source.head, workspace).await
+    }
+
+    /// Reads the files of a commit.
+    pub(super) async fn load_commit(
+        &self,
+        subject: Subject<'_>,
+        mirror: &Arc<Mirror>,
+        commit: &ObjectHex,
+        workspace: &mut Workspace,
+    ) -> Result<Loaded, EngineError> {
+        let (mirror, head, validator) = (Arc::clone(mirror), commit.clone(), Arc::clone(&self.validator));
         let platform = subject.in_force.platform.commit.clone();
         let folder = subject.spec.repository.path.clone();
         let mut moved = std::mem::take(workspace);
@@ -408,6 +420,7 @@ impl Engine {
         self.complete(&mut decisions, subject, &memory);
         let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
         decisions.not_now = attempts::not_now(&memory.attempts, heads, self.clock.now());
+        let decided = decisions.clone();
         let desired = sagas::undo(desired, &memory.sagas, heads, &mut decisions);
         self.remember_source(lease, spec, &memory, &decisions, &desired).await?;
 
@@ -427,6 +440,9 @@ impl Engine {
         }
         let Planned { live, silent, decisions, mut plan } = planned;
         note_plan(timeline, &plan);
+        if let Some(inputs) = replay::worth_keeping(&plan, heads, decided, &memory, &live)? {
+            timeline.keep(inputs);
+        }
         self.remember_coverage(lease, &plan, &decisions).await?;
         timeline.flush().await?;
 
@@ -806,7 +822,7 @@ fn waits_for_time(plan: &Plan) -> bool {
 }
 
 /// The texts of the files that findings speak of.
-fn sources_of(workspace: &Workspace, desired: &DesiredState) -> Sources {
+pub(super) fn sources_of(workspace: &Workspace, desired: &DesiredState) -> Sources {
     desired
         .diagnostics
         .iter()

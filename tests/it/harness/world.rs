@@ -275,7 +275,25 @@ impl World {
 
     async fn look_for(&self, trigger: Trigger, width: Width) -> Result<Report, EngineError> {
         let in_force = self.engine().platform().await?;
-        self.engine().reconcile(&in_force, &self.name, Ask { trigger, width }).await
+        let report = self.engine().reconcile(&in_force, &self.name, Ask { trigger, width }).await?;
+        self.plans_again(&report).await;
+        Ok(report)
+    }
+
+    /// Whatever a look planned can be planned again from what was kept of it, and comes out the same.
+    async fn plans_again(&self, report: &Report) {
+        let (_, replayed) = self.engine().replay(report.execution, None).await.unwrap().expect("it is there");
+        for again in &replayed {
+            assert_eq!(again.preview.plan.id, again.then, "{:#?} beside {report:#?}", again.preview.plan);
+        }
+        let Plan { steps, blocked, drift, settles, unknown, .. } = &report.plan;
+        match replayed.last().map(|again| &again.preview.plan) {
+            Some(again) => {
+                assert_eq!((&again.steps, &again.blocked, &again.drift), (steps, blocked, drift));
+                assert_eq!((&again.settles, &again.unknown), (settles, unknown));
+            }
+            None => assert!(report.plan.is_in_sync() && settles.is_empty(), "{:#?} was not kept", report.plan),
+        }
     }
 
     /// What an apply would do.

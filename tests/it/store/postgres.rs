@@ -17,7 +17,7 @@ use crate::harness::desk::Desk;
 use crate::harness::postgres::PostgresServer;
 
 /// Everything that belongs to a tenant.
-const TABLES: [&str; 16] = [
+const TABLES: [&str; 18] = [
     "tenants",
     "inventory",
     "statuses",
@@ -32,6 +32,8 @@ const TABLES: [&str; 16] = [
     "attempts",
     "sagas",
     "slots",
+    "plan_inputs",
+    "scenes",
     "audit",
     "audit_heads",
 ];

@@ -86,6 +86,9 @@ impl Engine {
     /// # Errors
     /// When the repository does not have the commit, or nothing valid at it.
     pub(super) async fn platform_of(&self, commit: ObjectHex) -> Result<PlatformStatus, EngineError> {
+        if let Some(known) = self.platform_known().filter(|known| known.platform.commit.as_ref() == Some(&commit)) {
+            return Ok(known);
+        }
         let mirror = self.platform_mirror().await?;
         let (reader, wanted) = (Arc::clone(&mirror), commit.clone());
         let has_it = blocking(move || reader.has(&wanted)).await?;

@@ -36,7 +36,7 @@ use super::worker::name_of;
 use super::{Engine, EngineError, audit, beside, blocking, decide, holds, mirrors, windows};
 
 /// How often a pass is planned anew at once because a target was not what a step expected.
-const MOST_REPLANS: usize = 3;
+pub(super) const MOST_REPLANS: u32 = 3;
 
 /// What became of a look at one tenant.
 #[derive(Debug)]
@@ -407,7 +407,8 @@ impl Engine {
         decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
         self.complete(&mut decisions, subject, &memory);
         let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
-        decisions.not_now = attempts::not_now(&memory.attempts, heads, self.clock.now());
+        let planned_at = self.clock.now();
+        decisions.not_now = attempts::not_now(&memory.attempts, heads, planned_at);
         let desired = sagas::undo(desired, &memory.sagas, heads, &mut decisions);
         self.remember_source(lease, spec, &memory, &decisions, &desired).await?;
 
@@ -511,7 +512,7 @@ impl Engine {
             changes.records.iter().map(|record| &record.key).chain(&changes.forgotten).cloned().collect();
         workspace.keep(memory.into_kept().with(changes), rewritten);
         let sources = sources_of(workspace, &desired);
-        let next_try = attempts::next_wait(&attempts, self.clock.now());
+        let next_try = attempts::next_wait(&attempts, planned_at, self.clock.now());
         let undoes = !begun.is_empty();
         Ok(Passed { plan, desired, applied, next_try, undoes, refs: source.refs, commit: source.head, sources })
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use plumb::managers::ManagerError;
-use plumb::model::{Attempt, Circuit, ConditionStatus, ConditionType, ExecutionOutcome, Reason, ResourceKey};
+use plumb::model::{
+    Attempt, Circuit, ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Reason, ResourceKey,
+};
 use plumb::store::Scope;
 
 use crate::harness::clock::SetClock;
@@ -182,6 +184,35 @@ async fn a_provider_that_does_not_answer_is_left_alone_until_it_is_back() {
     assert!(place.asked.is_some(), "{place:?}");
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_moved_is_planned_anew_and_tried_in_the_same_look() {
+    let (world, faults, _clock) = faulty_world().await;
+    faults.fail("orders", ManagerError::conflict("somebody else was there"));
+    let (mended, mut plans) = (Arc::clone(&faults), 0);
+    world.on_event(move |event| {
+        plans += usize::from(matches!(event.kind, EventKind::Planned { .. }));
+        if plans == 2 {
+            mended.mend("orders");
+        }
+    });
+    let report = world.scheduled().await;
+    assert_eq!((report.outcome, report.done), (ExecutionOutcome::InSync, 2), "{:#?}", report.plan);
+    assert_eq!(faults.tried(), ["orders", "orders", "carts"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_wait_is_over_and_that_something_else_keeps_asks_for_no_look_of_its_own() {
+    let (world, faults, clock) = faulty_world().await;
+    faults.fail("orders", busy());
+    let wait = world.scheduled().await.next_try.expect("it is tried again");
+    // When its time comes nobody answers: what cannot be seen is not tried.
+    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+    clock.forward(TimeDelta::from_std(wait).unwrap());
+    let report = world.scheduled().await;
+    assert_eq!(unseen(&report.plan, ORDERS), Some(Reason::ProviderUnreachable));
+    assert_eq!((report.wants_retry, report.next_try), (true, None), "patience grows with what cannot be seen");
 }
 
 fn clock_now(world: &World) -> chrono::DateTime<chrono::Utc> {

@@ -195,8 +195,8 @@ pub async fn retry(
     let failed = undone.iter().filter_map(|saga| saga.failure.as_ref()).map(|failure| failure.key.clone());
     let keys = wanted.iter().map(|attempt| attempt.key.clone()).chain(failed).collect();
     for saga in undone {
-        // What is undone is what was there before the next try.
-        tx.remove_saga(tenant, &saga.environment).await?;
+        // What it did may not be undone whole yet, so what was there before is remembered still.
+        tx.put_saga(&Saga { failure: None, ..saga }).await?;
     }
     for attempt in wanted {
         tx.put_attempt(&attempt.anew(now)).await?;

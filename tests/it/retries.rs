@@ -215,6 +215,27 @@ async fn a_step_whose_wait_is_over_and_that_something_else_keeps_asks_for_no_loo
     assert_eq!((report.wants_retry, report.next_try), (true, None), "patience grows with what cannot be seen");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_comes_back_as_another_says_so_and_not_that_it_is_silent() {
+    let (world, faults, clock) = faulty_world().await;
+    world.in_sync().await;
+    world.write_database("staging", "orders", "userVersion: 2");
+    world.tenant.commit("Want version 2");
+    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+    for _ in 0..3 {
+        world.scheduled().await;
+    }
+    assert!(circuits(&world).await["files"].is_open(world.clock.now()));
+    faults.silence(None);
+    faults.become_another("a copy of it");
+    clock.forward(TimeDelta::seconds(6));
+    for _ in 0..2 {
+        let report = world.scheduled().await;
+        assert_eq!(unseen(&report.plan, ORDERS), Some(Reason::ProviderIdentityChanged), "it answers");
+    }
+    assert!(circuits(&world).await.is_empty());
+}
+
 fn clock_now(world: &World) -> chrono::DateTime<chrono::Utc> {
     world.clock.now()
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use plumb::engine::{Width, view};
 use plumb::managers::ManagerError;
 use plumb::model::{
     Attempt, Circuit, ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Reason, ResourceKey,
@@ -234,6 +235,30 @@ async fn a_provider_that_comes_back_as_another_says_so_and_not_that_it_is_silent
         assert_eq!(unseen(&report.plan, ORDERS), Some(Reason::ProviderIdentityChanged), "it answers");
     }
     assert!(circuits(&world).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_says_when_it_is_tried_again_and_what_waits_says_for_what() {
+    let (world, faults, _clock) = faulty_world().await;
+    world.write_database("staging", "accounts", "userVersion: 1");
+    world.write_database("staging", "carts", "userVersion: 1\ndependsOn: [Database/accounts, Database/orders]");
+    world.tenant.commit("Let carts need accounts");
+    faults.fail("orders", ManagerError::retry(Reason::Rejected, "the disk is busy"));
+    world.scheduled().await;
+    let explain = async |key: &str| {
+        let explained = view::explain(world.store(), &parse(key), world.clock.as_ref()).await.unwrap();
+        explained.expect("it is known")
+    };
+    let next_at = attempts(&world).await[&parse(ORDERS)].next_at;
+    assert!(next_at.is_some());
+    let failed = explain(ORDERS).await;
+    assert_eq!(failed.chain.last().unwrap().next_at, next_at, "{failed:#?}");
+    // Accounts are there and asked about, which keeps nobody from being made.
+    world.by_hand("staging", "accounts", "PRAGMA user_version = 9").await;
+    world.look(Width::Deep).await.unwrap();
+    let waiting = explain(CARTS).await;
+    let links: Vec<&str> = waiting.chain.iter().map(|cause| cause.subject.as_str()).collect();
+    assert_eq!(links, [CARTS, ORDERS], "{waiting:#?}");
 }
 
 fn clock_now(world: &World) -> chrono::DateTime<chrono::Utc> {

@@ -25,6 +25,7 @@ mod record;
 mod replay;
 mod sagas;
 pub mod schedule;
+mod slots;
 mod status;
 mod timeline;
 pub mod vault;

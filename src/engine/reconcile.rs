@@ -37,7 +37,7 @@ use super::worker::name_of;
 use super::{Engine, EngineError, audit, beside, blocking, decide, holds, mirrors, windows};
 
 /// How often a pass is planned anew at once because a target was not what a step expected.
-const MOST_REPLANS: usize = 3;
+pub(super) const MOST_REPLANS: u32 = 3;
 
 /// What became of a look at one tenant.
 #[derive(Debug)]
@@ -419,13 +419,14 @@ impl Engine {
         decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
         self.complete(&mut decisions, subject, &memory);
         let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
-        decisions.not_now = attempts::not_now(&memory.attempts, heads, self.clock.now());
+        let planned_at = self.clock.now();
+        decisions.not_now = attempts::not_now(&memory.attempts, heads, planned_at);
         let decided = decisions.clone();
         let desired = sagas::undo(desired, &memory.sagas, heads, &mut decisions);
         self.remember_source(lease, spec, &memory, &decisions, &desired).await?;
 
         // observe, plan, gate
-        let scope = scope_of(ask, &reading, &desired, &memory);
+        let scope = scope_of(ask, &reading, &desired, &memory, &decisions);
         let depth = match ask.width {
             Width::Shallow => Depth::Shallow,
             Width::Deep | Width::Changed => Depth::Deep,
@@ -486,7 +487,7 @@ impl Engine {
         let mut attempts = attempts::after(&memory.attempts, &plan, &applied, heads, self.clock.now());
         let begun = sagas::begin_to_undo(&mut sagas, &mut attempts, &desired, heads, self.clock.now());
         sagas::tell(&begun, timeline);
-        let over: Vec<&Saga> = sagas::over(&sagas, heads).collect();
+        let over: Vec<&Saga> = sagas::over(&sagas, heads, &plan, &applied, &desired).collect();
         let pass = Pass {
             lease,
             platform,
@@ -527,8 +528,12 @@ impl Engine {
             changes.records.iter().map(|record| &record.key).chain(&changes.forgotten).cloned().collect();
         workspace.keep(memory.into_kept().with(changes), rewritten);
         let sources = sources_of(workspace, &desired);
-        let next_try = attempts::next_wait(&attempts, self.clock.now());
         let undoes = !begun.is_empty();
+        let next_try = match undoes {
+            // Where this look is not planned anew once more, the next one begins with it.
+            true => Some(Duration::ZERO),
+            false => attempts::next_wait(&attempts, planned_at, self.clock.now()),
+        };
         Ok(Passed { plan, desired, applied, next_try, undoes, refs: source.refs, commit: source.head, sources })
     }
 
@@ -774,7 +779,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// How much is planned. Removals, and everything nobody can tell apart, ask for all of it.
-fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory) -> PlanScope {
+fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory, decisions: &Decisions) -> PlanScope {
     let (Width::Changed, Some(touched)) = (ask.width, &reading.touched) else { return PlanScope::Full };
     let removed = touched.iter().any(|key| !desired.resources.contains_key(key) && !desired.rejected.contains_key(key));
     if removed {
@@ -790,6 +795,8 @@ fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory
     );
     // Conversations, and what did not work last time.
     keys.extend(memory.unsettled().cloned());
+    // What is undone may have been done in the last pass, and be ready as it is.
+    keys.extend(decisions.rolled_back.keys().cloned());
     // A removal that is held needs the full plan's id.
     if keys.iter().any(|key| !desired.resources.contains_key(key) && !desired.rejected.contains_key(key)) {
         return PlanScope::Full;

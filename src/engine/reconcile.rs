@@ -303,6 +303,7 @@ impl Engine {
                 decisions.were_there.extend(propose::unmerged(&forgotten(owner, &source, &memory.proposals)));
                 decisions.approvals = self.approvals(tenant, &source, &memory).await?;
                 decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
+                holds::keep_questions(&mut decisions);
                 decisions
             }
         };
@@ -417,6 +418,7 @@ impl Engine {
         decisions.were_there.extend(propose::unmerged(&forgotten));
         decisions.approvals = self.approvals(tenant, &source, &memory).await?;
         decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
+        holds::keep_questions(&mut decisions);
         self.complete(&mut decisions, subject, &memory);
         let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
         let planned_at = self.clock.now();

@@ -47,6 +47,8 @@ pub(super) fn undo(
         for (key, part) in &saga.parts {
             let Some(now) = desired.resources.get(key) else { continue };
             decisions.rolled_back.insert(key.clone(), sentence(key, failure));
+            // What is wanted now was set by nobody, so it answers no question.
+            decisions.open.remove(key);
             match &part.former {
                 Some(former) => {
                     wanted.resources.insert(key.clone(), Arc::new(as_before(now, former)));

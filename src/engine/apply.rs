@@ -167,12 +167,17 @@ impl Engine {
         let limit = platform.providers.get(&step.provider).map_or(1, |spec| spec.max_concurrency);
         let closed = |_| ManagerError::retry(Reason::Internal, "the engine is shutting down");
         let permit = slots.acquire_owned().await.map_err(closed)?;
-        let mut tries = 0;
+        let (mut tries, mut failures) = (0, 0);
         while held.going() == Going::On {
-            let taken = self.store.take_slot(&step.provider, limit, held.lease()).await;
-            let taken = taken.map_err(|error| ManagerError::retry(Reason::Internal, chain(&error)))?;
-            if let Some(slot) = taken {
-                return Ok(Some((manager, Taken { slot, _permit: permit })));
+            match self.store.take_slot(&step.provider, limit, held.lease()).await {
+                Ok(Some(slot)) => return Ok(Some((manager, Taken { slot, _permit: permit }))),
+                Ok(None) => {}
+                // A store that is restarted is no failure of the step.
+                Err(error) if failures < SLOT_FAILURES => {
+                    failures += 1;
+                    tracing::debug!(key = %step.key, error = chain(&error), "a slot could not be asked for");
+                }
+                Err(error) => return Err(ManagerError::retry(Reason::Internal, chain(&error))),
             }
             tries += 1;
             // Each waits a little differently, so that those who wait do not ask in step.
@@ -203,6 +208,10 @@ impl Engine {
 
 /// How long a step waits, on average, before it asks again whether its provider has room.
 const SLOT_PATIENCE: Duration = Duration::from_millis(50);
+
+/// How often in all a store may fail to say that before the step fails: the store itself waits for its database, so this
+/// often it is broken rather than away.
+const SLOT_FAILURES: u32 = 10;
 
 /// Room for one step on its provider.
 struct Taken {

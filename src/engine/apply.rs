@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::managers::{Cx, ManagerError, Outcome, ResourceManager};
-use crate::model::{EventKind, Lease, Plan, Platform, Reason, ResourceKey, Settle, Slot, Step};
+use crate::model::{EventKind, Lease, Plan, Platform, Reason, ResourceKey, Settle, Slot, Step, Unknown};
 
 use super::Engine;
 use super::fleet::{Access, Member};
@@ -29,6 +29,8 @@ pub(super) struct Applied {
     pub skipped: BTreeMap<ResourceKey, ResourceKey>,
     /// Not begun, since the look ended early: a newer commit is there, or the lease may have ended.
     pub put_off: BTreeSet<ResourceKey>,
+    /// Done, and not seen since: their provider did not answer when they were read back. They are not recorded yet.
+    pub unread: BTreeMap<ResourceKey, Unknown>,
 }
 
 impl Applied {

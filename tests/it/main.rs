@@ -16,6 +16,7 @@ mod managers_redis;
 mod managers_sqlite;
 mod manifest;
 mod narrow;
+mod outages;
 mod previews;
 mod replicas;
 mod retries;

@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::managers::{Cx, ManagerError, Outcome, ResourceManager};
-use crate::model::{EventKind, Lease, Plan, Platform, Reason, ResourceKey, Settle, Slot, Step};
+use crate::model::{EventKind, Lease, Plan, Platform, Reason, ResourceKey, Settle, Slot, Step, Unknown};
 
 use super::Engine;
 use super::fleet::{Access, Member};
@@ -29,6 +29,8 @@ pub(super) struct Applied {
     pub skipped: BTreeMap<ResourceKey, ResourceKey>,
     /// Not begun, since the look ended early: a newer commit is there, or the lease may have ended.
     pub put_off: BTreeSet<ResourceKey>,
+    /// Done, and not seen since: their provider did not answer when they were read back. They are not recorded yet.
+    pub unread: BTreeMap<ResourceKey, Unknown>,
 }
 
 impl Applied {
@@ -167,12 +169,17 @@ impl Engine {
         let limit = platform.providers.get(&step.provider).map_or(1, |spec| spec.max_concurrency);
         let closed = |_| ManagerError::retry(Reason::Internal, "the engine is shutting down");
         let permit = slots.acquire_owned().await.map_err(closed)?;
-        let mut tries = 0;
+        let (mut tries, mut failures) = (0, 0);
         while held.going() == Going::On {
-            let taken = held.slots().take(&step.provider, limit).await;
-            let taken = taken.map_err(|error| ManagerError::retry(Reason::Internal, chain(&error)))?;
-            if let Some(slot) = taken {
-                return Ok(Some((manager, Taken { slot, _permit: permit })));
+            match held.slots().take(&step.provider, limit).await {
+                Ok(Some(slot)) => return Ok(Some((manager, Taken { slot, _permit: permit }))),
+                Ok(None) => {}
+                // A store that is restarted is no failure of the step.
+                Err(error) if failures < SLOT_FAILURES => {
+                    failures += 1;
+                    tracing::debug!(key = %step.key, error = chain(&error), "a slot could not be asked for");
+                }
+                Err(error) => return Err(ManagerError::retry(Reason::Internal, chain(&error))),
             }
             tries += 1;
             // Each waits a little differently, so that those who wait do not ask in step.
@@ -196,6 +203,10 @@ impl Engine {
 
 /// How long a step waits, on average, before it asks again whether its provider has room.
 const SLOT_PATIENCE: Duration = Duration::from_millis(50);
+
+/// How often in all a store may fail to say that before the step fails: the store itself waits for its database, so this
+/// often it is broken rather than away.
+const SLOT_FAILURES: u32 = 10;
 
 /// Room for one step on its provider.
 struct Taken {

@@ -82,7 +82,7 @@ impl Engine {
         if circuit.is_open(now) {
             return Ok(Some(circuit));
         }
-        tx.put_circuit(&Circuit { retry_at: Some(later(now, turn)), ..circuit }).await?;
+        tx.put_circuit(&Circuit { asked_at: now, retry_at: Some(later(now, turn)), ..circuit }).await?;
         tx.commit().await?;
         Ok(None)
     }
@@ -100,6 +100,7 @@ impl Engine {
                 reason: error.reason(),
                 message: error.to_string(),
                 since: known.as_ref().map_or(now, |known| known.since),
+                asked_at: now,
                 retry_at: failures.checked_sub(OPENS_AFTER).map(|more| {
                     let wait = FIRST_WAIT.saturating_mul(1 << more.min(16)).min(LONGEST_WAIT);
                     later(now, wait)

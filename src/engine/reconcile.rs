@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::model::{
     AppliedDocument, Approval, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Inventory,
     Lease, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal, ProposalStatus, Reason,
-    ResourceKey, Saga, Summary, TenantSpec, Width,
+    ResourceKey, Saga, Summary, TenantSpec, Unknown, Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::{Mirror, Refs, Side, Wanted, WorkingTree};
@@ -241,7 +241,10 @@ impl Engine {
             tenant: tenant.to_owned(),
             execution,
             outcome,
-            wants_retry: !applied.put_off.is_empty() || !plan.unknown.is_empty() || waits_for_time(&plan),
+            wants_retry: !applied.put_off.is_empty()
+                || !applied.unread.is_empty()
+                || !plan.unknown.is_empty()
+                || waits_for_time(&plan),
             next_try,
             done: earlier.len() + applied.done.len(),
             failed: applied.failed.into_iter().map(|(key, e)| (key, (e.reason(), e.to_string()))).collect(),
@@ -453,13 +456,14 @@ impl Engine {
         let platform = &in_force.platform;
         let mut sagas = memory.sagas.clone();
         sagas::prepare(self.store.as_ref(), lease, &mut sagas, &plan, &desired, &memory.inventory, heads).await?;
-        let applied = self.apply(platform, &plan, spec.max_concurrency, held, timeline).await;
+        let mut applied = self.apply(platform, &plan, spec.max_concurrency, held, timeline).await;
         self.remark(platform, &plan.settles, spec.max_concurrency, held).await;
         if plan.scope == PlanScope::Full && held.going() == Going::On {
             self.tidy(platform, &spec.providers).await;
         }
         timeline.flush().await?;
         let after = self.read_back(ground, &desired, &applied).await;
+        applied.unread = unread(&applied, &desired, &after);
         let seen = Seen { platform, desired: &desired, before: &live, after: &after, statuses: &memory.statuses };
         self.warn_of_unknown_passwords(&seen, &mut plan, timeline).await?;
 
@@ -815,6 +819,7 @@ fn outcome_of(plan: &Plan, desired: &DesiredState, applied: &Applied) -> Executi
         ExecutionOutcome::Failed
     } else if asks
         || !applied.put_off.is_empty()
+        || !applied.unread.is_empty()
         || !plan.blocked.is_empty()
         || !plan.unknown.is_empty()
         || desired.diagnostics.iter().any(Diagnostic::is_error)
@@ -823,6 +828,19 @@ fn outcome_of(plan: &Plan, desired: &DesiredState, applied: &Applied) -> Executi
     } else {
         ExecutionOutcome::InSync
     }
+}
+
+/// What was done and could not be read back, with why.
+fn unread(applied: &Applied, desired: &DesiredState, after: &Observations) -> BTreeMap<ResourceKey, Unknown> {
+    let wanted = applied.done.iter().filter(|key| desired.resources.contains_key(*key));
+    let unseen = wanted.filter_map(|key| match after.objects.get(key) {
+        Some(Observation::Present(_)) => None,
+        Some(Observation::Unknown(unknown)) => Some((key.clone(), unknown.clone())),
+        Some(Observation::Absent { .. }) | None => {
+            Some((key.clone(), Unknown::new(Reason::NotObserved, "it was not there when it was read back")))
+        }
+    });
+    unseen.collect()
 }
 
 /// Whether something will pass the gate without anybody doing anything.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -42,6 +42,9 @@ const LEAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest sleep between two looks at what is due: often enough for schedules that follow the clock on the wall.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+
+/// By how much a clock goes back that was set, and is not just kept right.
+const SET_BACK: TimeDelta = TimeDelta::seconds(10);
 
 /// How often it is looked whether every tenant was looked at, before they were.
 const READY_EVERY: Duration = Duration::from_millis(500);
@@ -88,6 +91,8 @@ pub struct Schedule {
     in_force: Option<PlatformStatus>,
     reads_platform: bool,
     probes: bool,
+    /// What the clock on the wall said last.
+    clock_at: DateTime<Utc>,
     /// What kept the platform from being read last time, so that it is logged once.
     platform_error: Option<String>,
 }
@@ -115,6 +120,7 @@ impl Schedule {
         let (requests_in, requests) = mpsc::unbounded_channel();
         let (tenants, tenants_out) = watch::channel(BTreeSet::new());
         let (ready, ready_out) = watch::channel(false);
+        let clock_at = engine.clock.now();
         let schedule = Self {
             engine,
             requests,
@@ -126,6 +132,7 @@ impl Schedule {
             in_force: None,
             reads_platform: false,
             probes: false,
+            clock_at,
             platform_error: None,
         };
         (schedule, Looks { requests: requests_in, tenants: tenants_out }, ready_out)
@@ -350,6 +357,11 @@ impl Schedule {
         let Some(in_force) = self.in_force.clone().filter(|_| self.lead.is_some()) else { return };
         let (now, clock_now) = (Instant::now(), self.engine.clock.now());
         let drift = &in_force.platform.spec.drift;
+        // A clock that was set back would have the next scan wait until its time comes a second time.
+        let before = std::mem::replace(&mut self.clock_at, clock_now);
+        if before - clock_now > SET_BACK {
+            self.polled.values_mut().for_each(|polled| polled.drift_at = None);
+        }
         let mut scans = Vec::new();
         for (tenant, polled) in &mut self.polled {
             let jitter = share_of(tenant, drift.jitter.0);

@@ -53,7 +53,13 @@ pub(super) fn verdicts(
     for key in &applied.done {
         verdicts.insert(key.clone(), Verdict::good(Reason::Applied, said(Reason::Applied)));
     }
-    for (key, reason, message) in &plan.warnings {
+    for (key, unknown) in &applied.unread {
+        let message = format!("its step was done, and it could not be read back since: {}", unknown.message);
+        let verdict =
+            Verdict { ready: ConditionStatus::Unknown, reconciling: true, ..Verdict::bad(unknown.reason, message) };
+        verdicts.insert(key.clone(), verdict);
+    }
+    for (key, reason, message) in plan.warnings.iter().filter(|(key, ..)| !applied.unread.contains_key(key)) {
         if let Some(verdict) = verdicts.get_mut(key) {
             *verdict = Verdict::good(*reason, message.clone());
         }

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::condition::Reason;
 use super::key::{ObjectHex, ResourceKey};
 
-/// A wait that ends later than this from now is none that was set here, but one of a clock that has been set back since.
-const LONGEST_WAIT: TimeDelta = TimeDelta::hours(2);
+/// By how much the clocks of replicas may differ. What was written down later than this from now was written by a clock
+/// that has been set back since, and whatever waits for it has waited long enough.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(1);
 
 /// A step that failed, from its first failure until it works, nobody wants it any more, or git or the platform says
 /// something else.
@@ -40,13 +41,13 @@ impl Attempt {
 
     /// Whether it may be tried now.
     pub fn is_due(&self, now: DateTime<Utc>) -> bool {
-        self.next_at.is_some_and(|next| is_reached(next, now))
+        self.next_at.is_some_and(|next| is_reached(next, self.last_at, now))
     }
 
     /// How long until it is tried again; `None` for a dead letter.
     pub fn wait(&self, now: DateTime<Utc>) -> Option<Duration> {
         let next = self.next_at?;
-        if is_reached(next, now) { Some(Duration::ZERO) } else { (next - now).to_std().ok() }
+        if is_reached(next, self.last_at, now) { Some(Duration::ZERO) } else { (next - now).to_std().ok() }
     }
 
     /// The same, as if it had never failed: tried at the next look.
@@ -67,6 +68,9 @@ pub struct Circuit {
     pub message: String,
     /// Since when it did not answer.
     pub since: DateTime<Utc>,
+    /// When it was asked last.
+    #[serde(default)]
+    pub asked_at: DateTime<Utc>,
     /// When one may ask it again; `None` while the circuit is closed. Whoever asks puts it off first, so that no other
     /// asks at the same time.
     pub retry_at: Option<DateTime<Utc>>,
@@ -75,17 +79,18 @@ pub struct Circuit {
 impl Circuit {
     /// Whether nobody asks now.
     pub fn is_open(&self, now: DateTime<Utc>) -> bool {
-        self.retry_at.is_some_and(|retry| !is_reached(retry, now))
+        self.retry_at.is_some_and(|retry| !is_reached(retry, self.asked_at, now))
     }
 
     /// Whether one may ask now, to see whether it is back.
     pub fn is_half_open(&self, now: DateTime<Utc>) -> bool {
-        self.retry_at.is_some_and(|retry| is_reached(retry, now))
+        self.retry_at.is_some_and(|retry| is_reached(retry, self.asked_at, now))
     }
 }
 
-fn is_reached(at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-    at <= now || at - now > LONGEST_WAIT
+/// Whether a wait until `at` that began at `since` is over.
+fn is_reached(at: DateTime<Utc>, since: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    at <= now || now + CLOCKS_DIFFER < since
 }
 
 #[cfg(test)]
@@ -109,7 +114,19 @@ mod tests {
         };
         assert_eq!((attempt.is_due(at(9)), attempt.wait(at(9))), (false, Some(Duration::from_secs(3600))));
         assert_eq!((attempt.is_due(at(10)), attempt.wait(at(11))), (true, Some(Duration::ZERO)));
-        assert!(attempt.is_due(at(0)), "no wait is that long");
+        assert!(attempt.is_due(at(8)), "the clock was set back");
+        assert!(!attempt.is_due(at(9) - TimeDelta::seconds(5)), "another replica's clock is a little behind");
+        let circuit = Circuit {
+            provider: "p".to_owned(),
+            failures: 3,
+            reason: Reason::TimedOut,
+            message: String::new(),
+            since: at(1),
+            asked_at: at(9),
+            retry_at: Some(at(10)),
+        };
+        assert!(circuit.is_open(at(9)) && !circuit.is_half_open(at(9)));
+        assert!(!circuit.is_open(at(8)) && circuit.is_half_open(at(8)), "the clock was set back");
         let dead = Attempt { next_at: None, ..attempt };
         assert_eq!((dead.is_dead(), dead.is_due(at(20)), dead.wait(at(20))), (true, false, None));
         assert!(dead.anew(at(1)).is_due(at(1)));

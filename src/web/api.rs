@@ -1,5 +1,7 @@
 //! The questions of the API. Each is one function of the read model, and JSON.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -136,10 +138,25 @@ pub(super) async fn health() -> Json<Status> {
     Json(Status { status: "up" })
 }
 
+/// How long the store has to answer who asks whether all is ready: a service manager waits for seconds, and a store that
+/// is away is waited for longer elsewhere.
+const READY_WITHIN: Duration = Duration::from_secs(1);
+
 /// The store answers, and every tenant was looked at once.
 pub(super) async fn ready(State(web): State<WebState>) -> Answer<Status> {
-    let mut tx = web.store.read(Scope::Platform).await?;
-    tx.platform().await?;
+    let asked = async {
+        let mut tx = web.store.read(Scope::Platform).await?;
+        tx.platform().await
+    };
+    match tokio::time::timeout(READY_WITHIN, asked).await {
+        Ok(answered) => drop(answered?),
+        Err(_) => {
+            return Err(ApiError::unavailable(
+                "the state store does not answer",
+                "Wait: Plumb goes on by itself when it is back; its log has the cause.",
+            ));
+        }
+    }
     if !*web.ready.borrow() {
         return Err(ApiError::unavailable(
             "not every tenant has been looked at yet",

@@ -1,3 +1,5 @@
+//! What counts as an answer to a question about drift, and for how long.
+
 use plumb::managers::ManagerError;
 use plumb::model::{ProposalKind, ProposalStatus, Reason};
 use sqlx::Row;
@@ -57,7 +59,6 @@ async fn r14_a_refused_push_over_a_merged_branch_is_no_answer() {
     world.by_hand("staging", "orders", "PRAGMA user_version = 45").await;
     for look in 0..3 {
         world.apply().await;
-        println!("{look}: {:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.pushed, p.pushing, p.message)));
         assert_eq!(world.number("staging", "orders", VERSION).await, 45, "look {look}");
     }
 }
@@ -68,12 +69,10 @@ async fn r14_a_refused_push_over_plumbs_own_merged_branch_is_no_answer() {
     world.tenant.remote_git(&["config", "receive.denyDeletes", "true"]);
     world.tenant.merge(BRANCH, MergeHow::MergeCommit);
     world.apply().await;
-    println!("{:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.pushed, p.pushing, p.message)));
     world.tenant.hook("pre-receive", REFUSE);
     world.by_hand("staging", "orders", "PRAGMA user_version = 45").await;
     for look in 0..3 {
         world.apply().await;
-        println!("{look}: {:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.pushed, p.pushing, p.message)));
         assert_eq!(world.number("staging", "orders", VERSION).await, 45, "look {look}");
     }
 }
@@ -106,8 +105,7 @@ async fn r8_data_that_only_a_question_remembers_is_not_made_again_when_it_is_onl
     world.tenant.commit("Only observe");
     world.tenant.delete_branch(BRANCH);
     for look in 0..2 {
-        let report = world.apply().await;
-        println!("{look}: done {} {:?}", report.done, world.proposal(ORDERS).await.map(|p| (p.status, p.message)));
+        world.apply().await;
         assert!(!world.file("staging", "orders").exists(), "look {look}");
     }
 }
@@ -121,8 +119,7 @@ async fn r8_data_that_only_a_question_remembers_is_not_made_again_after_a_path_c
     ));
     world.platform.commit("Read a folder");
     for look in 0..3 {
-        let report = world.apply().await;
-        println!("{look}: done {} {:?}", report.done, world.proposal(ORDERS).await.map(|p| (p.status, p.branch)));
+        world.apply().await;
         assert!(!world.file("staging", "orders").exists(), "look {look}");
     }
 }
@@ -135,8 +132,7 @@ async fn r8_data_that_only_a_question_remembers_is_not_made_again_where_its_remo
     world.write_database("staging", "reports", "dependsOn: [Database/orders]");
     world.tenant.commit("Add reports");
     for look in 0..3 {
-        let report = world.apply().await;
-        println!("{look}: done {} {:?}", report.done, world.proposal(ORDERS).await.map(|p| (p.status, p.branch)));
+        world.apply().await;
         assert!(!world.file("staging", "orders").exists(), "look {look}");
     }
 }
@@ -152,8 +148,7 @@ async fn an_answer_that_was_carried_out_is_over_beside_a_field_of_somebody_else(
     server.psql(&format!("CREATE ROLE {name}_app")).await;
     world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20\nroles: [{name: app, access: read}]");
     world.tenant.commit("Add a role");
-    let report = world.apply().await;
-    println!("{:?}", report.plan.blocked.iter().map(|b| (b.reason, b.step.is_some())).collect::<Vec<_>>());
+    world.apply().await;
     let limit = format!("SELECT datconnlimit FROM pg_database WHERE datname = '{name}'");
     server.psql(&format!("ALTER DATABASE {name} CONNECTION LIMIT 50")).await;
     world.apply().await;
@@ -162,10 +157,8 @@ async fn an_answer_that_was_carried_out_is_over_beside_a_field_of_somebody_else(
     world.apply().await;
     assert_eq!(server.query("postgres", &limit).await[0].get::<i32, _>(0), 20);
     world.apply().await;
-    println!("{:?}", world.proposal(&key).await.map(|p| (p.status, p.message)));
     server.psql(&format!("ALTER DATABASE {name} CONNECTION LIMIT 50")).await;
     world.apply().await;
-    println!("{:?}", world.proposal(&key).await.map(|p| (p.status, p.message)));
     assert_eq!(server.query("postgres", &limit).await[0].get::<i32, _>(0), 50, "nobody was asked");
 }
 
@@ -219,13 +212,11 @@ async fn the_end_of_an_undoing_answers_no_question() {
     assert_eq!(world.number("staging", "orders", VERSION).await, 1);
     world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
     world.scheduled().await;
-    println!("{:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.fields, p.diff)));
     assert_eq!(world.number("staging", "orders", VERSION).await, 42);
     // An unrelated commit.
     world.write_database("staging", "unrelated", "userVersion: 1");
     world.tenant.commit("Something else");
     world.scheduled().await;
-    println!("{:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.fields, p.diff)));
     assert_eq!(world.number("staging", "orders", VERSION).await, 42, "git did not set it since");
 }
 
@@ -261,7 +252,6 @@ async fn the_begin_of_an_undoing_answers_no_question() {
     faults.fail("carts", ManagerError::terminal(Reason::Rejected, "no"));
     for look in 0..3 {
         world.scheduled().await;
-        println!("{look}: {:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.fields)));
         assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}");
     }
 }
@@ -273,7 +263,6 @@ async fn a_branch_that_was_put_back_to_where_it_began_is_not_merged() {
     world.platform.commit("Ignore what is closed");
     world.tenant.git(&["push", "--force", "origin", &format!("main:{BRANCH}")]);
     world.apply().await;
-    println!("{:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.message)));
     assert_eq!(world.number("staging", "orders", VERSION).await, 42);
 }
 
@@ -291,15 +280,9 @@ async fn a_conflict_is_answered_also_where_drift_is_only_observed() {
     world.tenant.commit("Expect 8");
     world.apply().await;
     assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
-    for look in 0..2 {
+    for _ in 0..2 {
         world.tenant.delete_branch(BRANCH);
-        let report = world.apply().await;
-        println!(
-            "{look}: done {} {:?} {:?}",
-            report.done,
-            world.proposal(ORDERS).await.map(|p| (p.status, p.message)),
-            world.tenant.branches()
-        );
+        world.apply().await;
     }
     assert_eq!(world.number("staging", "orders", VERSION).await, 8);
 }
@@ -311,17 +294,15 @@ async fn an_answer_to_what_cannot_be_seen_outlives_drift_of_another_field() {
     world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20\nextensions: [pgcrypto]");
     world.tenant.commit("Add orders");
     world.in_sync().await;
-    let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
+    let name = world.object("staging", "orders");
     server.psql_in(&name, "DROP EXTENSION pgcrypto").await;
     world.apply().await;
     world.tenant.delete_branch(BRANCH);
     server.psql(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
     server.psql(&format!("ALTER DATABASE {name} CONNECTION LIMIT 60")).await;
     world.apply().await;
-    println!("{:?}", world.proposal(&key).await.map(|p| (p.status, p.fields)));
     server.psql(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
-    let report = world.apply().await;
-    println!("{:?} {:?}", report.done, world.proposal(&key).await.map(|p| (p.status, p.fields)));
+    world.apply().await;
     let there = server.query(&name, "SELECT 1 FROM pg_extension WHERE extname = 'pgcrypto'").await.len();
     assert_eq!(there, 1, "a person said to put it back");
 }
@@ -333,18 +314,16 @@ async fn what_of_an_answer_was_carried_out_is_over_while_the_rest_cannot_be_seen
     world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20\nextensions: [pgcrypto]");
     world.tenant.commit("Add orders");
     world.in_sync().await;
-    let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
+    let name = world.object("staging", "orders");
     let limit = format!("SELECT datconnlimit FROM pg_database WHERE datname = '{name}'");
     server.psql_in(&name, "DROP EXTENSION pgcrypto").await;
     server.psql(&format!("ALTER DATABASE {name} CONNECTION LIMIT 50")).await;
     world.apply().await;
     world.tenant.delete_branch(BRANCH);
     server.psql(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
-    let report = world.apply().await;
-    println!("{:?} {:?}", report.done, world.proposal(&key).await.map(|p| (p.status, p.fields.len())));
+    world.apply().await;
     server.psql(&format!("ALTER DATABASE {name} CONNECTION LIMIT 50")).await;
-    let report = world.apply().await;
-    println!("{:?} {:?}", report.done, world.proposal(&key).await.map(|p| (p.status, p.fields.len())));
+    world.apply().await;
     assert_eq!(server.query("postgres", &limit).await[0].get::<i32, _>(0), 50, "nobody was asked");
 }
 
@@ -376,18 +355,11 @@ async fn r8_a_question_about_drift_remembers_that_there_was_data() {
     for _ in 0..2 {
         world.apply().await;
     }
-    println!(
-        "{:?} record {}",
-        world.proposal(ORDERS).await.map(|p| (p.status, p.kind)),
-        world.inventory().await.records.len()
-    );
     std::fs::remove_file(world.file("staging", "orders")).unwrap();
     world.apply().await;
-    println!("{:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.kind)));
     world.write_platform("id: test-platform");
     world.platform.commit("Go on");
-    let report = world.apply().await;
-    println!("done {} {:?}", report.done, world.proposal(ORDERS).await.map(|p| (p.status, p.kind)));
+    world.apply().await;
     assert!(!world.file("staging", "orders").exists());
 }
 
@@ -400,11 +372,9 @@ async fn an_answer_given_while_suspended_counts_afterwards() {
     world.apply().await;
     world.tenant.delete_branch(BRANCH);
     world.apply().await;
-    println!("{:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.message)));
     world.write_resource("staging", "Database", "orders", "", spec);
     world.tenant.commit("Go on");
     world.apply().await;
-    println!("{:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.message)));
     assert_eq!(world.number("staging", "orders", VERSION).await, 7);
 }
 
@@ -439,7 +409,6 @@ async fn a_question_about_lost_data_ends_when_it_is_only_observed_and_recorded()
     for _ in 0..2 {
         world.apply().await;
     }
-    println!("{:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.kind)));
     assert!(world.proposal(ORDERS).await.is_none());
 }
 
@@ -467,7 +436,6 @@ async fn a_persons_branch_stays_where_it_is_when_the_path_changes() {
     for _ in 0..2 {
         world.apply().await;
     }
-    println!("{:?} {:?}", world.tenant.branches(), world.proposal(ORDERS).await.map(|p| (p.status, p.branch)));
     assert!(world.tenant.branches().len() == 2, "{:?}", world.tenant.branches());
 }
 
@@ -487,7 +455,6 @@ async fn r9_another_branch_of_the_repository_answers_no_question() {
     ));
     world.platform.commit("Read release");
     world.apply().await;
-    println!("{:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.fields)));
     assert_eq!(world.number("staging", "orders", VERSION).await, 42);
 }
 
@@ -503,7 +470,6 @@ async fn r9_a_rewritten_history_answers_no_question() {
     assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
     world.tenant.git(&["push", "--force", "origin", &format!("{old}:main")]);
     world.apply().await;
-    println!("{:?}", world.proposal(ORDERS).await.map(|p| (p.status, p.fields)));
     assert_eq!(world.number("staging", "orders", VERSION).await, 42);
 }
 
@@ -523,7 +489,6 @@ async fn what_was_left_alone_stays_so_after_a_look_without_the_object() {
     for _ in 0..2 {
         world.apply().await;
     }
-    println!("{:?} {:?}", world.tenant.branches(), world.proposal(ORDERS).await.map(|p| (p.status, p.kind)));
     assert_eq!(world.number("staging", "orders", VERSION).await, 42);
     assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
 }

@@ -17,6 +17,7 @@ mod managers_redis;
 mod managers_sqlite;
 mod manifest;
 mod narrow;
+mod outages;
 mod previews;
 mod replicas;
 mod retries;

@@ -3,16 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use plumb::model::{Action, EventKind, ExecutionOutcome, Place};
 use plumb::store::postgres::PostgresStore;
 use plumb::store::{HistoryFilter, Mode, Queue, Scope, Store};
 
-use crate::harness::desk::{Desk, PLUMB};
+use crate::harness::desk::Desk;
 use crate::harness::git::GitRepo;
 use crate::harness::postgres::PostgresServer;
+use crate::harness::replica::Replica;
 
 const TENANTS: usize = 10;
 /// Of each tenant.
@@ -26,60 +26,7 @@ const GRACE: Duration = Duration::from_secs(15);
 const TIMEOUT: &str = "10s";
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// In the data directory.
-const LOG: &str = "log";
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
-
-/// A `plumb serve` with a data directory of its own; killed when dropped.
-struct Replica {
-    process: Child,
-    data: tempfile::TempDir,
-}
-
-impl Replica {
-    fn start(desk: &Desk, database: &str, login: &Path) -> Self {
-        let data = tempfile::tempdir().unwrap();
-        let log = std::fs::File::create(data.path().join(LOG)).unwrap();
-        let process = Command::new(PLUMB)
-            .args(["serve", "--listen", "127.0.0.1:0", "--lease", &format!("{}ms", LEASE.as_millis())])
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", desk.folder())
-            .env("PLUMB_PLATFORM", desk.platform.url())
-            .env("PLUMB_DATABASE", database)
-            .env("PLUMB_DATA_DIR", data.path())
-            .env("PLUMB_SECRET_KEY", "11".repeat(32))
-            .env("PG_LOGIN", login)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Self { process, data }
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    fn holds(&self, place: &Place) -> bool {
-        let number = format!("/{}/", self.process.id());
-        place.holder.as_ref().is_some_and(|holder| holder.0.contains(&number))
-    }
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.data.path().join(LOG)).unwrap_or_default();
-            println!("the log of {}:\n{log}", self.process.id());
-        }
-        // It may be dead already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 /// Ten tenants with fifty resources each.
 fn world(server: &PostgresServer, files: &Path, login: &Path) -> (Desk, Vec<GitRepo>) {
@@ -160,7 +107,7 @@ async fn three_replicas_make_everything_once_though_one_is_killed_and_one_is_pau
     let url = format!("postgres://{login}:{password}@127.0.0.1:{}/state", server.port());
     drop(PostgresStore::open(&url, Mode::Reconcile).await.unwrap());
     let store = PostgresStore::open(&url, Mode::ReadOnly).await.unwrap();
-    let mut replicas: Vec<Replica> = (0..3).map(|_| Replica::start(&desk, &url, &login_file)).collect();
+    let mut replicas: Vec<Replica> = (0..3).map(|_| Replica::start(&desk, &url, LEASE, &login_file)).collect();
 
     // Of two that work one is killed and one is paused, until the third has what they held; then the paused one goes on,
     // and may write nothing of that any more.
@@ -212,11 +159,8 @@ async fn three_replicas_make_everything_once_though_one_is_killed_and_one_is_pau
     }
     until(&store, "rest", |places| places.iter().all(Place::is_idle)).await;
     replicas.remove(killed);
-    for replica in &replicas {
-        replica.signal("TERM");
-    }
     for replica in &mut replicas {
-        assert_eq!(replica.process.wait().unwrap().code(), Some(0));
+        assert_eq!(replica.terminate(), Some(0));
     }
     let live: BTreeSet<String> = std::fs::read_dir(files.path())
         .unwrap()

@@ -84,6 +84,29 @@ async fn a_step_that_fails_waits_longer_each_time_and_its_dependents_go_on_with_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_and_could_not_be_read_back_is_looked_at_again_soon() {
+    let (world, faults, _clock) = faulty_world().await;
+    let silent = Arc::clone(&faults);
+    world.on_event(move |event| {
+        let is_last = event.key.as_ref().is_some_and(|key| key.name == "carts");
+        if matches!(event.kind, EventKind::StepDone { .. }) && is_last {
+            silent.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+        }
+    });
+    let report = world.scheduled().await;
+    assert_eq!((report.outcome, report.done, report.wants_retry), (ExecutionOutcome::Blocked, 2, true));
+    assert!(world.inventory().await.records.is_empty(), "nobody has seen them");
+    let told = said(&world, CARTS, ConditionType::Ready).await;
+    assert_eq!(told, (ConditionStatus::Unknown, Reason::ProviderUnreachable));
+    // The next look is narrow, and records them all the same.
+    faults.silence(None);
+    let report = world.scheduled().await;
+    assert_eq!((report.outcome, report.done), (ExecutionOutcome::InSync, 0));
+    assert_eq!(world.inventory().await.records.len(), 2);
+    assert_eq!(said(&world, CARTS, ConditionType::Ready).await.0, ConditionStatus::True);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_work_is_tried_once_until_a_commit_or_a_person_says_so() {
     let (world, faults, clock) = faulty_world().await;
     faults.fail("orders", refused());

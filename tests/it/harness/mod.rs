@@ -6,4 +6,5 @@ pub mod faulty;
 pub mod git;
 pub mod postgres;
 pub mod redis;
+pub mod replica;
 pub mod world;

@@ -82,8 +82,8 @@ impl PostgresServer {
         // The shell outlives nobody: when the pipe closes, however the tests end, it stops the server and cleans up.
         let script = "exec 3<&0; \"$@\" </dev/null >>\"$LOG\" 2>&1 & server=$!; read -r order <&3; \
                       kill -CONT $(cat \"$FOLDER/stopped\" 2>/dev/null) 2>/dev/null; \
-                      kill -QUIT $server 2>/dev/null; wait $server; \
-                      if [ \"$order\" != keep ]; then rm -rf \"$FOLDER\"; fi";
+                      if [ \"$order\" = shut ]; then kill -INT $server; else kill -QUIT $server; fi 2>/dev/null; \
+                      wait $server; if [ -z \"$order\" ]; then rm -rf \"$FOLDER\"; fi";
         let child = as_postgres(Path::new("/bin/sh"))
             .args(["-c", script, "watchdog"])
             .arg(binaries().join("postgres"))
@@ -131,6 +131,13 @@ impl PostgresServer {
     pub fn stop(&self) {
         let Some(mut child) = self.watchdog().take() else { return };
         end(&mut child, "keep\n");
+    }
+
+    /// Shuts the server down as an administrator does: sessions are ended, nothing is waited for, what is committed is
+    /// written. Keeps its data for [`PostgresServer::restart`].
+    pub fn shut_down(&self) {
+        let Some(mut child) = self.watchdog().take() else { return };
+        end(&mut child, "shut\n");
     }
 
     /// Stops every process of the server in its tracks: connections stay open and nothing answers.

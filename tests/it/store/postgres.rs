@@ -153,7 +153,7 @@ async fn a_slot_whose_return_was_lost_keeps_nobody_waiting() {
     let server = PostgresServer::shared();
     let (login, password) = server.login();
     server.psql("CREATE DATABASE state_lost_slot OWNER plumb").await;
-    world.state = Some(format!("postgres://{login}:{password}@127.0.0.1:{}/state_lost_slot", server.port()));
+    world.database = Some(format!("postgres://{login}:{password}@127.0.0.1:{}/state_lost_slot", server.port()));
     world.restart().await;
     // The first slot that is given back is not.
     let once = "CREATE SEQUENCE plumb.returns; CREATE FUNCTION plumb.fail_once() RETURNS trigger LANGUAGE plpgsql \

@@ -136,6 +136,7 @@ pub fn circuit(provider: &str) -> Circuit {
         reason: Reason::ProviderUnreachable,
         message: HOSTILE.into(),
         since: at(1),
+        asked_at: at(8),
         retry_at: Some(at(9)),
     }
 }

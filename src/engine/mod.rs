@@ -24,6 +24,7 @@ mod reconcile;
 mod record;
 mod sagas;
 pub mod schedule;
+mod slots;
 mod status;
 mod timeline;
 pub mod vault;

@@ -317,6 +317,12 @@ impl Queue for PostgresStore {
         self.end(queue).await
     }
 
+    async fn give_slots_but(&self, provider: &str, used: &[i64], lease: &Lease) -> Result<(), StoreError> {
+        let (mut queue, _) = self.queue().await?;
+        slots::give_all_but(&mut queue, provider, used, lease).await?;
+        self.end(queue).await
+    }
+
     async fn places(&self) -> Result<Vec<Place>, StoreError> {
         let mut queue = self.start(BEGIN_READ).await?;
         self.enter(&mut queue, &Scope::Platform).await?;

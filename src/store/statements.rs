@@ -15,7 +15,7 @@ use sqlx::{Database, QueryBuilder, Transaction, query};
 
 use super::chains;
 use super::rows::{column, read_event, read_execution, read_secret};
-use super::{DROP_MONTHS, Db, MAKE_MONTHS, failed};
+use super::{DROP_MONTHS, Db, MAKE_MONTHS, MONTHS_WAIT, failed};
 use crate::model::{
     Approval, Attempt, Circuit, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity,
     Record, ResourceKey, ResourceStatus, Saga, Stray, Summary, Trigger, is_label,
@@ -218,10 +218,19 @@ impl SqlTx {
     async fn drop_months(&mut self, what: &'static str, table: &str, before: DateTime<Utc>) -> Result<u64, StoreError> {
         match (DROP_MONTHS, &self.scope) {
             (Some(sql), Scope::Platform) => {
+                self.wait_little_for_months(what).await?;
                 let gone = self.add(what, query(sql).bind(table).bind(time(before))).await?;
                 Ok(gone.unsigned_abs())
             }
             (Some(_) | None, _) => Ok(0),
+        }
+    }
+
+    /// From now on the transaction waits for nobody's lock for long.
+    async fn wait_little_for_months(&mut self, what: &'static str) -> Result<(), StoreError> {
+        match MONTHS_WAIT {
+            Some(sql) => self.write(what, query(sql)).await.map(drop),
+            None => Ok(()),
         }
     }
 
@@ -767,6 +776,7 @@ impl Tx for SqlTx {
         self.expect_writable()?;
         self.claim_platform(WHAT)?;
         if let Some(sql) = MAKE_MONTHS {
+            self.wait_little_for_months(WHAT).await?;
             self.write(WHAT, query(sql).bind(now.format("%Y-%m").to_string()).bind(MONTHS_AHEAD)).await?;
         }
         Ok(())

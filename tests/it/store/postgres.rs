@@ -11,9 +11,10 @@ use plumb::store::postgres::PostgresStore;
 use plumb::store::{Queue, Scope, Store, StoreError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
+use super::audit::entry;
 use super::sample::tenant_state;
 use super::{Fixture, isolation, tenant};
-use crate::harness::desk::Desk;
+use crate::harness::desk::{Desk, PLUMB};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{FILES, World};
 
@@ -340,4 +341,22 @@ async fn the_program_keeps_its_state_there() {
         (1, true),
         "{elsewhere:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_is_exported_whole_to_whoever_is_slow() {
+    const ROWS: usize = 3000;
+    let fixture = Fixture::postgres().await;
+    let mut tx = fixture.store.begin(Scope::Tenant("checkout".to_owned())).await.unwrap();
+    let entries: Vec<_> = (0..ROWS).map(|number| entry(number as i64)).collect();
+    tx.append_audit("checkout", &entries).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut export = std::process::Command::new(PLUMB);
+    export.args(["audit", "-o", "json"]).env("PLUMB_DATABASE", &fixture.url).stdout(std::process::Stdio::piped());
+    let export = export.spawn().unwrap();
+    // Longer than the database lets a transaction idle.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let output = tokio::task::spawn_blocking(|| export.wait_with_output()).await.unwrap().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), ROWS);
 }

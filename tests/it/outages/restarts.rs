@@ -318,8 +318,14 @@ async fn restart_the_target(how: How) {
     loop {
         let all = HistoryFilter { limit: 100_000, ..HistoryFilter::default() };
         let events = store.read(Scope::Platform).await.unwrap().events(&all).await.unwrap();
-        let failed = |event: &Event| matches!(&event.kind, EventKind::StepFailed { reason, .. } if *reason == Reason::ProviderUnreachable);
-        if events.iter().any(failed) {
+        // In a step, or before one.
+        let noticed = |event: &Event| match &event.kind {
+            EventKind::StepFailed { reason, .. } | EventKind::Unknown { reason, .. } => {
+                *reason == Reason::ProviderUnreachable
+            }
+            _ => false,
+        };
+        if events.iter().any(noticed) {
             break;
         }
         assert!(start.elapsed() < PATIENCE, "nobody notices");

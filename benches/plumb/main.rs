@@ -4,6 +4,7 @@
 //! `git`, `psql`, and `terraform` where it is installed. Nothing here is asserted; a loaded machine shows in both
 //! columns.
 
+mod fleet;
 mod postgres;
 mod rig;
 
@@ -37,6 +38,11 @@ fn main() {
         ("embedded", embedded),
         ("commit", one_file_commit),
         ("postgres", postgres::two_hundred_databases),
+        ("queue", fleet::queue),
+        ("events", fleet::events),
+        ("replicas", fleet::replicas),
+        ("large", fleet::large),
+        ("idle", fleet::idle),
     ];
     let ground = Ground::new();
     let mut rows = Vec::new();

@@ -5,13 +5,13 @@
 
 #[path = "../../tests/it/harness/postgres.rs"]
 #[expect(dead_code, reason = "the tests use all of it")]
-mod server;
+pub mod server;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use server::PostgresServer;
 
@@ -28,7 +28,7 @@ pub fn two_hundred_databases(ground: &Ground) -> Vec<Row> {
         let command = rig_on(ground, &server);
         measured(command);
         let log = std::fs::read(server.socket_folder().join("log")).expect("the server's log");
-        as_script(&String::from_utf8_lossy(&log))
+        as_script(&String::from_utf8_lossy(&log), |_| true)
     };
 
     let ours = {
@@ -36,23 +36,7 @@ pub fn two_hundred_databases(ground: &Ground) -> Vec<Row> {
         let command = rig_on(ground, &server);
         measured(command)
     };
-    let theirs = {
-        let server = PostgresServer::start();
-        let (_, password) = server.login();
-        let start = Instant::now();
-        let mut psql = Command::new("psql")
-            .args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", &server.url()])
-            .env("PGPASSWORD", password)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("psql starts");
-        psql.stdin.take().expect("piped").write_all(sql.as_bytes()).expect("psql reads");
-        let status = psql.wait().expect("psql ends");
-        assert!(status.success(), "psql ended with {status}");
-        start.elapsed()
-    };
+    let theirs = psql(&PostgresServer::start(), &sql);
     vec![Row {
         what: format!("{DATABASES} PostgreSQL databases with two roles each, from one push"),
         ours: format!("{}, {} MiB", shown(ours.time), ours.peak_mib),
@@ -62,8 +46,26 @@ pub fn two_hundred_databases(ground: &Ground) -> Vec<Row> {
     }]
 }
 
+/// How long psql takes for a script on a server.
+pub fn psql(server: &PostgresServer, sql: &str) -> Duration {
+    let (_, password) = server.login();
+    let start = Instant::now();
+    let mut psql = Command::new("psql")
+        .args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", &server.url()])
+        .env("PGPASSWORD", password)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("psql starts");
+    psql.stdin.take().expect("piped").write_all(sql.as_bytes()).expect("psql reads");
+    let status = psql.wait().expect("psql ends");
+    assert!(status.success(), "psql ended with {status}");
+    start.elapsed()
+}
+
 /// Makes the server log every statement, with its user, session and database in front.
-fn log_statements(server: &PostgresServer) {
+pub fn log_statements(server: &PostgresServer) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         server.psql("ALTER SYSTEM SET log_line_prefix = '%u|%c|%d|'").await;
@@ -97,12 +99,12 @@ fn rig_on(ground: &Ground, server: &PostgresServer) -> Command {
 }
 
 /// The statements that changed something: first all in the maintenance database, in the order of the log, then those
-/// inside each database, so that psql connects no more often than it has to.
-fn as_script(log: &str) -> String {
+/// inside each database, so that psql connects no more often than it has to. Of databases that are `wanted`.
+pub fn as_script(log: &str, wanted: impl Fn(&str) -> bool) -> String {
     let mut outside = String::new();
     let mut inside: BTreeMap<String, String> = BTreeMap::new();
     let mut sessions: BTreeMap<String, String> = BTreeMap::new();
-    for (session, database, statement) in statements(log) {
+    for (session, database, statement) in statements(log).into_iter().filter(|(_, database, _)| wanted(database)) {
         // A transaction stays together, though sessions ran side by side.
         let waiting = sessions.entry(session.clone()).or_default();
         let _ = writeln!(waiting, "{};", statement.trim_end().trim_end_matches(';'));

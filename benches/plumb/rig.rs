@@ -49,7 +49,7 @@ pub fn median(mut runs: Vec<Run>) -> Run {
 }
 
 /// `VmHWM` in KiB; `None` once the process is gone.
-fn resident_peak(status_file: &str) -> Option<u64> {
+pub fn resident_peak(status_file: &str) -> Option<u64> {
     let text = std::fs::read_to_string(status_file).ok()?;
     let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
@@ -145,6 +145,60 @@ impl Rig {
         self.write(&format!("tenant/group-{}/db-{number}.yaml", number / 100), &text);
     }
 
+    /// A platform with many tenants, `team-0` and so on, on one provider.
+    pub fn write_tenants(&self, count: usize, platform: &str, provider: &str) {
+        self.write(
+            "platform/platform.yaml",
+            &format!(
+                "apiVersion: plumb.dev/v1\nkind: Platform\nmetadata: {{name: bench}}\nspec: {{id: bench, {platform}}}\n---\n\
+                 apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: main}}\nspec: {{{provider}, serves: [{{kind: \
+                 Database}}]}}\n"
+            ),
+        );
+        for number in 0..count {
+            let tenant = format!(
+                "apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {{name: team-{number}}}\nspec:\n  repository: {{url: \
+                 \"{}\"}}\n  environments: [staging]\n  providers: [main]\n",
+                self.team(number).display()
+            );
+            self.write(&format!("platform/tenants/team-{number}.yaml"), &tenant);
+        }
+    }
+
+    fn team(&self, number: usize) -> PathBuf {
+        self.path().join(format!("teams/team-{number}"))
+    }
+
+    /// `count` databases of a tenant among many, a hundred a folder, each with a spec of its own.
+    pub fn write_in(&self, team: usize, count: usize, spec: impl Fn(usize) -> String) {
+        self.write(&format!("teams/team-{team}/README.md"), "Databases\n");
+        for number in 0..count {
+            self.write_one(team, number, &spec(number));
+        }
+    }
+
+    /// One of them.
+    pub fn write_one(&self, team: usize, number: usize, spec: &str) {
+        let text = format!(
+            "apiVersion: plumb.dev/v1\nkind: Database\nmetadata:\n  name: db-{number}\n  environment: staging\n  labels: {{owner: \
+             team-bench}}\nspec:\n  provider: main\n{spec}"
+        );
+        self.write(&format!("teams/team-{team}/group-{}/db-{number}.yaml", number / 100), &text);
+    }
+
+    /// Commits what changed of the platform and of every tenant among many.
+    pub fn commit_many(&self) {
+        let teams = std::fs::read_dir(self.path().join("teams")).expect("there are teams");
+        let mut folders: Vec<PathBuf> = teams.map(|team| team.expect("a team").path()).collect();
+        folders.push(self.path().join("platform"));
+        in_parallel(&folders, |folder| {
+            git(folder, &["init", "--quiet", "--initial-branch=main"]);
+            if !git(folder, &["status", "--porcelain"]).is_empty() {
+                commit_all(folder);
+            }
+        });
+    }
+
     /// Any manifest of the tenant.
     pub fn write_manifest(&self, name: &str, text: &str) {
         self.write(&format!("tenant/{name}.yaml"), text);
@@ -197,6 +251,16 @@ impl Rig {
         };
         Engine::new(settings, store, Arc::new(secrets.expect("secrets")), clock, Arc::new(listener))
     }
+}
+
+/// Works on each folder, on all cores: a thousand programs take their time one after the other.
+fn in_parallel(folders: &[PathBuf], work: impl Fn(&Path) + Sync) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for some in folders.chunks(folders.len().div_ceil(threads).max(1)) {
+            scope.spawn(|| some.iter().for_each(|folder| work(folder)));
+        }
+    });
 }
 
 fn commit_all(folder: &Path) {

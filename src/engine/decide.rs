@@ -137,7 +137,8 @@ fn asks_nobody(proposal: &Proposal, tenant: &TenantSpec, desired: &DesiredState)
     let annotations = &resource.annotations;
     let only_observes = annotations.drift.unwrap_or(tenant.drift) == DriftMode::Observe;
     let ignores = || proposal.fields.iter().all(|field| annotations.ignores(&field.path));
-    only_observes || annotations.suspend || (proposal.kind == ProposalKind::Drift && ignores())
+    let suspended = annotations.suspend || tenant.suspend.covers(&proposal.key.environment);
+    only_observes || suspended || (proposal.kind == ProposalKind::Drift && ignores())
 }
 
 /// Whether git surely does not want `key` any more: what cannot be read, or stands in an environment that was taken

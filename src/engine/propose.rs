@@ -69,6 +69,11 @@ impl Topic<'_> {
         self.plan.drift.iter().filter(move |drift| drift.key == *key && self.is_still_there(drift))
     }
 
+    /// Whether nothing is done to it for now, by its annotation or by its tenant.
+    fn is_suspended(&self, resource: &Resource) -> bool {
+        resource.annotations.suspend || self.owner.tenant.suspend.covers(&resource.key.environment)
+    }
+
     fn is_still_there(&self, drift: &Drift) -> bool {
         !(drift.missing && self.applied.done.contains(&drift.key))
     }
@@ -609,7 +614,7 @@ fn settled_by_now(topic: &Topic<'_>, proposal: &Proposal, resource: &Resource) -
         return Some(why.to_owned());
     };
     // What is suspended is left as it is, and so are its conversations.
-    if !proposal.status.is_undecided() || resource.annotations.suspend {
+    if !proposal.status.is_undecided() || topic.is_suspended(resource) {
         return None;
     }
     match drift.mode {

@@ -52,7 +52,7 @@ pub struct Report {
     pub done: usize,
     /// Something did not work that may work later without a new commit.
     pub wants_retry: bool,
-    /// How long until a step that failed is tried again.
+    /// How long until something that is held goes on by itself: a step that failed is tried again, a window opens.
     pub next_try: Option<Duration>,
     /// The refs that it was done on.
     pub refs: Refs,
@@ -162,7 +162,7 @@ struct Passed {
     plan: Plan,
     desired: Arc<DesiredState>,
     applied: Applied,
-    /// How long until a step that failed is tried again.
+    /// How long until something that is held goes on by itself.
     next_try: Option<Duration>,
     /// What it did is to be undone.
     undoes: bool,
@@ -240,7 +240,7 @@ impl Engine {
             tenant: tenant.to_owned(),
             execution,
             outcome,
-            wants_retry: !applied.put_off.is_empty() || !plan.unknown.is_empty() || waits_for_time(&plan),
+            wants_retry: !applied.put_off.is_empty() || !plan.unknown.is_empty(),
             next_try,
             done: earlier.len() + applied.done.len(),
             failed: applied.failed.into_iter().map(|(key, e)| (key, (e.reason(), e.to_string()))).collect(),
@@ -436,7 +436,9 @@ impl Engine {
         sagas::prepare(self.store.as_ref(), lease, &mut sagas, &plan, &desired, &memory.inventory, heads).await?;
         let applied = self.apply(platform, &plan, spec.max_concurrency, held, timeline).await;
         self.remark(platform, &plan.settles, spec.max_concurrency, held).await;
-        if plan.scope == PlanScope::Full && held.going() == Going::On {
+        // Where all of a tenant is suspended, its looks leave servers as they are.
+        let is_suspended = spec.environments.iter().all(|environment| spec.suspend.covers(environment));
+        if plan.scope == PlanScope::Full && !is_suspended && held.going() == Going::On {
             self.tidy(platform, &spec.providers).await;
         }
         timeline.flush().await?;
@@ -511,7 +513,9 @@ impl Engine {
             changes.records.iter().map(|record| &record.key).chain(&changes.forgotten).cloned().collect();
         workspace.keep(memory.into_kept().with(changes), rewritten);
         let sources = sources_of(workspace, &desired);
-        let next_try = attempts::next_wait(&attempts, self.clock.now());
+        let now = self.clock.now();
+        let opening = plan.goes_on_at().map(|at| (at - now).to_std().unwrap_or_default());
+        let next_try = attempts::next_wait(&attempts, now).into_iter().chain(opening).min();
         let undoes = !begun.is_empty();
         Ok(Passed { plan, desired, applied, next_try, undoes, refs: source.refs, commit: source.head, sources })
     }
@@ -798,11 +802,6 @@ fn outcome_of(plan: &Plan, desired: &DesiredState, applied: &Applied) -> Executi
     } else {
         ExecutionOutcome::InSync
     }
-}
-
-/// Whether something will pass the gate without anybody doing anything.
-fn waits_for_time(plan: &Plan) -> bool {
-    plan.blocked.iter().any(|blocked| blocked.reason == Reason::WindowClosed)
 }
 
 /// The texts of the files that findings speak of.

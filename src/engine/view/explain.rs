@@ -56,7 +56,7 @@ pub struct Cause {
     /// What the reason means, in a sentence.
     pub explanation: String,
     pub since: Option<DateTime<Utc>>,
-    /// When it is tried again by itself.
+    /// When it goes on by itself: it is tried again, or a window opens.
     pub next_at: Option<DateTime<Utc>>,
     /// What a person can do, where the message does not say.
     pub help: Option<String>,
@@ -85,6 +85,12 @@ impl Cause {
             SubjectKind::Tenant => format!("tenant {}", self.subject),
             SubjectKind::Platform => "the platform".to_owned(),
         }
+    }
+
+    /// When it goes on by itself, where the message does not say so already.
+    pub fn goes_on(&self) -> Option<String> {
+        let next = self.next_at?.to_rfc3339_opts(SecondsFormat::Secs, true);
+        (!self.message.contains(&next)).then(|| format!("tried again at {next}"))
     }
 }
 
@@ -140,6 +146,7 @@ fn chain(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<
         let mut link = Cause::new(SubjectKind::Resource, key.to_string(), ready.reason, &ready.message);
         link.since = Some(ready.last_transition_time);
         link.help = help(facts, &key, ready.reason);
+        link.next_at = status.until;
         let root = match ready.reason {
             Reason::DependencyNotReady => {
                 next = waited_for(facts, status, &seen);
@@ -153,6 +160,7 @@ fn chain(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<
             | Reason::ProviderMissing
             | Reason::ProviderIdentityChanged => Some(provider(facts, &status.provider, ready.reason, &ready.message)),
             Reason::BackingOff | Reason::DeadLetter => {
+                // Somebody may have had it tried again since.
                 link.next_at = facts.attempts.get(&key).and_then(|attempt| attempt.next_at);
                 None
             }
@@ -320,8 +328,8 @@ fn answer(key: &ResourceKey, status: Option<&ResourceStatus>, chain: &[Cause]) -
         sentence.push_str(&format!("it {} ({}): ", links.join(", which "), last.reason));
     }
     sentence.push_str(&last.message);
-    if let Some(next) = last.next_at {
-        sentence.push_str(&format!("; tried again at {}", next.to_rfc3339_opts(SecondsFormat::Secs, true)));
+    if let Some(when) = last.goes_on() {
+        sentence.push_str(&format!("; {when}"));
     }
     sentence
 }

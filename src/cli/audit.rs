@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::model::platform::Span;
 use crate::model::{Clock, SystemClock};
 use crate::store::audit::{AuditEntry, AuditFilter, AuditHead, ChainBreak, ChainWalk, chain_name};
-use crate::store::{Scope, Tx};
+use crate::store::{Scope, Store, Tx};
 
 use super::args::{Common, Format};
 use super::{house, output};
@@ -39,14 +39,11 @@ struct Verdict {
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let since = args.since.as_deref().map(|text| moment(text, SystemClock.now())).transpose()?;
     let scope = common.tenant.clone().map_or(Scope::Platform, Scope::Tenant);
-    let mut tx = house::reading(common).await?.read(scope).await?;
-    if args.verify {
-        return verify(tx.as_mut(), common).await;
-    }
+    let store = house::reading(common).await?;
     let mut rows = Pages { filter: AuditFilter { since, after: None, limit: PAGE } };
-    if common.output == Format::Json {
+    if common.output == Format::Json && !args.verify {
         let mut out = std::io::stdout().lock();
-        while let Some(page) = rows.next(tx.as_mut()).await? {
+        while let Some(page) = rows.next_alone(store.as_ref(), &scope).await? {
             for entry in &page {
                 serde_json::to_writer(&mut out, entry).map_err(std::io::Error::from)?;
                 out.write_all(b"\n")?;
@@ -54,6 +51,10 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         }
         out.flush()?;
         return Ok(0);
+    }
+    let mut tx = store.read(scope).await?;
+    if args.verify {
+        return verify(tx.as_mut(), common).await;
     }
     let mut all = Vec::new();
     while let Some(page) = rows.next(tx.as_mut()).await? {
@@ -147,6 +148,13 @@ impl Pages {
         let Some(last) = page.last() else { return Ok(None) };
         self.filter.after = Some((last.tenant.clone(), last.id));
         Ok(Some(page))
+    }
+
+    /// The next one, in a transaction of its own: whoever takes the rows may be slow, and a database lets none idle for so
+    /// long. Rows that were read stay as they are.
+    async fn next_alone(&mut self, store: &dyn Store, scope: &Scope) -> anyhow::Result<Option<Vec<AuditEntry>>> {
+        let mut tx = store.read(scope.clone()).await?;
+        self.next(tx.as_mut()).await
     }
 }
 

@@ -297,6 +297,7 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
     let Some(_lead) = source.lead().await? else {
         bail!("a plumb is reconciling with {}; stop every replica first", from.shown());
     };
+    expect_at_rest(source.as_ref(), &from).await?;
     let target = house::open(&to, Mode::Reconcile).await?;
     let (mut rows, mut written) = (source.snapshot().await?, target.refill().await?);
     let counts = copy::copy(rows.as_mut(), written.as_mut(), &to.shown()).await?;
@@ -308,6 +309,26 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
             to.shown(),
             from.shown()
         );
+    }
+    Ok(())
+}
+
+/// Refuses while a replica looks at a tenant: one that leads nobody, as `plumb apply`, writes too, and what it wrote after
+/// the copy, such as a password, would be lost.
+async fn expect_at_rest(source: &dyn Store, from: &Database) -> anyhow::Result<()> {
+    let now = SystemClock.now();
+    for place in source.places().await? {
+        if let (Some(holder), Some(until)) = (place.holder, place.lease_until)
+            && until > now
+        {
+            bail!(
+                "{holder} looks at {} with {}; stop every replica and every `plumb apply` first, and one that was killed \
+                 is over at {}",
+                place.tenant,
+                from.shown(),
+                until.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+            );
+        }
     }
     Ok(())
 }

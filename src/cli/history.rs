@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use serde::Serialize;
 
 use crate::engine::view::{self, EventView, ExecutionDetail, ExecutionFilter, ExecutionView, Page};
@@ -91,11 +91,16 @@ async fn detail(common: &Common, id: i64) -> anyhow::Result<ExecutionDetail> {
     }
     match view::execution(house::reading(common).await?.as_ref(), id, &SystemClock).await? {
         Some(detail) => Ok(detail),
-        None => bail!(
-            "there is no execution {id}; `plumb history` lists them, and old ones are forgotten after the platform's \
-             retention"
-        ),
+        None => Err(no_execution(id)),
     }
+}
+
+/// There is no such execution.
+pub fn no_execution(id: i64) -> anyhow::Error {
+    anyhow!(
+        "there is no execution {id}; `plumb history` lists them, and old ones are forgotten after the platform's \
+         retention"
+    )
 }
 
 fn history_text(executions: &[ExecutionView], paint: Paint) -> String {

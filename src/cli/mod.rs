@@ -22,6 +22,7 @@ mod progress;
 mod read;
 mod reconcile;
 mod remote;
+mod replay;
 mod retry;
 mod schema;
 mod secret;
@@ -113,6 +114,12 @@ enum Command {
     ///
     /// Exits with 0 when they are the same, else with 1.
     Compare(history::CompareArgs),
+    /// Make the plans of an execution again, from what was known then.
+    ///
+    /// Git, inventory, live systems and decisions are those of that time; nothing is looked at, and nothing is applied.
+    /// With --at, another commit is planned on them: what would have come of it. Exits with 0 when the plans are those of
+    /// then, else with 1; with --at always with 0.
+    Replay(replay::Args),
     /// Show what depends on what, and how each stands.
     ///
     /// Exits with 0 when all is ready, else with 1.
@@ -195,6 +202,7 @@ impl Command {
             Self::History(args) => history::history(args, common).await,
             Self::Timeline(args) => history::timeline(args, common).await,
             Self::Compare(args) => history::compare(args, common).await,
+            Self::Replay(args) => replay::run(args, common).await,
             Self::Tree(args) => tree::run(args, common).await,
             Self::Explain(args) => explain::run(args, common).await,
             Self::Retry(args) => retry::run(args, common).await,

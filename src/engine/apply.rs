@@ -69,7 +69,7 @@ impl Engine {
                 Progress::HasSlot { step, manager, slot } => {
                     let Step { action, changes, destructive, .. } = step.clone();
                     timeline.note_of(&step.key, EventKind::StepStarted { action, changes, destructive });
-                    running.push(self.take_step(platform, step, manager, slot, held.lease()).boxed());
+                    running.push(self.take_step(platform, step, manager, slot, held).boxed());
                     continue;
                 }
                 Progress::Over { step, result, millis } => (step, result, millis),
@@ -106,7 +106,7 @@ impl Engine {
                 let remarked = async {
                     if let Some((manager, slot)) = self.slot_for(platform, step, held).await? {
                         let remarked = self.run(platform, step, manager.as_ref(), held.lease()).await;
-                        self.give_back(slot).await;
+                        held.slots().give(slot.slot).await;
                         drop(remarked?);
                     }
                     Ok::<_, ManagerError>(())
@@ -146,11 +146,11 @@ impl Engine {
         step: &'s Step,
         manager: Arc<dyn ResourceManager>,
         slot: Taken,
-        lease: &Lease,
+        held: &Held,
     ) -> Progress<'s> {
         let started = tokio::time::Instant::now();
-        let result = self.run(platform, step, manager.as_ref(), lease).await;
-        self.give_back(slot).await;
+        let result = self.run(platform, step, manager.as_ref(), held.lease()).await;
+        held.slots().give(slot.slot).await;
         let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         Progress::Over { step, result, millis }
     }
@@ -169,7 +169,7 @@ impl Engine {
         let permit = slots.acquire_owned().await.map_err(closed)?;
         let mut tries = 0;
         while held.going() == Going::On {
-            let taken = self.store.take_slot(&step.provider, limit, held.lease()).await;
+            let taken = held.slots().take(&step.provider, limit).await;
             let taken = taken.map_err(|error| ManagerError::retry(Reason::Internal, chain(&error)))?;
             if let Some(slot) = taken {
                 return Ok(Some((manager, Taken { slot, _permit: permit })));
@@ -180,13 +180,6 @@ impl Engine {
             tokio::time::sleep(whole / 2 + share_of(&format!("{} {tries}", step.key), whole)).await;
         }
         Ok(None)
-    }
-
-    /// Lets another step run. A slot that cannot be given back is free when the lease ends.
-    async fn give_back(&self, taken: Taken) {
-        if let Err(error) = self.store.give_slot(&taken.slot).await {
-            tracing::debug!(provider = taken.slot.provider, error = chain(&error), "a slot could not be given back");
-        }
     }
 
     async fn run(

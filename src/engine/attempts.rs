@@ -14,6 +14,7 @@ use crate::model::{Attempt, Circuit, Clock, Failure, Hold, ObjectHex, Plan, Reas
 use crate::store::{Scope, Store, StoreError, Tx};
 
 use super::apply::Applied;
+use super::reconcile::MOST_REPLANS;
 use super::worker::patience;
 
 /// How often a step is tried before it is a dead letter: with the waits between, most of half an hour. A server that is
@@ -117,6 +118,8 @@ fn failed(
     let wait = match error {
         ManagerError::Terminal { .. } => None,
         ManagerError::Retry { .. } | ManagerError::Conflict { .. } if failures >= MOST_TRIES => None,
+        // Planned anew at once, it may pass in the same look.
+        ManagerError::Conflict { .. } if failures <= MOST_REPLANS => Some(Duration::ZERO),
         ManagerError::Conflict { .. } => Some(patience(&key.to_string(), failures - 1)),
         ManagerError::Retry { after, .. } => {
             Some(patience(&key.to_string(), failures - 1).max(after.unwrap_or_default()))
@@ -136,9 +139,10 @@ fn failed(
     }
 }
 
-/// How long until the first of them is tried again.
-pub(super) fn next_wait(attempts: &Attempts, now: DateTime<Utc>) -> Option<Duration> {
-    attempts.values().filter_map(|attempt| attempt.wait(now)).min()
+/// How long until the first of them is tried again. One that could have been tried when it was `planned` waits for
+/// something else, which says by itself when it is over; asking for a look at once would ask for ever.
+pub(super) fn next_wait(attempts: &Attempts, planned: DateTime<Utc>, now: DateTime<Utc>) -> Option<Duration> {
+    attempts.values().filter(|attempt| !attempt.is_due(planned)).filter_map(|attempt| attempt.wait(now)).min()
 }
 
 /// Writes what changed.
@@ -187,8 +191,8 @@ pub async fn retry(
     let failed = undone.iter().filter_map(|saga| saga.failure.as_ref()).map(|failure| failure.key.clone());
     let keys = wanted.iter().map(|attempt| attempt.key.clone()).chain(failed).collect();
     for saga in undone {
-        // What is undone is what was there before the next try.
-        tx.remove_saga(tenant, &saga.environment).await?;
+        // What it did may not be undone whole yet, so what was there before is remembered still.
+        tx.put_saga(&Saga { failure: None, ..saga }).await?;
     }
     for attempt in wanted {
         tx.put_attempt(&attempt.anew(now)).await?;

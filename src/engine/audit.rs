@@ -82,7 +82,7 @@ fn since(
 }
 
 fn commit_read(commit: &CommitInfo, at: DateTime<Utc>) -> NewAudit {
-    let CommitInfo { id, author, committer, time, message, trailers: _ } = commit;
+    let CommitInfo { id, parent: _, author, committer, time, message, trailers: _ } = commit;
     let details = details([
         ("commit", json!(id)),
         ("committer", json!(committer)),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Action, Approval, ApprovalKind, Decisions, DesiredState, DriftMode, ObjectHex, OnClose, Plan, PlanId, Proposal,
-    ProposalKind, ProposalStatus, ResourceKey, TenantSpec,
+    ProposalKind, ProposalStatus, ProposedField, ResourceKey, TenantSpec,
 };
 use crate::source::{CommitInfo, Mirror, Refs, SourceError};
 use crate::store::HeldPlan;
@@ -108,7 +108,12 @@ fn look_at(
     }
     match (refs.drift.get(&proposal.branch), &proposal.pushed) {
         (Some(tip), _) if proposal.made(tip) => Ok(Seen::Waiting(tip.clone())),
-        (Some(tip), _) if mirror.contains(tip, head)? => Ok(Seen::Merged),
+        // Put back to where it began: nothing of it is in the head.
+        (Some(tip), Some(_)) if mirror.contains(tip, &proposal.base)? && mirror.contains(&proposal.base, head)? => {
+            Ok(Seen::Vanished)
+        }
+        // What is not known to have been out was merged by nobody: the tip is what was there before.
+        (Some(tip), Some(_)) if mirror.contains(tip, head)? => Ok(Seen::Merged),
         (Some(_), Some(_)) => Ok(Seen::TakenOver),
         // Not known to have been out, so nobody took it over or closed it.
         (Some(_) | None, None) => Ok(Seen::Undecidable),
@@ -137,8 +142,10 @@ fn asks_nobody(proposal: &Proposal, tenant: &TenantSpec, desired: &DesiredState)
     let annotations = &resource.annotations;
     let only_observes = annotations.drift.unwrap_or(tenant.drift) == DriftMode::Observe;
     let ignores = || proposal.fields.iter().all(|field| annotations.ignores(&field.path));
-    let suspended = annotations.suspend || tenant.suspend.covers(&proposal.key.environment);
-    only_observes || suspended || (proposal.kind == ProposalKind::Drift && ignores())
+    // A conflict is a question whatever the mode, and that data is gone must be remembered (R8).
+    let is_conflict = |field: &ProposedField| field.base.is_none() || field.git != field.base;
+    let observes = || only_observes && !proposal.fields.iter().any(is_conflict);
+    proposal.kind == ProposalKind::Drift && (observes() || ignores())
 }
 
 /// Whether git surely does not want `key` any more: what cannot be read, or stands in an environment that was taken
@@ -168,6 +175,9 @@ pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decision
             }
             (ProposalKind::Missing, ProposalStatus::Accepted | ProposalStatus::Closed) => {}
             (ProposalKind::Drift, status) => {
+                if status != ProposalStatus::Closed {
+                    decisions.were_there.insert(key.clone());
+                }
                 let list = match status {
                     ProposalStatus::Pending | ProposalStatus::Open | ProposalStatus::HandsOff => &mut decisions.open,
                     ProposalStatus::Accepted | ProposalStatus::Restored => &mut decisions.lifted,

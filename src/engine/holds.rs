@@ -48,6 +48,14 @@ fn hold_message(reason: Reason) -> String {
     }
 }
 
+/// Another source, or another history, says what it says and answers nothing.
+pub(super) fn keep_questions(decisions: &mut Decisions) {
+    let is_other = |(reason, _): &(Reason, String)| matches!(reason, Reason::SourceChanged | Reason::HistoryRewritten);
+    if decisions.prune_holds.iter().any(is_other) {
+        decisions.open.clear();
+    }
+}
+
 /// The hold that outlives the pass that saw it; an empty tree is seen again each time.
 pub(super) fn sticky(decisions: &Decisions) -> Option<Reason> {
     decisions.prune_holds.iter().map(|(reason, _)| *reason).find(|reason| *reason != Reason::EmptyTree)

@@ -14,6 +14,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::model::{Claim, Lease, ObjectHex};
 use crate::store::{Store, StoreError};
 
+use super::slots::Slots;
+
 /// How long a replica that gives no sign of life keeps a tenant, where nothing else is said. Several times as long as a
 /// slow transaction takes, short enough that nobody waits long after a crash.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -35,6 +37,7 @@ pub(super) enum Going {
 pub(super) struct Held {
     lease: Lease,
     life: Arc<Life>,
+    slots: Slots,
     _beats: AbortOnDropHandle<()>,
 }
 
@@ -72,8 +75,14 @@ impl Held {
             news: Mutex::new(news),
         });
         let lease = claim.lease.clone();
+        let slots = Slots::of(Arc::clone(&store), lease.clone());
         let beats = tokio::spawn(beat(store, lease.clone(), length, Arc::clone(&life)));
-        Self { lease, life, _beats: AbortOnDropHandle::new(beats) }
+        Self { lease, life, slots, _beats: AbortOnDropHandle::new(beats) }
+    }
+
+    /// What its look takes of its providers' room.
+    pub(super) fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     pub(super) fn lease(&self) -> &Lease {

@@ -22,8 +22,10 @@ mod platform;
 mod propose;
 mod reconcile;
 mod record;
+mod replay;
 mod sagas;
 pub mod schedule;
+mod slots;
 mod status;
 mod timeline;
 pub mod vault;
@@ -57,6 +59,7 @@ pub use lease::LEASE;
 pub use passwords::{NoPasswords, Passwords};
 pub use platform::PlatformStatus;
 pub use reconcile::{Preview, PreviewSource, Report};
+pub use replay::Replayed;
 
 /// What the engine is told when it starts.
 #[derive(Clone, Debug)]

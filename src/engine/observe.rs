@@ -93,6 +93,8 @@ impl Engine {
             }
         };
         if let Some(changed) = identity_changed(look, &provider, identity.as_ref()) {
+            // It answered, and what it said is what a person has to hear of.
+            self.note(look, &provider, None).await;
             return unknown(changed, None, targets);
         }
         let seen = manager.observe(&targets, look.depth, &cx).await;

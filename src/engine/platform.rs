@@ -76,6 +76,19 @@ impl Engine {
         if let Some(known) = self.platform_known().filter(is_known) {
             return Ok(PlatformStatus { rejected, findings, ..known });
         }
+        let status = PlatformStatus { rejected, findings, ..self.platform_of(commit.clone()).await? };
+        *self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((commit, status.clone()));
+        Ok(status)
+    }
+
+    /// The platform as it is at `commit`.
+    ///
+    /// # Errors
+    /// When the repository does not have the commit, or nothing valid at it.
+    pub(super) async fn platform_of(&self, commit: ObjectHex) -> Result<PlatformStatus, EngineError> {
+        if let Some(known) = self.platform_known().filter(|known| known.platform.commit.as_ref() == Some(&commit)) {
+            return Ok(known);
+        }
         let mirror = self.platform_mirror().await?;
         let (reader, wanted) = (Arc::clone(&mirror), commit.clone());
         let has_it = blocking(move || reader.has(&wanted)).await?;
@@ -83,19 +96,17 @@ impl Engine {
             let (reader, branch) = (Arc::clone(&mirror), self.platform_branch());
             blocking(move || reader.fetch(&branch)).await?.map_err(unreadable)?;
         }
-        let Revision { platform, policies, sources, .. } = self.revision(&mirror, commit.clone()).await?;
+        let Revision { platform, policies, findings, sources, .. } = self.revision(&mirror, commit).await?;
         let Some(platform) = platform else {
             return Err(EngineError::NoPlatform { findings, sources });
         };
-        let status = PlatformStatus {
+        Ok(PlatformStatus {
             platform: Arc::new(platform),
             policies: Arc::new(policies),
-            rejected,
-            findings,
+            rejected: None,
+            findings: Vec::new(),
             sources: Sources::new(),
-        };
-        *self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((commit, status.clone()));
-        Ok(status)
+        })
     }
 
     fn platform_known(&self) -> Option<PlatformStatus> {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::forge::{Draft, FileEdit, Forge, ForgeError, ProposalRef};
 use crate::model::{
-    Blocked, ConditionType, DesiredState, Drift, DriftMode, EventKind, FieldPath, Inventory, Lease, ObjectHex,
+    Blocked, ConditionType, DesiredState, Drift, DriftMode, EventKind, FieldPath, Inventory, Lease, LeftOut, ObjectHex,
     Observation, Observations, Plan, Proposal, ProposalKind, ProposalStatus, ProposedField, Reason, Resource,
     ResourceKey, ResourceStatus,
 };
@@ -88,6 +88,10 @@ impl Topic<'_> {
             ProposalStatus::Ignored => &proposal.fields[..],
             _ => &[],
         };
+        if self.drifts_of(&proposal.key).any(|drift| drift.missing) {
+            // Nothing of it can be seen: it may come back as it was.
+            return own.iter().chain(&proposal.silenced).cloned().collect();
+        }
         let Some(held) = self.plan.held.get(&proposal.key) else { return Vec::new() };
         let asked: Vec<&Drift> = self.drifts_of(&proposal.key).filter(|drift| !drift.silenced).collect();
         let is_silent =
@@ -95,18 +99,26 @@ impl Topic<'_> {
         own.iter().chain(&proposal.silenced).filter(is_silent).cloned().collect()
     }
 
-    /// Whether a step that waits changes what was decided about.
-    fn is_to_do(&self, decided: &Proposal) -> bool {
+    /// What of an answer is still to be carried out: a step that waits changes it, or it cannot be seen now.
+    fn outstanding(&self, resource: &Resource, decided: &Proposal) -> Vec<ProposedField> {
         let blocked = self.plan.blocked.iter().filter_map(|blocked| blocked.step.as_ref());
         let undone = self.plan.steps.iter().filter(|step| !self.applied.done.contains(&step.key));
-        undone
+        let waiting: Vec<&FieldPath> = undone
             .chain(blocked)
             .filter(|step| step.key == decided.key)
-            .any(|step| step.changes.iter().any(|change| decided.fields.iter().any(|field| field.path == change.path)))
+            .flat_map(|step| step.changes.iter().map(|change| &change.path))
+            .collect();
+        let is_outstanding =
+            |field: &&ProposedField| waiting.contains(&&field.path) || self.could_not_see(resource, &field.path);
+        decided.fields.iter().filter(is_outstanding).cloned().collect()
     }
 
     /// Whether nothing about `key` was compared: its object is not Plumb's, or stands elsewhere.
     fn was_not_compared(&self, key: &ResourceKey) -> bool {
+        // Fields of it that could not be seen are held, and so were compared.
+        if self.plan.held.contains_key(key) {
+            return false;
+        }
         let stopped =
             |blocked: &Blocked| blocked.key == *key && blocked.step.is_none() && blocked.reason != Reason::RolledBack;
         self.plan.blocked.iter().any(stopped) || self.plan.unknown.iter().any(|(unknown, _)| unknown == key)
@@ -183,6 +195,8 @@ pub(super) struct Offers {
     drafts: Vec<Offer>,
     /// Keys whose proposal is out as it should be.
     standing: BTreeSet<ResourceKey>,
+    /// Those of them that nobody compared with what is live.
+    left_alone: BTreeSet<ResourceKey>,
     /// Where there is no answer, or not to all. One that failed before is in trouble until it is out.
     pub troubles: Troubles,
 }
@@ -196,6 +210,8 @@ struct Offer {
     known: Option<Proposal>,
     /// What is not offered of the drift.
     rest: Option<Trouble>,
+    /// What the one that is out and not known was made on.
+    former_base: Option<ObjectHex>,
 }
 
 impl Engine {
@@ -258,12 +274,24 @@ impl Engine {
         // That the object is gone is worse news than whatever was decided about it.
         let is_to_be_carried_out = |decided: &Proposal| {
             let was_answered = matches!(decided.status, ProposalStatus::Accepted | ProposalStatus::Restored);
-            was_answered && !drift.missing && topic.is_to_do(decided)
+            was_answered && !drift.missing && !topic.outstanding(resource, decided).is_empty()
         };
         if known.is_some_and(is_to_be_carried_out) {
             // One proposal a resource: another would take the place of the answer.
             let message = "not proposed yet: what was decided on other fields comes first".to_owned();
             offers.troubles.insert(key.clone(), Trouble { reason: Reason::Pending, message, of_all: false });
+            return;
+        }
+        if !drift.missing && topic.plan.rolls_back(key) {
+            // Git does not say what is wanted now, so what a person would answer to is not what git says.
+            match known {
+                Some(known) if known.status.is_undecided() => drop(offers.standing.insert(key.clone())),
+                Some(_) | None => {
+                    let message = "not proposed while its last change is undone".to_owned();
+                    let trouble = Trouble { reason: Reason::Pending, message, of_all: false };
+                    offers.troubles.insert(key.clone(), trouble);
+                }
+            }
             return;
         }
         let branch = topic.branch_of(key);
@@ -274,6 +302,9 @@ impl Engine {
         if known.is_some_and(is_out_elsewhere) {
             // The tenant's path changed its name. The one that is out ends first: a branch that was never pushed must not
             // read as one that somebody deleted (R14).
+            let message =
+                "not proposed on a branch of this name before the one of its former name has ended".to_owned();
+            offers.troubles.insert(key.clone(), Trouble { reason: Reason::Pending, message, of_all: false });
             return;
         }
         let silenced = known.map(|known| topic.still_silenced(known)).unwrap_or_default();
@@ -283,6 +314,7 @@ impl Engine {
             |known: &Proposal| known.status == ProposalStatus::HandsOff || topic.is_unseen(resource, known);
         if known.is_some_and(is_left_alone) {
             offers.standing.insert(key.clone());
+            offers.left_alone.insert(key.clone());
             return;
         }
         let kind = if drift.missing { ProposalKind::Missing } else { ProposalKind::Drift };
@@ -293,6 +325,7 @@ impl Engine {
                 && known.blob == resource.origin.blob
                 && known.file == resource.origin.file
                 && known.url == topic.url
+                && (known.base == *topic.head || topic.mirror.contains(&known.base, topic.head).unwrap_or(true))
                 && tip.is_some()
                 && tip == known.pushed.as_ref()
         };
@@ -303,13 +336,17 @@ impl Engine {
             return;
         }
         let edited = beside(|| edit(&self.validator, topic, drift, resource, workspace));
-        let Edited { path, content, diff, fields, left_out } = match edited {
+        let Edited { path, content, diff, fields, mut left_out } = match edited {
             Ok(edited) => edited,
             Err(trouble) => {
                 offers.troubles.insert(key.clone(), trouble);
                 return;
             }
         };
+        // What was left out before and cannot be seen now is still so, as far as anybody knows.
+        let unseen = |left: &&LeftOut| topic.could_not_see(resource, &left.field.path);
+        left_out.extend(known.into_iter().flat_map(|known| &known.left_out).filter(unseen).cloned());
+        left_out.sort_by(|a, b| a.field.path.cmp(&b.field.path));
         let rest = (!left_out.is_empty()).then(|| Trouble {
             reason: Reason::NotExpressible,
             message: format!("not proposed: {}", words::not_offered(&left_out)),
@@ -367,6 +404,9 @@ impl Engine {
             },
             known: known.cloned(),
             rest,
+            former_base: forgotten
+                .and_then(|forgotten| forgotten.base.clone())
+                .filter(|base| topic.mirror.contains(base, topic.head).unwrap_or(false)),
         });
     }
 
@@ -393,8 +433,11 @@ impl Engine {
                 forgotten::withdraw(topic, key, tip, why, timeline).await;
             }
         }
-        let Offers { drafts, standing, mut troubles } = offers;
-        for known in standing.iter().filter_map(|key| proposals.get(key)) {
+        for proposal in proposals.values() {
+            self.keep_what_is_outstanding(topic, proposal, &offers).await?;
+        }
+        let Offers { drafts, standing, left_alone, mut troubles } = offers;
+        for known in standing.difference(&left_alone).filter_map(|key| proposals.get(key)) {
             // An update of it failed, and what it says is right again.
             if known.status == ProposalStatus::Open && known.failed {
                 let right = Proposal { failed: false, message: String::new(), ..known.clone() };
@@ -428,6 +471,34 @@ impl Engine {
         }
         tell(topic, &troubles, timeline);
         Ok(troubles)
+    }
+
+    /// What of an answer was carried out has been said: it must not be taken for an answer to a later question.
+    async fn keep_what_is_outstanding(
+        &self,
+        topic: &Topic<'_>,
+        proposal: &Proposal,
+        offers: &Offers,
+    ) -> Result<(), EngineError> {
+        let key = &proposal.key;
+        let was_answered = matches!(proposal.status, ProposalStatus::Accepted | ProposalStatus::Restored);
+        let Some(resource) = topic.desired.resources.get(key) else { return Ok(()) };
+        let is_seen = matches!(topic.seen(key), Some(Observation::Present(_))) && !topic.was_not_compared(key);
+        let is_replaced = offers.drafts.iter().any(|offer| offer.proposal.key == *key);
+        if !was_answered
+            || proposal.kind != ProposalKind::Drift
+            || !is_seen
+            || is_replaced
+            || settled(topic, offers, proposal).is_some()
+            || topic.held.going() == Going::Lost
+        {
+            return Ok(());
+        }
+        let fields = topic.outstanding(resource, proposal);
+        if fields.len() < proposal.fields.len() {
+            self.remember_proposal(topic.held.lease(), &Proposal { fields, ..proposal.clone() }).await?;
+        }
+        Ok(())
     }
 
     /// Ends a proposal, and takes its branch away.
@@ -494,7 +565,14 @@ impl Engine {
         offer: Offer,
         timeline: &mut Timeline<'_>,
     ) -> Result<Result<(), ForgeError>, EngineError> {
-        let Offer { draft, proposal, known, .. } = offer;
+        let Offer { mut draft, mut proposal, known, former_base, .. } = offer;
+        if let Some(base) = former_base {
+            // On what it was made on, the same offer is the same commit, however far the head went.
+            let same = Draft { base: base.clone(), ..draft.clone() };
+            if topic.forge.prepare(&same).await.is_ok_and(|same| draft.expected.as_ref() == Some(&same.commit)) {
+                (draft, proposal.base) = (same, base);
+            }
+        }
         // An update that does not arrive leaves the one before it out, as it was.
         let is_out = |known: &Proposal| draft.expected.is_some() && draft.expected == known.pushed;
         let mut until_then = known.filter(is_out).unwrap_or_else(|| proposal.clone());
@@ -565,10 +643,20 @@ fn tell(topic: &Topic<'_>, troubles: &Troubles, timeline: &mut Timeline<'_>) {
 fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<String> {
     let key = &proposal.key;
     let undecided = proposal.status.is_undecided();
+    let absent = matches!(topic.seen(key), Some(Observation::Absent { .. }));
+    if proposal.kind == ProposalKind::Missing
+        && absent
+        && topic.prior.get(key).is_none()
+        && topic.desired.resources.contains_key(key)
+    {
+        // Nothing else remembers that there was data (R8).
+        return None;
+    }
     if offers.drafts.iter().any(|offer| offer.proposal.key == *key) || (undecided && offers.standing.contains(key)) {
         return None;
     }
-    if undecided && proposal.branch != topic.branch_of(key) {
+    // A person's branch stays where it is.
+    if undecided && proposal.status != ProposalStatus::HandsOff && proposal.branch != topic.branch_of(key) {
         return Some("its branch is called otherwise now".to_owned());
     }
     if proposal.status == ProposalStatus::Closed {
@@ -586,7 +674,11 @@ fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<St
             Some(trouble) if undecided && trouble.of_all && trouble.reason == Reason::NotExpressible => {
                 Some(trouble.message.clone())
             }
-            _ if matches!(seen, Observation::Absent { .. }) => None,
+            _ if matches!(seen, Observation::Absent { .. }) => {
+                let observed = |drift: &Drift| drift.missing && drift.mode == DriftMode::Observe;
+                let is_over = undecided && !topic.is_suspended(resource) && topic.drifts_of(key).any(observed);
+                is_over.then(|| "drift of the resource is only observed now".to_owned())
+            }
             Some(_) if undecided => None,
             _ => settled_by_now(topic, proposal, resource),
         },
@@ -596,6 +688,11 @@ fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<St
 /// The same, of an object that is there and that git wants.
 fn settled_by_now(topic: &Topic<'_>, proposal: &Proposal, resource: &Resource) -> Option<String> {
     let key = &proposal.key;
+    let was_answered = matches!(proposal.status, ProposalStatus::Accepted | ProposalStatus::Restored);
+    if was_answered && proposal.kind == ProposalKind::Drift {
+        let is_over = !topic.was_not_compared(key) && topic.outstanding(resource, proposal).is_empty();
+        return is_over.then(|| "it is carried out".to_owned());
+    }
     if topic.waits(key) || topic.is_unseen(resource, proposal) || topic.was_not_compared(key) {
         return None;
     }

@@ -30,13 +30,14 @@ use super::passwords::Seen;
 use super::platform::PlatformStatus;
 use super::propose::{self, Topic, forgotten};
 use super::record::{Pass, Written};
+use super::replay;
 use super::sagas;
 use super::timeline::Timeline;
 use super::worker::name_of;
 use super::{Engine, EngineError, audit, beside, blocking, decide, holds, mirrors, windows};
 
 /// How often a pass is planned anew at once because a target was not what a step expected.
-const MOST_REPLANS: usize = 3;
+pub(super) const MOST_REPLANS: u32 = 3;
 
 /// What became of a look at one tenant.
 #[derive(Debug)]
@@ -81,20 +82,20 @@ pub struct Preview {
 
 /// The tenant a pass is about, as the platform in force describes it.
 #[derive(Clone, Copy)]
-struct Subject<'a> {
+pub(super) struct Subject<'a> {
     in_force: &'a PlatformStatus,
-    tenant: &'a str,
-    spec: &'a TenantSpec,
+    pub tenant: &'a str,
+    pub spec: &'a TenantSpec,
 }
 
 impl<'a> Subject<'a> {
-    fn of(in_force: &'a PlatformStatus, tenant: &'a str) -> Result<Self, EngineError> {
+    pub(super) fn of(in_force: &'a PlatformStatus, tenant: &'a str) -> Result<Self, EngineError> {
         let platform = &in_force.platform;
         let spec = platform.tenants.get(tenant).ok_or_else(|| EngineError::no_tenant(platform, tenant))?;
         Ok(Self { in_force, tenant, spec })
     }
 
-    fn owner(self, previous: &'a BTreeMap<ResourceKey, AppliedDocument>) -> Owner<'a> {
+    pub(super) fn owner(self, previous: &'a BTreeMap<ResourceKey, AppliedDocument>) -> Owner<'a> {
         let Self { in_force, tenant, spec } = self;
         Owner { platform: &in_force.platform, policies: &in_force.policies, name: tenant, tenant: spec, previous }
     }
@@ -302,6 +303,7 @@ impl Engine {
                 decisions.were_there.extend(propose::unmerged(&forgotten(owner, &source, &memory.proposals)));
                 decisions.approvals = self.approvals(tenant, &source, &memory).await?;
                 decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
+                holds::keep_questions(&mut decisions);
                 decisions
             }
         };
@@ -362,7 +364,18 @@ impl Engine {
         source: &Source,
         workspace: &mut Workspace,
     ) -> Result<Loaded, EngineError> {
-        let (mirror, head, validator) = (Arc::clone(&source.mirror), source.head.clone(), Arc::clone(&self.validator));
+        self.load_commit(subject, &source.mirror, &source.head, workspace).await
+    }
+
+    /// Reads the files of a commit.
+    pub(super) async fn load_commit(
+        &self,
+        subject: Subject<'_>,
+        mirror: &Arc<Mirror>,
+        commit: &ObjectHex,
+        workspace: &mut Workspace,
+    ) -> Result<Loaded, EngineError> {
+        let (mirror, head, validator) = (Arc::clone(mirror), commit.clone(), Arc::clone(&self.validator));
         let platform = subject.in_force.platform.commit.clone();
         let folder = subject.spec.repository.path.clone();
         let mut moved = std::mem::take(workspace);
@@ -405,14 +418,17 @@ impl Engine {
         decisions.were_there.extend(propose::unmerged(&forgotten));
         decisions.approvals = self.approvals(tenant, &source, &memory).await?;
         decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
+        holds::keep_questions(&mut decisions);
         self.complete(&mut decisions, subject, &memory);
         let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
-        decisions.not_now = attempts::not_now(&memory.attempts, heads, self.clock.now());
+        let planned_at = self.clock.now();
+        decisions.not_now = attempts::not_now(&memory.attempts, heads, planned_at);
+        let decided = decisions.clone();
         let desired = sagas::undo(desired, &memory.sagas, heads, &mut decisions);
         self.remember_source(lease, spec, &memory, &decisions, &desired).await?;
 
         // observe, plan, gate
-        let scope = scope_of(ask, &reading, &desired, &memory);
+        let scope = scope_of(ask, &reading, &desired, &memory, &decisions);
         let depth = match ask.width {
             Width::Shallow => Depth::Shallow,
             Width::Deep | Width::Changed => Depth::Deep,
@@ -427,6 +443,9 @@ impl Engine {
         }
         let Planned { live, silent, decisions, mut plan } = planned;
         note_plan(timeline, &plan);
+        if let Some(inputs) = replay::worth_keeping(&plan, heads, decided, &memory, &live)? {
+            timeline.keep(inputs);
+        }
         self.remember_coverage(lease, &plan, &decisions).await?;
         timeline.flush().await?;
 
@@ -472,7 +491,7 @@ impl Engine {
         let mut attempts = attempts::after(&memory.attempts, &plan, &applied, heads, self.clock.now());
         let begun = sagas::begin_to_undo(&mut sagas, &mut attempts, &desired, heads, self.clock.now());
         sagas::tell(&begun, timeline);
-        let over: Vec<&Saga> = sagas::over(&sagas, heads).collect();
+        let over: Vec<&Saga> = sagas::over(&sagas, heads, &plan, &applied, &desired).collect();
         let pass = Pass {
             lease,
             platform,
@@ -513,10 +532,16 @@ impl Engine {
             changes.records.iter().map(|record| &record.key).chain(&changes.forgotten).cloned().collect();
         workspace.keep(memory.into_kept().with(changes), rewritten);
         let sources = sources_of(workspace, &desired);
-        let now = self.clock.now();
-        let opening = plan.goes_on_at().map(|at| (at - now).to_std().unwrap_or_default());
-        let next_try = attempts::next_wait(&attempts, now).into_iter().chain(opening).min();
         let undoes = !begun.is_empty();
+        let next_try = match undoes {
+            // Where this look is not planned anew once more, the next one begins with it.
+            true => Some(Duration::ZERO),
+            false => {
+                let now = self.clock.now();
+                let opening = plan.goes_on_at().map(|at| (at - now).to_std().unwrap_or_default());
+                attempts::next_wait(&attempts, planned_at, now).into_iter().chain(opening).min()
+            }
+        };
         Ok(Passed { plan, desired, applied, next_try, undoes, refs: source.refs, commit: source.head, sources })
     }
 
@@ -762,7 +787,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// How much is planned. Removals, and everything nobody can tell apart, ask for all of it.
-fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory) -> PlanScope {
+fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory, decisions: &Decisions) -> PlanScope {
     let (Width::Changed, Some(touched)) = (ask.width, &reading.touched) else { return PlanScope::Full };
     let removed = touched.iter().any(|key| !desired.resources.contains_key(key) && !desired.rejected.contains_key(key));
     if removed {
@@ -778,6 +803,8 @@ fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory
     );
     // Conversations, and what did not work last time.
     keys.extend(memory.unsettled().cloned());
+    // What is undone may have been done in the last pass, and be ready as it is.
+    keys.extend(decisions.rolled_back.keys().cloned());
     // A removal that is held needs the full plan's id.
     if keys.iter().any(|key| !desired.resources.contains_key(key) && !desired.rejected.contains_key(key)) {
         return PlanScope::Full;
@@ -805,7 +832,7 @@ fn outcome_of(plan: &Plan, desired: &DesiredState, applied: &Applied) -> Executi
 }
 
 /// The texts of the files that findings speak of.
-fn sources_of(workspace: &Workspace, desired: &DesiredState) -> Sources {
+pub(super) fn sources_of(workspace: &Workspace, desired: &DesiredState) -> Sources {
     desired
         .diagnostics
         .iter()

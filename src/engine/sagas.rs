@@ -5,7 +5,8 @@
 //! the middle is gone on from like any other, and a look that finds all of it undone does nothing.
 //!
 //! What always holds: what may have to be undone is written down before it is done; what was adopted, replaced or
-//! deleted, and data that was made, is not undone, since that could lose something; other heads end a saga.
+//! deleted, and data that was made, is not undone, since that could lose something; other heads end a saga, and so does
+//! that all of it is done: what fails later undoes nothing that was in use meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::model::{
 };
 use crate::store::{Scope, Store, StoreError};
 
+use super::apply::Applied;
 use super::attempts::{Attempts, Heads};
 use super::timeline::Timeline;
 
@@ -45,6 +47,8 @@ pub(super) fn undo(
         for (key, part) in &saga.parts {
             let Some(now) = desired.resources.get(key) else { continue };
             decisions.rolled_back.insert(key.clone(), sentence(key, failure));
+            // What is wanted now was set by nobody, so it answers no question.
+            decisions.open.remove(key);
             match &part.former {
                 Some(former) => {
                     wanted.resources.insert(key.clone(), Arc::new(as_before(now, former)));
@@ -115,7 +119,9 @@ pub(super) async fn prepare(
         if !asks || plan.rolls_back(&step.key) {
             continue;
         }
-        let Some(part) = part(step, prior.get(&step.key)) else { continue };
+        let Some(part) = desired.resources.get(&step.key).and_then(|now| part(step, now, prior.get(&step.key))) else {
+            continue;
+        };
         let environment = &step.key.environment;
         let saga = sagas.get(environment).filter(|saga| heads.are(saga.commit.as_ref(), saga.platform.as_ref()));
         let mut saga = changed.remove(environment).or_else(|| saga.cloned()).unwrap_or_else(|| Saga {
@@ -143,9 +149,11 @@ pub(super) async fn prepare(
     Ok(())
 }
 
-/// How a step would be undone; `None` where that could lose something.
-fn part(step: &Step, former: Option<&Record>) -> Option<Part> {
+/// How a step would be undone; `None` where that could lose something, and where git says what it said before: what is
+/// only put back is no change.
+fn part(step: &Step, now: &Resource, former: Option<&Record>) -> Option<Part> {
     let former = match (step.action, former) {
+        (Action::Update, Some(former)) if former.applied == now.fields => return None,
         (Action::Update, Some(former)) => Some(former.clone()),
         (Action::Create, None) if !step.key.kind.info().data_bearing => None,
         (Action::Create | Action::Update | Action::Adopt | Action::Replace | Action::Delete, _) => return None,
@@ -167,10 +175,9 @@ pub(super) fn begin_to_undo(
         if saga.failure.is_some() || !heads.are(saga.commit.as_ref(), saga.platform.as_ref()) {
             continue;
         }
+        // What failed under other heads, and cannot be seen any more, is no part of this change.
         let goes_with_it = |attempt: &&Attempt| {
-            let resource = desired.resources.get(&attempt.key);
-            attempt.key.environment == saga.environment
-                && resource.is_some_and(|resource| resource.annotations.on_failure == OnFailure::Rollback)
+            heads.are(attempt.commit.as_ref(), attempt.platform.as_ref()) && goes_with(saga, &attempt.key, desired)
         };
         let Some(dead) = attempts.values().filter(|attempt| attempt.is_dead()).find(goes_with_it) else { continue };
         let Attempt { key, reason, message, failures, .. } = dead.clone();
@@ -196,7 +203,26 @@ pub(super) fn tell(begun: &[Saga], timeline: &mut Timeline<'_>) {
     }
 }
 
-/// Sagas of other heads than these.
-pub(super) fn over<'a>(sagas: &'a Sagas, heads: Heads<'a>) -> impl Iterator<Item = &'a Saga> {
-    sagas.values().filter(move |saga| !heads.are(saga.commit.as_ref(), saga.platform.as_ref()))
+/// Whether a resource is changed, and undone, together with those of a saga.
+fn goes_with(saga: &Saga, key: &ResourceKey, desired: &DesiredState) -> bool {
+    let resource = desired.resources.get(key);
+    key.environment == saga.environment && resource.is_some_and(|r| r.annotations.on_failure == OnFailure::Rollback)
+}
+
+/// Sagas of other heads than these, and those of which nothing is left to do.
+pub(super) fn over<'a>(
+    sagas: &'a Sagas,
+    heads: Heads<'a>,
+    plan: &Plan,
+    applied: &Applied,
+    desired: &DesiredState,
+) -> impl Iterator<Item = &'a Saga> {
+    let steps = plan.steps.iter().filter(|step| !applied.done.contains(&step.key)).map(|step| &step.key);
+    let blocked = plan.blocked.iter().filter(|blocked| blocked.step.is_some()).map(|blocked| &blocked.key);
+    // What cannot be seen may not be done.
+    let left: Vec<&ResourceKey> = steps.chain(blocked).chain(plan.unknown.iter().map(|(key, _)| key)).collect();
+    sagas.values().filter(move |saga| {
+        let is_done = || saga.failure.is_none() && !left.iter().any(|key| goes_with(saga, key, desired));
+        !heads.are(saga.commit.as_ref(), saga.platform.as_ref()) || is_done()
+    })
 }

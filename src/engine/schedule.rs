@@ -149,7 +149,8 @@ impl Schedule {
                 self.read_platform(&mut tasks);
                 platform_at = now + self.poll_interval();
             }
-            if now >= prune_at && self.lead.is_some() {
+            // How long things are kept is known once there is a platform.
+            if now >= prune_at && self.lead.is_some() && self.in_force.is_some() {
                 self.prune().await;
                 prune_at = now + PRUNE_EVERY;
             }
@@ -178,7 +179,10 @@ impl Schedule {
                     Ok(Done::Platform(read)) => self.take_platform(*read).await,
                     Ok(Done::Polled(tenant, refs)) => self.take_refs(tenant, refs).await,
                     Ok(Done::Probed) => self.probes = false,
-                    Err(error) => tracing::error!(%error, "a poll ended early"),
+                    Err(error) => {
+                        tracing::error!(%error, "a poll ended early");
+                        self.expect_no_answer();
+                    }
                 },
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -192,6 +196,15 @@ impl Schedule {
             tracing::error!(%error, "the worker ended early");
         }
         while tasks.join_next().await.is_some() {}
+    }
+
+    /// After a task that panicked, nothing waits for its answer for ever. Nobody knows which it was, and what is asked for
+    /// once too often does no harm.
+    fn expect_no_answer(&mut self) {
+        (self.reads_platform, self.probes) = (false, false);
+        for polled in self.polled.values_mut() {
+            polled.busy = false;
+        }
     }
 
     /// Becomes the leader where nobody is, and notices when that is over.

@@ -2,6 +2,7 @@
 
 use crate::model::{Event, EventKind, ExecutionOutcome, Lease, PlanId, ResourceKey, Summary, Trigger};
 use crate::store::audit::NewAudit;
+use crate::store::inputs::PackedInputs;
 use crate::store::{HistoryFilter, NewEvent, Scope, Store, StoreError};
 
 use super::{Listener, audit};
@@ -17,6 +18,9 @@ pub(super) struct Timeline<'a> {
     waiting: Vec<NewEvent>,
     /// For the audit log, before what the events say.
     audited: Vec<NewAudit>,
+    /// What plans were made of, each with its number.
+    inputs: Vec<(u32, PackedInputs)>,
+    plans: u32,
     /// How many events are known to be written, and whether that is all that is known: a commit that failed may have
     /// arrived.
     written: usize,
@@ -37,8 +41,19 @@ impl<'a> Timeline<'a> {
         tx.interrupt_running(clock.now()).await?;
         let execution = tx.start_execution(&lease.tenant, trigger, None, clock.now()).await?;
         tx.commit().await?;
-        let (waiting, audited) = (Vec::new(), Vec::new());
-        Ok(Self { store, listener, clock, lease, execution, waiting, audited, written: 0, unsure: false })
+        Ok(Self {
+            store,
+            listener,
+            clock,
+            lease,
+            execution,
+            waiting: Vec::new(),
+            audited: Vec::new(),
+            inputs: Vec::new(),
+            plans: 0,
+            written: 0,
+            unsure: false,
+        })
     }
 
     /// The number of the execution.
@@ -59,6 +74,12 @@ impl<'a> Timeline<'a> {
     /// Has these written into the audit log, with the events.
     pub(super) fn audit(&mut self, entries: Vec<NewAudit>) {
         self.audited.extend(entries);
+    }
+
+    /// Keeps what a plan was made of, with the events.
+    pub(super) fn keep(&mut self, inputs: PackedInputs) {
+        self.inputs.push((self.plans, inputs));
+        self.plans += 1;
     }
 
     fn push(&mut self, key: Option<ResourceKey>, kind: EventKind) {
@@ -88,6 +109,7 @@ impl<'a> Timeline<'a> {
             if arrived > 0 {
                 // They were written in one transaction.
                 self.audited.clear();
+                self.inputs.clear();
             }
             (self.written, self.unsure) = (self.written + arrived, false);
         }
@@ -95,11 +117,15 @@ impl<'a> Timeline<'a> {
         let mut audited = self.audited.clone();
         audited.extend(self.waiting.iter().filter_map(|event| audit::changed(self.execution, event)));
         tx.append_audit(&self.lease.tenant, &audited).await?;
+        for (plan, inputs) in &self.inputs {
+            tx.put_plan_inputs(self.execution, &self.lease.tenant, *plan, inputs).await?;
+        }
         self.unsure = true;
         tx.commit().await?;
         (self.written, self.unsure) = (self.written + self.waiting.len(), false);
         self.waiting.clear();
         self.audited.clear();
+        self.inputs.clear();
         Ok(())
     }
 

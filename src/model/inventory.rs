@@ -46,6 +46,29 @@ pub struct Record {
     pub updated_at: DateTime<Utc>,
 }
 
+impl Record {
+    /// A record of which nothing is known but that it is there.
+    pub fn of_key(key: ResourceKey) -> Self {
+        Self {
+            key,
+            provider: String::new(),
+            identity: ProviderIdentity(String::new()),
+            object_name: String::new(),
+            object: ObjectId(String::new()),
+            applied: Fields::default(),
+            readback: Fields::default(),
+            unsettled: BTreeMap::new(),
+            annotations: Annotations::default(),
+            document: AppliedDocument::default(),
+            depends_on: Vec::new(),
+            file: String::new(),
+            commit: ObjectHex::default(),
+            retained: false,
+            updated_at: DateTime::UNIX_EPOCH,
+        }
+    }
+}
+
 /// A document as it was applied, as JSON text: a tenant has thousands of them, and one is looked into only where git
 /// says something else by now. Null where nobody knows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -214,7 +237,7 @@ impl Proposal {
 }
 
 /// What people have decided, and what is still open: the planner's view of the proposals and approvals.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Decisions {
     /// What is done about drift where the resource does not say: the tenant's `drift`.
     pub drift: DriftMode,
@@ -245,7 +268,7 @@ pub struct Decisions {
 }
 
 /// Why something is not done now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     pub reason: Reason,
     /// Why, and what ends it: a time, or what a person can do.

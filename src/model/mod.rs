@@ -6,6 +6,7 @@ pub mod condition;
 pub mod diagnostic;
 pub mod event;
 pub mod fields;
+pub mod inputs;
 pub mod inventory;
 pub mod key;
 pub mod kind;
@@ -22,6 +23,7 @@ pub use condition::{Condition, ConditionStatus, ConditionType, Reason, ResourceS
 pub use diagnostic::{Code, Diagnostic, Related, Severity, Span};
 pub use event::{Event, EventKind, Execution, ExecutionOutcome, Trigger};
 pub use fields::{FieldHash, FieldPath, Fields};
+pub use inputs::{PlanInputs, Scene};
 pub use inventory::{
     AppliedDocument, Approval, ApprovalKind, Decisions, Hold, Inventory, LeftOut, Proposal, ProposalKind,
     ProposalStatus, ProposedField, Record,

@@ -123,7 +123,7 @@ impl Live {
 }
 
 /// What is known of the live systems in one pass.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observations {
     /// By key; a key that was not looked at is not here.
     pub objects: BTreeMap<ResourceKey, Observation>,

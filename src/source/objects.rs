@@ -42,6 +42,8 @@ pub struct Tree {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitInfo {
     pub id: ObjectHex,
+    /// The first one.
+    pub parent: Option<ObjectHex>,
     /// `Name <address>`.
     pub author: String,
     /// Who made the commit as it is now, in the same form.
@@ -239,6 +241,7 @@ fn info(commit: &gix::Commit<'_>) -> Result<CommitInfo, gix::Error> {
     });
     Ok(CommitInfo {
         id: commit.id.to_string(),
+        parent: commit.parent_ids().next().map(|id| id.to_string()),
         author: format!("{} <{}>", author.name.to_str_lossy(), author.email.to_str_lossy()),
         committer: format!("{} <{}>", committer.name.to_str_lossy(), committer.email.to_str_lossy()),
         // A time that no calendar knows is told as the earliest.

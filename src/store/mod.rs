@@ -7,6 +7,7 @@
 pub mod audit;
 mod columns;
 pub mod copy;
+pub mod inputs;
 pub mod lock;
 pub mod postgres;
 pub mod sqlite;
@@ -21,6 +22,7 @@ use sqlx::migrate::Migrator;
 use tokio::sync::watch;
 
 use audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
+use inputs::PackedInputs;
 
 use crate::model::{
     Approval, ApprovalKind, Ask, Attempt, Circuit, Claim, Event, EventKind, Execution, ExecutionOutcome, Inventory,
@@ -299,6 +301,13 @@ pub trait Queue: Send + Sync {
         Ok(())
     }
 
+    /// Gives back what a lease has of a provider's slots, but those of these numbers: an answer that was lost may have
+    /// left one taken that nobody knows of.
+    async fn give_slots_but(&self, provider: &str, used: &[i64], lease: &Lease) -> Result<(), StoreError> {
+        let _ = (provider, used, lease);
+        Ok(())
+    }
+
     /// Every tenant's place, by name.
     async fn places(&self) -> Result<Vec<Place>, StoreError>;
 
@@ -479,7 +488,18 @@ pub trait Tx: Send {
     }
     /// Newest first.
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError>;
-    /// Forgets executions that finished before `before`, with their events; keeps each tenant's newest.
+    /// Keeps what the `pass`th plan of an execution was made of; what is there already stays.
+    async fn put_plan_inputs(
+        &mut self,
+        execution: i64,
+        tenant: &str,
+        pass: u32,
+        inputs: &PackedInputs,
+    ) -> Result<(), StoreError>;
+    /// What the plans of an execution were made of, in their order.
+    async fn plan_inputs(&mut self, execution: i64) -> Result<Vec<PackedInputs>, StoreError>;
+    /// Forgets executions that finished before `before`, with their events and the inputs of their plans; keeps each
+    /// tenant's newest.
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
 
     /// Adds to the end of a tenant's chain, or of the platform's ([`audit::PLATFORM_CHAIN`]).

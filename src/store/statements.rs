@@ -15,13 +15,14 @@ use sqlx::{Database, QueryBuilder, Transaction, query};
 
 use super::chains;
 use super::rows::{column, read_event, read_execution, read_secret};
-use super::{DROP_MONTHS, Db, MAKE_MONTHS, failed};
+use super::{DROP_MONTHS, Db, MAKE_MONTHS, MONTHS_WAIT, failed};
 use crate::model::{
     Approval, Attempt, Circuit, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity,
     Record, ResourceKey, ResourceStatus, Saga, Stray, Summary, Trigger, is_label,
 };
 use crate::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
 use crate::store::columns::{document, read_document, read_key, read_word, time, word};
+use crate::store::inputs::PackedInputs;
 use crate::store::lock::DirectoryLock;
 use crate::store::{
     HeldPlan, HistoryFilter, NewEvent, PlatformState, Scope, StoreError, StoredSecret, TenantState, Tx,
@@ -218,10 +219,19 @@ impl SqlTx {
     async fn drop_months(&mut self, what: &'static str, table: &str, before: DateTime<Utc>) -> Result<u64, StoreError> {
         match (DROP_MONTHS, &self.scope) {
             (Some(sql), Scope::Platform) => {
+                self.wait_little_for_months(what).await?;
                 let gone = self.add(what, query(sql).bind(table).bind(time(before))).await?;
                 Ok(gone.unsigned_abs())
             }
             (Some(_) | None, _) => Ok(0),
+        }
+    }
+
+    /// From now on the transaction waits for nobody's lock for long.
+    async fn wait_little_for_months(&mut self, what: &'static str) -> Result<(), StoreError> {
+        match MONTHS_WAIT {
+            Some(sql) => self.write(what, query(sql)).await.map(drop),
+            None => Ok(()),
         }
     }
 
@@ -702,6 +712,43 @@ impl Tx for SqlTx {
         self.rows("events", sql.build()).await?.iter().map(read_event).collect()
     }
 
+    async fn put_plan_inputs(
+        &mut self,
+        execution: i64,
+        tenant: &str,
+        pass: u32,
+        inputs: &PackedInputs,
+    ) -> Result<(), StoreError> {
+        const WHAT: &str = "the inputs of a plan";
+        let PackedInputs { inputs, scene, hash } = inputs;
+        self.claim(WHAT, tenant)?;
+        let sql = "INSERT INTO scenes (tenant, hash, packed) VALUES ($1, $2, $3) ON CONFLICT (tenant, hash) DO NOTHING";
+        self.write(WHAT, query(sql).bind(tenant).bind(hash).bind(scene)).await?;
+        let sql = "INSERT INTO plan_inputs (tenant, execution, pass, scene, packed) VALUES ($1, $2, $3, $4, $5) \
+                   ON CONFLICT (tenant, execution, pass) DO NOTHING";
+        let statement = query(sql).bind(tenant).bind(execution).bind(i64::from(pass)).bind(hash).bind(inputs);
+        self.write(WHAT, statement).await?;
+        Ok(())
+    }
+
+    async fn plan_inputs(&mut self, execution: i64) -> Result<Vec<PackedInputs>, StoreError> {
+        const WHAT: &str = "the inputs of a plan";
+        let mut sql = QueryBuilder::<Db>::new(
+            "SELECT plan_inputs.packed, scenes.packed, hash FROM plan_inputs \
+             JOIN scenes ON scenes.tenant = plan_inputs.tenant AND hash = scene WHERE execution = ",
+        );
+        sql.push_bind(execution);
+        if let Some(tenant) = self.scope.tenant() {
+            sql.push(" AND plan_inputs.tenant = ").push_bind(tenant.to_owned());
+        }
+        sql.push(" ORDER BY pass");
+        let read = |row: &<Db as Database>::Row| {
+            let (inputs, scene) = (column(WHAT, row, 0)?, column(WHAT, row, 1)?);
+            Ok(PackedInputs { inputs, scene, hash: column(WHAT, row, 2)? })
+        };
+        self.rows(WHAT, sql.build()).await?.iter().map(read).collect()
+    }
+
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError> {
         const WHAT: &str = "the history";
         self.drop_months(WHAT, "events", before).await?;
@@ -712,6 +759,20 @@ impl Tx for SqlTx {
              AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant))"
         );
         self.write(WHAT, events.bind(time(before))).await?;
+        let inputs = narrowed!(
+            &self.scope,
+            "DELETE FROM plan_inputs",
+            " AND execution IN (SELECT id FROM executions WHERE finished_at < $2 \
+             AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant))"
+        );
+        self.write(WHAT, inputs.bind(time(before))).await?;
+        let scenes = narrowed!(
+            &self.scope,
+            "DELETE FROM scenes",
+            " AND NOT EXISTS (SELECT 1 FROM plan_inputs \
+             WHERE plan_inputs.tenant = scenes.tenant AND plan_inputs.scene = scenes.hash)"
+        );
+        self.write(WHAT, scenes).await?;
         let executions = narrowed!(
             &self.scope,
             "DELETE FROM executions",
@@ -767,6 +828,7 @@ impl Tx for SqlTx {
         self.expect_writable()?;
         self.claim_platform(WHAT)?;
         if let Some(sql) = MAKE_MONTHS {
+            self.wait_little_for_months(WHAT).await?;
             self.write(WHAT, query(sql).bind(now.format("%Y-%m").to_string()).bind(MONTHS_AHEAD)).await?;
         }
         Ok(())

@@ -27,6 +27,7 @@ const COMMANDS: &[&str] = &[
     "history",
     "timeline",
     "compare",
+    "replay",
     "tree",
     "explain",
     "retry",

@@ -190,6 +190,15 @@ async fn nothing_moves_while_somebody_reconciles() {
     let refused = office.plumb(&replicas, &["db", "move", "--to", &away]);
     assert_eq!((refused.code, refused.stderr.contains("stop every replica first")), (1, true), "{refused:?}");
     drop(lead);
+    // One that leads nobody, as `plumb apply` does.
+    let ask = plumb::engine::Ask { trigger: plumb::model::Trigger::CommandLine, width: plumb::engine::Width::Deep };
+    let (replica, long) = (plumb::model::Replica("host/1/abc".to_owned()), std::time::Duration::from_secs(600));
+    let claim = plumb::store::Queue::claim_tenant(&store, "checkout", ask, &replica, long).await.unwrap().unwrap();
+    let refused = office.plumb(&replicas, &["db", "move", "--to", &away]);
+    assert_eq!((refused.code, refused.stderr.contains("host/1/abc looks at checkout")), (1, true), "{refused:?}");
+    let release = plumb::model::Release { seen: None, retry: None, news: None };
+    plumb::store::Queue::release(&store, &claim.lease, &release).await.unwrap();
+    office.did(&replicas, &["db", "move", "--to", &away]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

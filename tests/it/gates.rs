@@ -127,13 +127,14 @@ async fn a_suspended_environment_keeps_its_proposals_and_others_go_on() {
     assert_eq!(versions(&world).await, (43, 2));
     assert_eq!(world.tenant.remote_head(BRANCH), tip, "it is left as it is");
     assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
-    // Taking the branch away is no wish for git's value meanwhile.
+    // What is decided meanwhile waits with the rest.
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
     world.tenant.delete_branch(BRANCH);
-    assert_eq!(world.apply().await.done, 0);
-    assert!(world.proposal(ORDERS).await.is_none(), "nobody is asked meanwhile");
+    let report = world.apply().await;
+    assert_eq!((report.done, held(&report.plan, ORDERS)), (0, Some(Reason::Suspended)), "{:#?}", report.plan);
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Restored);
     world.write_tenant("providers: [files]");
     world.platform.commit("Go on");
-    assert_eq!(world.apply().await.done, 0);
-    assert_eq!(world.number("staging", "orders", VERSION).await, 43);
-    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open, "now somebody is asked again");
+    assert_eq!(world.in_sync().await, 1);
+    assert_eq!(versions(&world).await, (1, 2));
 }

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod answers;
 mod audit;
 mod caches;
 mod cli;

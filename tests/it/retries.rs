@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use plumb::engine::{Width, view};
 use plumb::managers::ManagerError;
-use plumb::model::{Attempt, Circuit, ConditionStatus, ConditionType, ExecutionOutcome, Reason, ResourceKey};
+use plumb::model::{
+    Attempt, Circuit, ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Reason, ResourceKey,
+};
 use plumb::store::Scope;
 
 use crate::harness::clock::SetClock;
@@ -185,6 +188,80 @@ async fn a_provider_that_does_not_answer_is_left_alone_until_it_is_back() {
     assert!(place.asked.is_some(), "{place:?}");
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_moved_is_planned_anew_and_tried_in_the_same_look() {
+    let (world, faults, _clock) = faulty_world().await;
+    faults.fail("orders", ManagerError::conflict("somebody else was there"));
+    let (mended, mut plans) = (Arc::clone(&faults), 0);
+    world.on_event(move |event| {
+        plans += usize::from(matches!(event.kind, EventKind::Planned { .. }));
+        if plans == 2 {
+            mended.mend("orders");
+        }
+    });
+    let report = world.scheduled().await;
+    assert_eq!((report.outcome, report.done), (ExecutionOutcome::InSync, 2), "{:#?}", report.plan);
+    assert_eq!(faults.tried(), ["orders", "orders", "carts"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_wait_is_over_and_that_something_else_keeps_asks_for_no_look_of_its_own() {
+    let (world, faults, clock) = faulty_world().await;
+    faults.fail("orders", busy());
+    let wait = world.scheduled().await.next_try.expect("it is tried again");
+    // When its time comes nobody answers: what cannot be seen is not tried.
+    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+    clock.forward(TimeDelta::from_std(wait).unwrap());
+    let report = world.scheduled().await;
+    assert_eq!(unseen(&report.plan, ORDERS), Some(Reason::ProviderUnreachable));
+    assert_eq!((report.wants_retry, report.next_try), (true, None), "patience grows with what cannot be seen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_comes_back_as_another_says_so_and_not_that_it_is_silent() {
+    let (world, faults, clock) = faulty_world().await;
+    world.in_sync().await;
+    world.write_database("staging", "orders", "userVersion: 2");
+    world.tenant.commit("Want version 2");
+    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+    for _ in 0..3 {
+        world.scheduled().await;
+    }
+    assert!(circuits(&world).await["files"].is_open(world.clock.now()));
+    faults.silence(None);
+    faults.become_another("a copy of it");
+    clock.forward(TimeDelta::seconds(6));
+    for _ in 0..2 {
+        let report = world.scheduled().await;
+        assert_eq!(unseen(&report.plan, ORDERS), Some(Reason::ProviderIdentityChanged), "it answers");
+    }
+    assert!(circuits(&world).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_says_when_it_is_tried_again_and_what_waits_says_for_what() {
+    let (world, faults, _clock) = faulty_world().await;
+    world.write_database("staging", "accounts", "userVersion: 1");
+    world.write_database("staging", "carts", "userVersion: 1\ndependsOn: [Database/accounts, Database/orders]");
+    world.tenant.commit("Let carts need accounts");
+    faults.fail("orders", ManagerError::retry(Reason::Rejected, "the disk is busy"));
+    world.scheduled().await;
+    let explain = async |key: &str| {
+        let explained = view::explain(world.store(), &parse(key), world.clock.as_ref()).await.unwrap();
+        explained.expect("it is known")
+    };
+    let next_at = attempts(&world).await[&parse(ORDERS)].next_at;
+    assert!(next_at.is_some());
+    let failed = explain(ORDERS).await;
+    assert_eq!(failed.chain.last().unwrap().next_at, next_at, "{failed:#?}");
+    // Accounts are there and asked about, which keeps nobody from being made.
+    world.by_hand("staging", "accounts", "PRAGMA user_version = 9").await;
+    world.look(Width::Deep).await.unwrap();
+    let waiting = explain(CARTS).await;
+    let links: Vec<&str> = waiting.chain.iter().map(|cause| cause.subject.as_str()).collect();
+    assert_eq!(links, [CARTS, ORDERS], "{waiting:#?}");
 }
 
 fn clock_now(world: &World) -> chrono::DateTime<chrono::Utc> {

@@ -1,13 +1,14 @@
 //! `plumb.dev/on-failure: rollback`: a change that fails for good is undone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use plumb::managers::ManagerError;
-use plumb::model::{ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason};
+use plumb::model::{ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason, Saga};
 use plumb::store::Scope;
 
 use crate::harness::faulty::Faults;
-use crate::harness::world::{World, held, held_message, parse};
+use crate::harness::world::{FILES, World, held, held_message, parse, unseen};
 
 const ROLLBACK: &str = "plumb.dev/on-failure: rollback";
 const VERSION: &str = "PRAGMA user_version";
@@ -168,4 +169,96 @@ async fn a_death_in_the_middle_of_undoing_is_gone_on_from() {
     assert_eq!(versions(&world).await, [2, 1, 2]);
     world.scheduled().await;
     assert_eq!(versions(&world).await, [1, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_done_whole_is_not_undone_when_something_fails_later() {
+    let (world, faults) = world_at(1).await;
+    let reverts = format!("{ROLLBACK}\nplumb.dev/drift: revert");
+    write(&world, 2);
+    world.write_resource("staging", "Database", "carts", &reverts, "userVersion: 2");
+    world.tenant.commit("Want version 2");
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert!(sagas(&world).await.is_empty(), "it is over");
+    // Days later, at the same commit, what somebody did to carts cannot be put back.
+    world.by_hand("staging", "carts", "PRAGMA user_version = 7").await;
+    faults.fail("carts", refused());
+    let report = world.apply().await;
+    assert_eq!(report.outcome, ExecutionOutcome::Failed);
+    assert_eq!(versions(&world).await, [2, 7, 2], "orders are in use as they are");
+    assert!(sagas(&world).await.is_empty(), "putting back is no change to undo");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_at_another_commit_undoes_nothing_of_this_one() {
+    let mut world = World::with_files().await;
+    let faults = Faults::new();
+    world.connect = Some(faults.connect());
+    world.restart().await;
+    let more = FILES.replace("name: files", "name: more").replace("sqlite:databases", "sqlite:more");
+    let more = more.replace("  serves: [{kind: Database}]\n", "");
+    let login = format!("  credentials: {{file: {}}}\n", world.login_file().display());
+    world.write_login("anything");
+    world.platform.write("providers.yaml", format!("{FILES}---{more}{login}"));
+    world.write_tenant("providers: [files, more]");
+    world.platform.commit("Have one more");
+    write(&world, 1);
+    world.tenant.commit("Begin");
+    world.in_sync().await;
+    // Baskets fail for good, and cannot be seen any more.
+    world.write_resource("staging", "Database", "baskets", ROLLBACK, "provider: more\nuserVersion: 1");
+    world.tenant.commit("Want baskets");
+    faults.fail("baskets", refused());
+    world.scheduled().await;
+    std::fs::remove_file(world.login_file()).unwrap();
+    write(&world, 2);
+    world.tenant.commit("Want version 2 of the rest");
+    let report = world.scheduled().await;
+    assert_eq!(unseen(&report.plan, "checkout/staging/Database/baskets"), Some(Reason::CredentialMissing));
+    assert_eq!(versions(&world).await, [2, 2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_in_the_middle_of_undoing_forgets_nothing_that_may_have_to_be_undone() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    let broken = Arc::clone(&faults);
+    world.on_event(move |event| {
+        if matches!(event.kind, EventKind::RollbackStarted { .. }) {
+            broken.fail("orders", refused());
+        }
+    });
+    world.scheduled().await;
+    world.on_event(|_| {});
+    assert_eq!(versions(&world).await, [2, 1, 2], "orders could not be undone");
+    faults.mend("orders");
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None).await.unwrap();
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undoing_that_this_look_has_no_room_for_is_the_next_looks() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", ManagerError::conflict("it moved"));
+    let (broken, mut plans) = (Arc::clone(&faults), 0);
+    world.on_event(move |event| {
+        plans += usize::from(matches!(event.kind, EventKind::Planned { .. }));
+        if plans == 4 {
+            broken.fail("carts", refused());
+        }
+    });
+    let report = world.scheduled().await;
+    assert_eq!(versions(&world).await, [2, 1, 2]);
+    assert_eq!(report.next_try, Some(Duration::ZERO));
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+}
+
+async fn sagas(world: &World) -> Vec<Saga> {
+    world.store().read(Scope::Tenant(world.name.clone())).await.unwrap().sagas().await.unwrap()
 }

@@ -196,3 +196,26 @@ async fn every_sixth_scan_looks_inside_each_object() {
     let triggers: Vec<Trigger> = looks(&world).await.iter().map(|look| look.trigger).collect();
     assert_eq!(triggers[1..], [Trigger::DriftScan; 6]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_older_than_it_is_kept_goes_soon_after_a_start() {
+    let mut world = World::with_files().await;
+    world.write_platform("id: test-platform\npollInterval: 200ms");
+    world.platform.commit("Poll often");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    world.in_sync().await;
+    let first = looks(&world).await[0].id;
+    world.stop();
+    world.clock = SetClock::at("2090-01-01T12:00:00Z");
+    world.start().await;
+    let running = Running::start(&world).await;
+    let gone = async {
+        while looks(&world).await.iter().any(|look| look.id == first) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("it does not wait for an hour");
+    running.stop().await;
+}

@@ -23,6 +23,8 @@ pub(in super::super) struct Out {
     pub tip: ObjectHex,
     /// When its commit was made.
     pub at: DateTime<Utc>,
+    /// What it was made on.
+    pub base: Option<ObjectHex>,
     /// It is in the head, and asks nobody anything.
     merged: bool,
 }
@@ -37,11 +39,11 @@ pub(in super::super) fn forgotten(
     branches
         .filter(|(branch, _)| known.values().all(|proposal| proposal.branch != **branch))
         .filter_map(|(branch, tip)| {
-            let Said { platform, key, at } = said(&source.mirror, tip)?;
+            let Said { platform, key, at, base } = said(&source.mirror, tip)?;
             let is_here = key.tenant == owner.name && branch_of(owner, &key) == *branch;
             let is_own = platform == owner.platform.id.0 && is_here && !known.contains_key(&key);
             let merged = source.mirror.contains(tip, &source.head).unwrap_or(false);
-            is_own.then(|| (key, Out { tip: tip.clone(), at, merged }))
+            is_own.then(|| (key, Out { tip: tip.clone(), at, base, merged }))
         })
         .collect()
 }
@@ -56,6 +58,7 @@ struct Said {
     platform: String,
     key: ResourceKey,
     at: DateTime<Utc>,
+    base: Option<ObjectHex>,
 }
 
 /// What the commit `tip` says, when it is one that a Plumb made and nobody changed since.
@@ -69,7 +72,12 @@ fn said(mirror: &Mirror, tip: &ObjectHex) -> Option<Said> {
     if commit.committer != mirrors::author() {
         return None;
     }
-    Some(Said { platform: trailer(PLATFORM_TRAILER)?, key: trailer(KEY_TRAILER)?.parse().ok()?, at: commit.time })
+    Some(Said {
+        platform: trailer(PLATFORM_TRAILER)?,
+        key: trailer(KEY_TRAILER)?.parse().ok()?,
+        at: commit.time,
+        base: commit.parent.clone(),
+    })
 }
 
 /// Why a branch with this tip is not taken for a proposal about `key`; `None` where it may be.
@@ -84,9 +92,12 @@ pub(super) fn not_ours(topic: &Topic<'_>, tip: &ObjectHex, key: &ResourceKey, br
              platforms repositories of their own",
             said.platform
         )),
-        Some(_) | None => {
-            Some(format!("the branch {branch} is there and holds somebody's commits; delete it to get a proposal"))
-        }
+        Some(said) => Some(format!(
+            "the branch {branch} is a proposal about {}; decide that first, or give the two tenants different paths in \
+             the repository",
+            said.key
+        )),
+        None => Some(format!("the branch {branch} is there and holds somebody's commits; delete it to get a proposal")),
     }
 }
 

@@ -145,11 +145,12 @@ fn chain(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<
         }
         let mut link = Cause::new(SubjectKind::Resource, key.to_string(), ready.reason, &ready.message);
         link.since = Some(ready.last_transition_time);
+        // Somebody may have had it tried again since the status was written.
+        link.next_at = next_try(facts, &key, ready.reason).or(status.until);
         link.help = help(facts, &key, ready.reason);
-        link.next_at = status.until;
         let root = match ready.reason {
             Reason::DependencyNotReady => {
-                next = waited_for(facts, status, &seen);
+                next = waited_for(facts, status, &ready.message, &seen);
                 None
             }
             Reason::CircuitOpen
@@ -158,11 +159,9 @@ fn chain(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<
             | Reason::AuthenticationFailed
             | Reason::CredentialMissing
             | Reason::ProviderMissing
-            | Reason::ProviderIdentityChanged => Some(provider(facts, &status.provider, ready.reason, &ready.message)),
-            Reason::BackingOff | Reason::DeadLetter => {
-                // Somebody may have had it tried again since.
-                link.next_at = facts.attempts.get(&key).and_then(|attempt| attempt.next_at);
-                None
+            | Reason::ProviderIdentityChanged => {
+                let root = provider(facts, &status.provider, ready.reason, &ready.message);
+                Some(Cause { next_at: root.next_at.or(link.next_at), ..root })
             }
             Reason::InvalidManifest | Reason::UnreadableManifest => tenant.and_then(findings),
             _ => None,
@@ -173,8 +172,25 @@ fn chain(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<
     chain
 }
 
-/// What is not ready of what a resource needs, or of what needs one that is to go.
-fn waited_for(facts: &Facts, status: &ResourceStatus, seen: &BTreeSet<ResourceKey>) -> Option<ResourceKey> {
+/// When a step that failed, for this reason or one that says so, is tried again.
+fn next_try(facts: &Facts, key: &ResourceKey, reason: Reason) -> Option<DateTime<Utc>> {
+    let attempt = facts.attempts.get(key)?;
+    let is_of_it = reason == attempt.reason || matches!(reason, Reason::BackingOff | Reason::DeadLetter);
+    attempt.next_at.filter(|_| is_of_it)
+}
+
+/// What a resource waits for: what was said when it was held, else what is not ready of what it needs, or of what needs
+/// one that is to go.
+fn waited_for(
+    facts: &Facts,
+    status: &ResourceStatus,
+    message: &str,
+    seen: &BTreeSet<ResourceKey>,
+) -> Option<ResourceKey> {
+    let words = message.split([' ', ',']).filter_map(|word| word.parse::<ResourceKey>().ok());
+    if let Some(named) = words.into_iter().find(|key| facts.statuses.contains_key(key) && !seen.contains(key)) {
+        return Some(named);
+    }
     let is_ready = |key: &ResourceKey| {
         let ready = facts.statuses.get(key).and_then(|status| status.condition(ConditionType::Ready));
         ready.is_some_and(|ready| ready.status == ConditionStatus::True)
@@ -219,7 +235,9 @@ fn drift_beside(facts: &Facts, status: &ResourceStatus) -> Option<Cause> {
 }
 
 fn provider(facts: &Facts, name: &str, reason: Reason, message: &str) -> Cause {
-    match facts.circuits.get(name) {
+    // Silences from before say nothing of what it answers now.
+    let silent = facts.circuits.get(name).filter(|c| reason == Reason::CircuitOpen || reason == c.reason);
+    match silent {
         Some(Circuit { failures, reason, message, since, retry_at, .. }) => Cause {
             since: Some(*since),
             next_at: *retry_at,

@@ -85,6 +85,9 @@ const DROP_MONTHS: Option<&str> = Some("SELECT drop_months($1, $2)");
 /// in the middle of one holds rows and locks that others wait for, and no lease would end that. Transactions are short, and
 /// nothing slow is awaited in them.
 const IDLE_IN_TRANSACTION: &str = "5s";
+/// How long making and dropping months waits for those who read the table: everybody who writes, and whoever comes to read
+/// after it, waits with it. Somebody tries again later.
+const MONTHS_WAIT: Option<&str> = Some("SET LOCAL lock_timeout = '2s'");
 /// How long the server waits for a sign of life of the leader, which gives one every few seconds. PostgreSQL 13 cannot.
 const IDLE_LEADER: &str = "20s";
 /// The first version that ends idle sessions, as `server_version_num`.
@@ -314,6 +317,12 @@ impl Queue for PostgresStore {
     async fn give_slot(&self, slot: &Slot) -> Result<(), StoreError> {
         let (mut queue, _) = self.queue().await?;
         slots::give(&mut queue, slot).await?;
+        self.end(queue).await
+    }
+
+    async fn give_slots_but(&self, provider: &str, used: &[i64], lease: &Lease) -> Result<(), StoreError> {
+        let (mut queue, _) = self.queue().await?;
+        slots::give_all_but(&mut queue, provider, used, lease).await?;
         self.end(queue).await
     }
 

@@ -73,6 +73,24 @@ pub(super) async fn give(connection: &mut PgConnection, slot: &Slot) -> Result<(
     Ok(())
 }
 
+/// Gives back what a lease has, but these.
+pub(super) async fn give_all_but(
+    connection: &mut PgConnection,
+    provider: &str,
+    used: &[i64],
+    lease: &Lease,
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM slots WHERE provider = $1 AND tenant = $2 AND generation = $3 AND number <> ALL ($4)")
+        .bind(provider)
+        .bind(&lease.tenant)
+        .bind(lease.generation)
+        .bind(used)
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
 fn failed(source: sqlx::Error) -> StoreError {
     StoreError::Query { what: WHAT, source }
 }

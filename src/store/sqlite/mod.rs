@@ -59,6 +59,7 @@ const KEY_SHARE: &str = "";
 /// There are no partitions.
 const MAKE_MONTHS: Option<&str> = None;
 const DROP_MONTHS: Option<&str> = None;
+const MONTHS_WAIT: Option<&str> = None;
 
 /// Tables, their columns, and the columns' types.
 const SHAPES: &str = "SELECT m.name, c.name, c.type FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c \

@@ -301,3 +301,46 @@ async fn executions_are_listed_told_and_compared() {
     assert!(remote(&["history", "checkout/production/Database/orders"]).contains("PLANNED"));
     assert!(remote(&["tree"]).contains("Database/orders"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_is_made_again_as_it_was_then_and_with_another_commit() {
+    let desk = Desk::with_starter();
+    let seen = |name: &str, args: &[&str], code: i32| {
+        let said = desk.plumb(args);
+        assert_eq!(said.code, code, "{said:?}");
+        snapshot(name, &shown(&desk, args, &said));
+    };
+    let json = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&desk.plumb(args).stdout).unwrap() };
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let manifest = "environments/staging/orders.yaml";
+    let text = desk.tenant.show(&format!("main:{manifest}"));
+    let version = |version: u32| {
+        desk.tenant.write(manifest, text.replace("userVersion: 7", &format!("userVersion: {version}")));
+        desk.tenant.commit(&format!("Expect schema version {version}"))
+    };
+    version(8);
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let later = version(9);
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    // Nothing was left to do, so nothing was kept.
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    seen("replay", &["replay", "2"], 0);
+    seen("replay_at", &["replay", "2", "--at", &later[..12]], 0);
+    seen("replay_of_nothing", &["replay", "4"], 1);
+    seen("replay_of_no_execution", &["replay", "99"], 1);
+    let plan = json(&["replay", "2", "-o", "json"]);
+    assert_eq!((&plan[0]["same"], &plan[0]["plan"]["steps"][0]["changes"][0]["to"]), (&true.into(), &8.into()));
+    assert_eq!(plan[0]["plan"]["id"], json(&["history", "-o", "json"])[2]["plan"]);
+    let plan = json(&["replay", "1", "--at", "main", "-o", "json"]);
+    assert_eq!(plan[0]["same"], false);
+    let steps = plan[0]["plan"]["steps"].as_array().unwrap();
+    assert!(steps.iter().all(|step| step["action"] == "create") && steps.len() == 2, "{plan}");
+    let unknown = desk.plumb(&["replay", "2", "--at", "nowhere"]);
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.stderr.contains("nowhere"), "{unknown:?}");
+    // Nothing was applied by any of them.
+    assert_eq!(desk.plumb(&["plan", "--detailed-exitcode"]).code, 0);
+    // The mirrors can be lost: git has all of it.
+    std::fs::remove_dir_all(desk.data("mirrors")).unwrap();
+    assert_eq!(desk.plumb(&["replay", "2"]).code, 0);
+}

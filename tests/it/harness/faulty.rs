@@ -15,6 +15,8 @@ pub struct Faults {
     steps: Mutex<BTreeMap<String, ManagerError>>,
     /// What every question fails with.
     silence: Mutex<Option<ManagerError>>,
+    /// Who every manager says that its system is, where it is not the usual.
+    identity: Mutex<Option<ProviderIdentity>>,
     asked: Mutex<usize>,
     tried: Mutex<Vec<String>>,
 }
@@ -37,6 +39,11 @@ impl Faults {
     /// From now on nobody answers, or everybody does.
     pub fn silence(&self, error: Option<ManagerError>) {
         *self.silence.lock().unwrap() = error;
+    }
+
+    /// From now on every system is another one.
+    pub fn become_another(&self, identity: &str) {
+        *self.identity.lock().unwrap() = Some(ProviderIdentity(identity.to_owned()));
     }
 
     /// How often a manager was asked who it is since the last call.
@@ -77,7 +84,11 @@ impl ResourceManager for Faulty {
     async fn identity(&self) -> Result<Option<ProviderIdentity>, ManagerError> {
         *self.faults.asked.lock().unwrap() += 1;
         self.faults.answer()?;
-        self.inner.identity().await
+        let another = self.faults.identity.lock().unwrap().clone();
+        match another {
+            Some(identity) => Ok(Some(identity)),
+            None => self.inner.identity().await,
+        }
     }
 
     async fn observe(&self, targets: &[Target], depth: Depth, cx: &Cx<'_>) -> Result<Vec<Observation>, ManagerError> {

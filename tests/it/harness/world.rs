@@ -14,6 +14,7 @@ use plumb::model::{
     ResourceStatus, SystemClock, Trigger,
 };
 use plumb::store::Mode;
+use plumb::store::postgres::PostgresStore;
 use plumb::store::sqlite::SqliteStore;
 use plumb::store::{Scope, Store};
 use secrecy::{ExposeSecret, SecretString};
@@ -38,6 +39,8 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
     /// What makes managers, where it is not the usual.
     pub connect: Option<Connect>,
+    /// The PostgreSQL database that the state is kept in, where it is not a file.
+    pub state: Option<String>,
     running: Option<Running>,
     events: Arc<Mutex<Vec<Event>>>,
     hook: Arc<Mutex<Option<Hook>>>,
@@ -116,6 +119,7 @@ impl World {
             credentials: tempfile::tempdir().unwrap(),
             clock: Arc::new(SystemClock),
             connect: None,
+            state: None,
             running: None,
             events: Arc::default(),
             hook: Arc::default(),
@@ -183,7 +187,10 @@ impl World {
 
     /// Starts the engine.
     pub async fn start(&mut self) {
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(self.data(), Mode::Reconcile).await.unwrap());
+        let store: Arc<dyn Store> = match &self.state {
+            Some(url) => Arc::new(PostgresStore::open(url, Mode::Reconcile).await.unwrap()),
+            None => Arc::new(SqliteStore::open(self.data(), Mode::Reconcile).await.unwrap()),
+        };
         let clock = Arc::clone(&self.clock);
         let vault = Vault::open(&self.data(), None, &mut system_rng()).unwrap();
         let secrets = Arc::new(
@@ -275,7 +282,25 @@ impl World {
 
     async fn look_for(&self, trigger: Trigger, width: Width) -> Result<Report, EngineError> {
         let in_force = self.engine().platform().await?;
-        self.engine().reconcile(&in_force, &self.name, Ask { trigger, width }).await
+        let report = self.engine().reconcile(&in_force, &self.name, Ask { trigger, width }).await?;
+        self.plans_again(&report).await;
+        Ok(report)
+    }
+
+    /// Whatever a look planned can be planned again from what was kept of it, and comes out the same.
+    async fn plans_again(&self, report: &Report) {
+        let (_, replayed) = self.engine().replay(report.execution, None).await.unwrap().expect("it is there");
+        for again in &replayed {
+            assert_eq!(again.preview.plan.id, again.then, "{:#?} beside {report:#?}", again.preview.plan);
+        }
+        let Plan { steps, blocked, drift, settles, unknown, .. } = &report.plan;
+        match replayed.last().map(|again| &again.preview.plan) {
+            Some(again) => {
+                assert_eq!((&again.steps, &again.blocked, &again.drift), (steps, blocked, drift));
+                assert_eq!((&again.settles, &again.unknown), (settles, unknown));
+            }
+            None => assert!(report.plan.is_in_sync() && settles.is_empty(), "{:#?} was not kept", report.plan),
+        }
     }
 
     /// What an apply would do.

@@ -13,6 +13,7 @@ use plumb::model::{
 use plumb::model::{Attempt, Circuit, Saga};
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
 use plumb::store::copy::Rows;
+use plumb::store::inputs::PackedInputs;
 use plumb::store::{
     HeldPlan, HistoryFilter, Lead, NewEvent, PlatformState, Queue, Scope, Store, StoreError, StoredSecret, TenantState,
     Tx,
@@ -307,6 +308,8 @@ asked! {
     Write async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError>;
     Read async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError>;
     Write async fn append_events(&mut self, execution: i64, tenant: &str, events: &[NewEvent]) -> Result<(), StoreError>;
+    Write async fn put_plan_inputs(&mut self, execution: i64, tenant: &str, pass: u32, inputs: &PackedInputs) -> Result<(), StoreError>;
+    Read async fn plan_inputs(&mut self, execution: i64) -> Result<Vec<PackedInputs>, StoreError>;
     Read async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError>;
     Write async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
 }

@@ -14,6 +14,7 @@ use plumb::model::{
 };
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit, ORIGIN, PLATFORM_CHAIN};
 use plumb::store::copy::Rows;
+use plumb::store::inputs::PackedInputs;
 use plumb::store::{
     HeldPlan, HistoryFilter, Lead, NewEvent, PlatformState, Queue, Scope, Store, StoreError, StoredSecret, TenantState,
     Tx,
@@ -23,6 +24,9 @@ use tokio::time::Instant;
 
 /// As on the databases: a time further ahead counts as reached.
 const HORIZON: TimeDelta = TimeDelta::hours(1);
+
+/// More looks than any run has where they wait for something.
+pub const MOST_LOOKS: i64 = 1000;
 
 /// A table: shared until somebody writes in it, so that a snapshot costs nothing.
 type Table<K, V> = Arc<BTreeMap<K, V>>;
@@ -50,6 +54,8 @@ struct Tables {
     audit_heads: Table<String, AuditHead>,
     executions: Table<i64, Execution>,
     events: Table<i64, Arc<Event>>,
+    /// By execution and its plans' numbers.
+    inputs: Table<(i64, u32), (String, Arc<PackedInputs>)>,
     last_execution: i64,
     last_event: i64,
 }
@@ -761,7 +767,12 @@ impl Tx for MemoryTx {
         commit: Option<&str>,
         at: DateTime<Utc>,
     ) -> Result<i64, StoreError> {
-        let tables = self.write("an execution", Some(tenant))?;
+        const WHAT: &str = "an execution";
+        if self.write(WHAT, Some(tenant))?.last_execution >= MOST_LOOKS {
+            // Time only passes when nothing else happens: looks without a wait between them would never end.
+            return self.broken(StoreError::Query { what: WHAT, source: sqlx::Error::PoolTimedOut });
+        }
+        let tables = &mut self.tables;
         tables.last_execution += 1;
         let execution = Execution {
             id: tables.last_execution,
@@ -848,6 +859,26 @@ impl Tx for MemoryTx {
         Ok(())
     }
 
+    async fn put_plan_inputs(
+        &mut self,
+        execution: i64,
+        tenant: &str,
+        pass: u32,
+        inputs: &PackedInputs,
+    ) -> Result<(), StoreError> {
+        let tables = self.write("the inputs of a plan", Some(tenant))?;
+        let row = || (tenant.to_owned(), Arc::new(inputs.clone()));
+        Arc::make_mut(&mut tables.inputs).entry((execution, pass)).or_insert_with(row);
+        Ok(())
+    }
+
+    async fn plan_inputs(&mut self, execution: i64) -> Result<Vec<PackedInputs>, StoreError> {
+        self.expect_sound()?;
+        let kept = self.tables.inputs.range((execution, 0)..=(execution, u32::MAX));
+        let own = kept.filter(|(_, (tenant, _))| self.sees(tenant));
+        Ok(own.map(|(_, (_, inputs))| PackedInputs::clone(inputs)).collect())
+    }
+
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError> {
         self.expect_sound()?;
         let HistoryFilter { execution, key, environment, before, limit } = filter;
@@ -882,6 +913,7 @@ impl Tx for MemoryTx {
             .collect();
         Arc::make_mut(&mut tables.executions).retain(|id, _| !old.contains(id));
         Arc::make_mut(&mut tables.events).retain(|_, event| !old.contains(&event.execution));
+        Arc::make_mut(&mut tables.inputs).retain(|(execution, _), _| !old.contains(execution));
         Ok(old.len() as u64)
     }
 }

@@ -121,6 +121,15 @@ impl Document {
         }
     }
 
+    /// Nothing in it holds up what it asks for any more: it can be read, and says nothing that waits for a person.
+    pub fn put_right(&mut self) {
+        self.broken = None;
+        self.annotations.remove("suspend");
+        if self.annotations.get("drift").is_some_and(|mode| mode == "observe") {
+            self.annotations.insert("drift", "revert".to_owned());
+        }
+    }
+
     /// What git sets, flat.
     pub fn fields(&self) -> Fields {
         let spec: Map<String, Value> =

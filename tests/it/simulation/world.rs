@@ -10,7 +10,8 @@ use plumb::engine::schedule::Schedule;
 use plumb::engine::vault::{StoredSecrets, Vault};
 use plumb::engine::{Ask, Engine, PreviewSource, Settings, Width};
 use plumb::model::{
-    ApprovalKind, Clock, DriftMode, Mark, Plan, PlatformId, ProviderType, Reason, Replica, Request, Trigger,
+    ApprovalKind, Clock, DriftMode, Mark, Plan, PlatformId, ProviderType, Reason, Replica, Request, ResourceKey,
+    Trigger,
 };
 use plumb::source::{Mirror, Remote};
 use plumb::store::{Queue, Scope, Store};
@@ -23,10 +24,10 @@ use tokio::time::Instant;
 use super::chaos::{Chaos, Life, OfLife, Rates};
 use super::faulty::FaultyStore;
 use super::invariants;
-use super::memory::MemoryStore;
+use super::memory::{MOST_LOOKS, MemoryStore};
 use super::repository::Repository;
 use super::system::{Object, PLATFORM, System, another, blank};
-use super::wish::{CACHE, ENVIRONMENT, FILES, GUEST, NAMES, OTHER, PG, TENANT, Wish, key_of};
+use super::wish::{CACHE, Document, ENVIRONMENT, FILES, GUEST, NAMES, OTHER, PG, TENANT, Wish, key_of};
 
 /// How many processes share the store.
 const REPLICAS: usize = 2;
@@ -34,6 +35,8 @@ const REPLICAS: usize = 2;
 const LEASE: Duration = Duration::from_secs(15);
 /// How often, at most, a person is asked before everything must be in plumb.
 const ROUNDS: usize = 12;
+/// How many looks of a run are planned again.
+const REPLAYS: usize = 3;
 /// How long a look may take when nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -271,7 +274,7 @@ impl<'a> World<'a> {
     /// Somebody deletes an object of ours.
     fn lose_by_hand(&self) {
         let mut state = self.system.state();
-        let owned: Vec<(plumb::model::ResourceKey, String, String)> = state
+        let owned: Vec<(ResourceKey, String, String)> = state
             .owned()
             .into_iter()
             .flat_map(|(key, all)| {
@@ -388,13 +391,7 @@ impl World<'_> {
     /// Asks people until everything is in plumb.
     async fn converge(&mut self) -> Result<(), Vec<String>> {
         // What nobody can decide for them, people put right: documents that cannot be read, drift that is only recorded.
-        for document in self.wish.documents.values_mut() {
-            document.broken = None;
-            document.annotations.remove("suspend");
-            if document.annotations.get("drift").is_some_and(|mode| mode == "observe") {
-                document.annotations.insert("drift", "revert".to_owned());
-            }
-        }
+        self.wish.documents.values_mut().for_each(Document::put_right);
         self.commit("Put right");
         let inspector = self.inspector().await;
         let mut plan = None;
@@ -446,13 +443,8 @@ impl World<'_> {
             match blocked.reason {
                 // It holds data: it is wanted after all.
                 Reason::DeletionProtected | Reason::PossibleRename => {
-                    let before = self.system.state().heads.iter().rev().find_map(|head| head.get(key).cloned());
-                    if let Some(mut before) = before.filter(|_| self.wish.get(key).is_none()) {
-                        before.broken = None;
-                        before.depends_on = None;
-                        before.annotations.remove("suspend");
-                        self.wish.documents.insert(before.name, before);
-                        changed = true;
+                    if self.wish.get(key).is_none() {
+                        changed |= self.want_again(key);
                     }
                 }
                 Reason::ReplaceProtected => {
@@ -479,14 +471,9 @@ impl World<'_> {
                     changed = true;
                 }
                 Reason::Suspended => {
-                    if let Some(document) = self.wish.get_mut(key) {
-                        document.annotations.remove("suspend");
-                    } else if let Some(mut before) =
-                        self.system.state().heads.iter().rev().find_map(|head| head.get(key).cloned())
-                    {
-                        before.annotations.remove("suspend");
-                        (before.broken, before.depends_on) = (None, None);
-                        self.wish.documents.insert(before.name, before);
+                    match self.wish.get_mut(key) {
+                        Some(document) => document.put_right(),
+                        None => drop(self.want_again(key)),
                     }
                     changed = true;
                 }
@@ -515,6 +502,16 @@ impl World<'_> {
         }
     }
 
+    /// Wants a resource again as a commit wanted it last; says whether one did.
+    fn want_again(&mut self, key: &ResourceKey) -> bool {
+        let before = self.system.state().heads.iter().rev().find_map(|head| head.get(key).cloned());
+        let Some(mut document) = before else { return false };
+        document.put_right();
+        document.depends_on = None;
+        self.wish.documents.insert(document.name, document);
+        true
+    }
+
     async fn inspector(&mut self) -> Engine {
         self.lives += 1;
         let store: Arc<dyn Store> = Arc::new(self.store.clone());
@@ -536,6 +533,18 @@ impl World<'_> {
             Ok(report) => vec![format!("a further look did something: {}", told(&report.plan))],
             Err(error) => vec![format!("a further look failed: {error}")],
         };
+        for execution in self.some_executions() {
+            match inspector.replay(execution, None).await {
+                Ok(Some((_, replayed))) => {
+                    let others = replayed.into_iter().filter(|again| again.preview.plan.id != again.then);
+                    broken.extend(others.map(|again| {
+                        format!("execution {execution} planned {} and again: {}", again.then, told(&again.preview.plan))
+                    }));
+                }
+                Ok(None) => broken.push(format!("execution {execution} is gone")),
+                Err(error) => broken.push(format!("execution {execution} cannot be planned again: {error}")),
+            }
+        }
         let effects = self.system.state().effects - before;
         if effects > 0 {
             broken.push(format!("a further look touched {effects} things"));
@@ -547,10 +556,19 @@ impl World<'_> {
         broken
     }
 
+    /// A few of the looks that there were, to be planned again.
+    fn some_executions(&self) -> Vec<i64> {
+        let (executions, _) = self.store.history();
+        (0..REPLAYS).map(|_| self.chaos.pick(&executions).id).collect()
+    }
+
     fn end(self, mut broken: Vec<String>) -> Ended {
         let (executions, events) = self.store.history();
         let state = self.system.state();
         broken.extend(state.violations.iter().cloned());
+        if executions.len() >= usize::try_from(MOST_LOOKS).expect("it is small") {
+            broken.push(format!("it was looked at {MOST_LOOKS} times: looks without a wait between them"));
+        }
         let told: Vec<String> = events
             .iter()
             .map(|event| {

@@ -10,8 +10,8 @@ use plumb::model::{
 use plumb::store::{HistoryFilter, NewEvent, PlatformState, Scope, Store, StoreError, StoredSecret, Tx};
 
 use super::sample::{
-    HOSTILE, approval, at, attempt, circuit, event, events, finding, held_plan, key, platform_state, proposal, record,
-    saga, secret, status, stray, summary, tenant_state,
+    HOSTILE, approval, at, attempt, circuit, event, events, finding, held_plan, key, plan_inputs, platform_state,
+    proposal, record, saga, secret, status, stray, summary, tenant_state,
 };
 use super::{ALL, Fixture, audit, begin, isolation, queue, read, tenant};
 
@@ -475,6 +475,40 @@ async fn pruning_forgets_what_ended_long_ago_and_keeps_each_tenants_newest(store
     assert!(ids.keys().all(|id| *id < next));
 }
 
+async fn inputs_of_plans_read_back_and_go_with_their_execution(store: &dyn Store) {
+    let mut tx = begin(store).await;
+    let mut executions = Vec::new();
+    for (tenant, end) in [("checkout", at(10)), ("checkout", at(200)), ("billing", at(20))] {
+        let id = tx.start_execution(tenant, Trigger::Poll, None, at(0)).await.unwrap();
+        // The same scene for all, as it is where nothing changes.
+        tx.put_plan_inputs(id, tenant, 0, &plan_inputs("calm")).await.unwrap();
+        tx.finish_execution(id, ExecutionOutcome::Blocked, None, None, summary(), end).await.unwrap();
+        executions.push(id);
+    }
+    let [old, young, other] = executions[..] else { panic!("there are three") };
+    tx.put_plan_inputs(old, "checkout", 1, &plan_inputs("another")).await.unwrap();
+    // What is there stays.
+    tx.put_plan_inputs(old, "checkout", 0, &plan_inputs("later")).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = read(store).await;
+    assert_eq!(tx.plan_inputs(old).await.unwrap(), [plan_inputs("calm"), plan_inputs("another")]);
+    assert_eq!(tx.plan_inputs(other + 1).await.unwrap(), []);
+    drop(tx);
+    let mut tx = store.read(tenant("checkout")).await.unwrap();
+    assert_eq!(tx.plan_inputs(young).await.unwrap(), [plan_inputs("calm")]);
+    assert_eq!(tx.plan_inputs(other).await.unwrap(), []);
+    drop(tx);
+
+    let mut tx = begin(store).await;
+    assert_eq!(tx.prune_history(at(100)).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+    let mut tx = read(store).await;
+    assert_eq!(tx.plan_inputs(old).await.unwrap(), []);
+    for kept in [young, other] {
+        assert_eq!(tx.plan_inputs(kept).await.unwrap(), [plan_inputs("calm")], "a scene stays while a plan has it");
+    }
+}
+
 /// Runs every test on each database.
 macro_rules! on_every_database {
     ($($module:ident :: $test:ident,)+) => {
@@ -535,6 +569,7 @@ on_every_database! {
     rows::history_is_filtered_by_execution_key_page_and_limit,
     rows::an_event_belongs_to_an_execution_of_its_tenant,
     rows::pruning_forgets_what_ended_long_ago_and_keeps_each_tenants_newest,
+    rows::inputs_of_plans_read_back_and_go_with_their_execution,
     audit::chains_grow_apart_and_read_back,
     audit::a_tenant_sees_and_writes_its_own_chain_alone,
     audit::many_writers_make_one_chain,

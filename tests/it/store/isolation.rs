@@ -7,8 +7,8 @@ use plumb::model::{ApprovalKind, ExecutionOutcome, ProviderIdentity, Trigger};
 use plumb::store::{HistoryFilter, Store, StoreError, Tx};
 
 use super::sample::{
-    approval, at, attempt, circuit, event, events, held_plan, key, platform_state, proposal, record, saga, secret,
-    status, stray, summary, tenant_state,
+    approval, at, attempt, circuit, event, events, held_plan, key, plan_inputs, platform_state, proposal, record, saga,
+    secret, status, stray, summary, tenant_state,
 };
 use super::{ALL, begin, read, tenant};
 
@@ -38,12 +38,13 @@ enum Write {
     RemoveSecrets,
     Execution,
     Event,
+    PlanInputs,
     Audit,
 }
 
 impl Write {
     const OF_THE_PLATFORM: [Write; 4] = [Write::Platform, Write::Identity, Write::Circuit, Write::RemoveCircuit];
-    const OF_A_TENANT: [Write; 20] = [
+    const OF_A_TENANT: [Write; 21] = [
         Write::Tenant,
         Write::Record,
         Write::Forget,
@@ -63,6 +64,7 @@ impl Write {
         Write::RemoveSecrets,
         Write::Execution,
         Write::Event,
+        Write::PlanInputs,
         Write::Audit,
     ];
 
@@ -92,6 +94,7 @@ impl Write {
             Write::Secret => tx.put_secret(&secret(&orders, "app", "", name.as_bytes())).await,
             Write::RemoveSecrets => tx.remove_secrets(&orders).await,
             Write::Execution => tx.start_execution(name, Trigger::Start, None, at(0)).await.map(drop),
+            Write::PlanInputs => tx.put_plan_inputs(execution, name, 0, &plan_inputs(name)).await,
             Write::Audit => tx.append_audit(name, &[super::audit::entry(0)]).await,
             Write::Event => tx.append_event(execution, name, event(Some(&orders), at(0), &events()[0])).await,
         }
@@ -119,6 +122,7 @@ pub async fn fill(store: &dyn Store) -> BTreeMap<&'static str, i64> {
             Write::Approval,
             Write::Secret,
             Write::Event,
+            Write::PlanInputs,
             Write::Audit,
         ] {
             write.run(&mut *tx, name, execution).await.unwrap();
@@ -130,7 +134,7 @@ pub async fn fill(store: &dyn Store) -> BTreeMap<&'static str, i64> {
 }
 
 pub async fn a_tenant_sees_its_own_rows_alone(store: &dyn Store) {
-    fill(store).await;
+    let executions = fill(store).await;
     for (own, other) in [("checkout", "billing"), ("billing", "checkout")] {
         let (mine, theirs) = (key(own, "orders"), key(other, "orders"));
         let mut tx = store.read(tenant(own)).await.unwrap();
@@ -153,6 +157,8 @@ pub async fn a_tenant_sees_its_own_rows_alone(store: &dyn Store) {
         assert_eq!(tx.secrets(&mine, "app").await.unwrap()[0].ciphertext, own.as_bytes());
         assert!(tx.secrets(&theirs, "app").await.unwrap().is_empty());
         assert_eq!(tx.newest_secret().await.unwrap().unwrap().key, mine);
+        assert_eq!(tx.plan_inputs(executions[own]).await.unwrap(), [plan_inputs(own)]);
+        assert!(tx.plan_inputs(executions[other]).await.unwrap().is_empty());
         let executions = tx.executions(&ALL).await.unwrap();
         assert_eq!(executions.iter().map(|execution| execution.tenant.as_str()).collect::<Vec<_>>(), [own]);
         let events = tx.events(&ALL).await.unwrap();

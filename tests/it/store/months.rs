@@ -1,6 +1,8 @@
 //! The months of PostgreSQL: events and the audit log in partitions, which are made ahead, dropped whole, and as closed to
 //! other tenants as the tables are.
 
+use std::time::Duration;
+
 use plumb::model::{ExecutionOutcome, Trigger};
 use plumb::store::postgres::PostgresStore;
 use plumb::store::{Mode, Scope};
@@ -192,4 +194,35 @@ async fn what_was_there_before_the_months_moves_into_them() {
     run(&mut owner, "SET plumb.scope = 'platform'".to_owned()).await.unwrap();
     let add = "INSERT INTO events (execution, tenant, at, document) VALUES (1, 'checkout', 'x', '{}') RETURNING id";
     assert_eq!(count(&mut owner, add.to_owned()).await, 6, "numbers are never given twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_all_rows_for_long_keeps_months_and_not_writers() {
+    let fixture = Fixture::postgres().await;
+    let store = &*fixture.store;
+    let mut tx = begin(store).await;
+    tx.make_months(at(0)).await.unwrap();
+    for _ in 0..2 {
+        let execution = tx.start_execution("checkout", Trigger::Poll, None, at(0)).await.unwrap();
+        tx.append_event(execution, "checkout", event(None, at(0), &events()[0])).await.unwrap();
+        tx.finish_execution(execution, ExecutionOutcome::InSync, None, None, summary(), at(0)).await.unwrap();
+    }
+    let newest = tx.start_execution("checkout", Trigger::Poll, None, at(400 * DAY)).await.unwrap();
+    tx.finish_execution(newest, ExecutionOutcome::InSync, None, None, summary(), at(400 * DAY)).await.unwrap();
+    tx.commit().await.unwrap();
+    // A backup to somebody who is slow.
+    let mut reading = store.snapshot().await.unwrap();
+    let tables = reading.tables().await.unwrap();
+    let table = tables.iter().find(|table| table.name == "events").unwrap();
+    reading.read(table, &mut |_| Ok(())).await.unwrap();
+    let mut tx = begin(store).await;
+    let pruned = tokio::time::timeout(Duration::from_secs(30), tx.prune_history(at(300 * DAY))).await;
+    assert!(pruned.expect("it gives up").is_err());
+    drop(tx);
+    drop(reading);
+    let mut tx = begin(store).await;
+    tx.prune_history(at(300 * DAY)).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = read(store).await;
+    assert!(tx.events(&ALL).await.unwrap().is_empty());
 }

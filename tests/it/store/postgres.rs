@@ -11,13 +11,15 @@ use plumb::store::postgres::PostgresStore;
 use plumb::store::{Queue, Scope, Store, StoreError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
+use super::audit::entry;
 use super::sample::tenant_state;
 use super::{Fixture, isolation, tenant};
-use crate::harness::desk::Desk;
+use crate::harness::desk::{Desk, PLUMB};
 use crate::harness::postgres::PostgresServer;
+use crate::harness::world::{FILES, World};
 
 /// Everything that belongs to a tenant.
-const TABLES: [&str; 16] = [
+const TABLES: [&str; 18] = [
     "tenants",
     "inventory",
     "statuses",
@@ -32,6 +34,8 @@ const TABLES: [&str; 16] = [
     "attempts",
     "sagas",
     "slots",
+    "plan_inputs",
+    "scenes",
     "audit",
     "audit_heads",
 ];
@@ -127,12 +131,42 @@ async fn a_provider_has_so_many_slots_over_all_replicas_and_those_of_a_lost_leas
     assert!(again.iter().all(Option::is_some), "{again:?}");
     beside.give_slot(&third).await.unwrap();
     assert_eq!(take(store, &one).await, None);
+    // What nobody knows of is given back, and nothing else.
+    let used = again[0].as_ref().unwrap().number;
+    beside.give_slots_but("pg", &[], &other).await.unwrap();
+    store.give_slots_but("pg", &[used], &one).await.unwrap();
+    let freed = take(store, &one).await.expect("there is room");
+    assert_ne!(freed.number, used);
+    assert_eq!(take(store, &one).await, None);
     // Many that ask at once never get more than there are.
     let asked = (0..16).map(|_| store.take_slot("busy", 3, &one));
     let taken = futures::future::join_all(asked).await;
     let taken: Vec<_> = taken.into_iter().filter_map(Result::unwrap).map(|slot| slot.number).collect();
     let distinct: std::collections::BTreeSet<_> = taken.iter().collect();
     assert!(!taken.is_empty() && taken.len() <= 3 && distinct.len() == taken.len(), "{taken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_whose_return_was_lost_keeps_nobody_waiting() {
+    let one_at_a_time = FILES.replace("  serves:", "  maxConcurrency: 1\n  serves:");
+    let mut world = World::new(&one_at_a_time, "[files]").await;
+    let server = PostgresServer::shared();
+    let (login, password) = server.login();
+    server.psql("CREATE DATABASE state_lost_slot OWNER plumb").await;
+    world.state = Some(format!("postgres://{login}:{password}@127.0.0.1:{}/state_lost_slot", server.port()));
+    world.restart().await;
+    // The first slot that is given back is not.
+    let once = "CREATE SEQUENCE plumb.returns; CREATE FUNCTION plumb.fail_once() RETURNS trigger LANGUAGE plpgsql \
+                SECURITY DEFINER AS $$ BEGIN IF nextval('plumb.returns') = 1 THEN RAISE EXCEPTION 'it is restarted'; \
+                END IF; RETURN OLD; END $$; CREATE TRIGGER fail_once BEFORE DELETE ON plumb.slots FOR EACH ROW \
+                EXECUTE FUNCTION plumb.fail_once()";
+    server.psql_in("state_lost_slot", once).await;
+    for name in ["orders", "carts", "payments"] {
+        world.write_database("staging", name, "userVersion: 1");
+    }
+    world.tenant.commit("Add three");
+    let done = tokio::time::timeout(Duration::from_secs(60), world.in_sync()).await;
+    assert_eq!(done.expect("nobody waits for a slot that nobody uses"), 3);
 }
 
 #[tokio::test]
@@ -309,4 +343,22 @@ async fn the_program_keeps_its_state_there() {
         (1, true),
         "{elsewhere:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_is_exported_whole_to_whoever_is_slow() {
+    const ROWS: usize = 3000;
+    let fixture = Fixture::postgres().await;
+    let mut tx = fixture.store.begin(Scope::Tenant("checkout".to_owned())).await.unwrap();
+    let entries: Vec<_> = (0..ROWS).map(|number| entry(number as i64)).collect();
+    tx.append_audit("checkout", &entries).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut export = std::process::Command::new(PLUMB);
+    export.args(["audit", "-o", "json"]).env("PLUMB_DATABASE", &fixture.url).stdout(std::process::Stdio::piped());
+    let export = export.spawn().unwrap();
+    // Longer than the database lets a transaction idle.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let output = tokio::task::spawn_blocking(|| export.wait_with_output()).await.unwrap().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), ROWS);
 }

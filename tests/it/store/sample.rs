@@ -10,6 +10,7 @@ use plumb::model::{
     OnFailure, Part, PlanId, PlatformId, Proposal, ProposalKind, ProposalStatus, ProposedField, ProviderIdentity,
     Reason, Record, ResourceKey, ResourceStatus, Saga, Span, Stray, Summary,
 };
+use plumb::store::inputs::PackedInputs;
 use plumb::store::{HeldPlan, NewEvent, PlatformState, StoredSecret, TenantState};
 use serde_json::json;
 
@@ -100,6 +101,11 @@ pub fn attempt(key: &ResourceKey) -> Attempt {
         last_at: at(2),
         next_at: Some(at(7)),
     }
+}
+
+/// Inputs of a plan; those of one scene share it.
+pub fn plan_inputs(scene: &str) -> PackedInputs {
+    PackedInputs { inputs: vec![0, 255, b'\''], scene: scene.as_bytes().to_vec(), hash: format!("{scene} {HOSTILE}") }
 }
 
 pub fn saga(tenant: &str) -> Saga {

@@ -13,6 +13,7 @@ use plumb::model::{
     Trigger,
 };
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
+use plumb::store::inputs::PackedInputs;
 use plumb::store::{
     HeldPlan, HistoryFilter, Lead, NewEvent, PlatformState, Queue, Scope, Store, StoreError, StoredSecret, TenantState,
     Tx,
@@ -315,6 +316,12 @@ impl Tx for Snapshot {
             .take(filter.limit as usize)
             .cloned()
             .collect())
+    }
+    async fn put_plan_inputs(&mut self, _: i64, _: &str, _: u32, _: &PackedInputs) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
+    async fn plan_inputs(&mut self, _: i64) -> Result<Vec<PackedInputs>, StoreError> {
+        panic!("the page plans nothing")
     }
     async fn append_audit(&mut self, _: &str, _: &[NewAudit]) -> Result<(), StoreError> {
         panic!("the page only reads")

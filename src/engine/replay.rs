@@ -1,0 +1,214 @@
+//! Plans made again as they were made then: from git, and from what the store kept of the inventory, the live systems and
+//! the decisions of that time.
+//!
+//! What always holds: nothing is looked at but git and the store, and nothing is applied. Kept are the inputs of plans
+//! that did, held or found something; a look that found everything as it was recorded has nothing to plan again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::model::{
+    AppliedDocument, Decisions, DesiredState, Execution, Inventory, ObjectHex, Observations, Plan, PlanId, PlanInputs,
+    PlanScope, Record, ResourceKey, Scene,
+};
+use crate::plan::{self, Terms};
+use crate::source::Mirror;
+use crate::store::inputs::{PackedInputs, SceneView};
+use crate::store::{HistoryFilter, Scope, StoreError};
+
+use super::attempts::Heads;
+use super::desired::Workspace;
+use super::memory::Memory;
+use super::reconcile::{Preview, Subject, sources_of, unreadable};
+use super::sagas::{self, Sagas};
+use super::{Engine, EngineError, beside, blocking, decide};
+
+/// The most that is kept of one plan, packed, in bytes: some hundred thousand resources.
+const MOST_KEPT: usize = 32 << 20;
+
+/// One plan of an execution, made again.
+#[derive(Debug)]
+pub struct Replayed {
+    pub preview: Preview,
+    /// The branch that it is of.
+    pub branch: String,
+    /// The plan as it was named then.
+    pub then: PlanId,
+    /// The commit that it was made at then.
+    pub commit: ObjectHex,
+    /// Resources that the commit asked for has otherwise, and that were not looked at then.
+    pub unseen: BTreeSet<ResourceKey>,
+}
+
+/// What a plan was made of, packed, if that is to be kept.
+pub(super) fn worth_keeping(
+    plan: &Plan,
+    heads: Heads<'_>,
+    decisions: Decisions,
+    memory: &Memory,
+    live: &Observations,
+) -> Result<Option<PackedInputs>, StoreError> {
+    let Some(platform) = heads.platform.filter(|_| !plan.is_in_sync() || !plan.settles.is_empty()) else {
+        return Ok(None);
+    };
+    let is_seen = |key: &ResourceKey| plan.scope.covers(key);
+    let view = SceneView {
+        live,
+        records: memory.inventory.records.values().filter(|record| is_seen(&record.key)).collect(),
+        others: memory.inventory.live().map(|record| &record.key).filter(|key| !is_seen(key)).collect(),
+    };
+    let inputs = PlanInputs {
+        plan: plan.id.clone(),
+        commit: heads.tenant.clone(),
+        platform: platform.clone(),
+        scope: plan.scope.clone(),
+        decisions,
+        sagas: memory.sagas.values().cloned().collect(),
+    };
+    let packed = beside(|| PackedInputs::pack(&inputs, &view))?;
+    Ok(Some(packed).filter(|packed| packed.scene.len() + packed.inputs.len() <= MOST_KEPT))
+}
+
+impl Engine {
+    /// Makes the plans of an execution again, in their order; none where nothing was kept. With `at`, a commit or a
+    /// branch, as if the tenant's repository had stood there. `None` when there is no such execution.
+    ///
+    /// # Errors
+    /// When its commits cannot be read any more.
+    pub async fn replay(
+        &self,
+        execution: i64,
+        at: Option<&str>,
+    ) -> Result<Option<(Execution, Vec<Replayed>)>, EngineError> {
+        let mut tx = self.store.read(Scope::Platform).await?;
+        let one = HistoryFilter { execution: Some(execution), limit: 1, ..HistoryFilter::default() };
+        let Some(about) = tx.executions(&one).await?.into_iter().next() else { return Ok(None) };
+        let kept = tx.plan_inputs(execution).await?;
+        drop(tx);
+        let mut replayed = Vec::with_capacity(kept.len());
+        for packed in kept {
+            let (inputs, scene) = beside(|| packed.unpack())?;
+            replayed.push(self.plan_again(&about.tenant, inputs, scene, at).await?);
+        }
+        Ok(Some((about, replayed)))
+    }
+
+    async fn plan_again(
+        &self,
+        tenant: &str,
+        inputs: PlanInputs,
+        scene: Scene,
+        at: Option<&str>,
+    ) -> Result<Replayed, EngineError> {
+        let PlanInputs { plan: then, commit, platform, scope, mut decisions, sagas } = inputs;
+        let in_force = self.platform_of(platform).await?;
+        let subject = Subject::of(&in_force, tenant)?;
+        let platform = &in_force.platform;
+        let mirror = self.mirrors.of_tenant(platform, tenant, subject.spec).await?;
+        let planned_at = match at {
+            None => commit.clone(),
+            Some(at) => self.resolve(subject, &mirror, at).await?,
+        };
+        self.fetch_if_missing(subject, &mirror, &commit).await?;
+        let (inventory, documents) = inventory_of(scene.records, scene.others);
+        let desired = self.read_at(subject, &mirror, &planned_at, &documents).await?;
+        let is_of_then = planned_at == commit;
+        let desired = match is_of_then {
+            true => {
+                let heads = Heads { tenant: &commit, platform: platform.commit.as_ref() };
+                let sagas: Sagas = sagas.into_iter().map(|saga| (saga.environment.clone(), saga)).collect();
+                let Reread { desired, sources } = desired;
+                Reread { desired: sagas::undo(desired, &sagas, heads, &mut decisions), sources }
+            }
+            false => {
+                // Another commit begins anew what failed, and may approve what was held.
+                decisions.not_now.clear();
+                let (reader, from, to) = (Arc::clone(&mirror), commit.clone(), planned_at.clone());
+                let commits = blocking(move || reader.commits_between(Some(&from), &to))
+                    .await?
+                    .map_err(|source| unreadable(tenant, source))?;
+                decisions.approvals.extend(decide::approvals(&commits, &[]));
+                desired
+            }
+        };
+        let unseen = match (&scope, is_of_then) {
+            (PlanScope::Keys(seen), false) => {
+                let before = self.read_at(subject, &mirror, &commit, &documents).await?;
+                differing(&before.desired, &desired.desired).filter(|key| !seen.contains(*key)).cloned().collect()
+            }
+            (PlanScope::Full | PlanScope::Keys(_), _) => BTreeSet::new(),
+        };
+        let Reread { desired, sources } = desired;
+        let terms = Terms { platform, tenant: subject.spec };
+        let plan = beside(|| plan::plan(&desired, &scene.live, &inventory, &decisions, terms, &scope));
+        let branch = subject.spec.repository.branch.clone();
+        Ok(Replayed { preview: Preview { plan, desired, sources }, branch, then, commit, unseen })
+    }
+
+    /// A commit by its full or short hash, or the head that a branch has now.
+    async fn resolve(&self, subject: Subject<'_>, mirror: &Arc<Mirror>, at: &str) -> Result<ObjectHex, EngineError> {
+        let (mirror, at, own) = (Arc::clone(mirror), at.to_owned(), subject.spec.repository.branch.clone());
+        let resolve = move || {
+            let by_hash = || mirror.resolve(&at).ok().filter(|commit| commit.starts_with(&at.to_ascii_lowercase()));
+            if let Some(commit) = by_hash() {
+                return Ok(commit);
+            }
+            // It may be newer than the last look, or a branch.
+            mirror.fetch(&own)?;
+            match by_hash() {
+                Some(commit) => Ok(commit),
+                None => mirror.fetch(&at).and_then(|_| mirror.resolve(&at)),
+            }
+        };
+        blocking(resolve).await?.map_err(|source| unreadable(subject.tenant, source))
+    }
+
+    /// Fetches where the mirror does not have `commit`: it was made anew since.
+    async fn fetch_if_missing(
+        &self,
+        subject: Subject<'_>,
+        mirror: &Arc<Mirror>,
+        commit: &ObjectHex,
+    ) -> Result<(), EngineError> {
+        let (mirror, commit, own) = (Arc::clone(mirror), commit.clone(), subject.spec.repository.branch.clone());
+        let fetch = move || if mirror.has(&commit) { Ok(()) } else { mirror.fetch(&own).map(drop) };
+        blocking(fetch).await?.map_err(|source| unreadable(subject.tenant, source))
+    }
+
+    /// What git said at a commit.
+    async fn read_at(
+        &self,
+        subject: Subject<'_>,
+        mirror: &Arc<Mirror>,
+        commit: &ObjectHex,
+        previous: &BTreeMap<ResourceKey, AppliedDocument>,
+    ) -> Result<Reread, EngineError> {
+        let mut workspace = Workspace::default();
+        let loaded = self.load_commit(subject, mirror, commit, &mut workspace).await?;
+        let reading = beside(|| workspace.read(subject.owner(previous), loaded));
+        Ok(Reread { sources: sources_of(&workspace, &reading.desired), desired: reading.desired })
+    }
+}
+
+/// What git said, read once more.
+struct Reread {
+    desired: Arc<DesiredState>,
+    sources: super::Sources,
+}
+
+/// The inventory of then, and the documents in it. Of what was not looked at only the key is known, which is all that a
+/// plan asks of it.
+fn inventory_of(records: Vec<Record>, others: Vec<ResourceKey>) -> (Inventory, BTreeMap<ResourceKey, AppliedDocument>) {
+    let is_known = |record: &&Record| !record.retained && !record.document.is_unknown();
+    let documents =
+        records.iter().filter(is_known).map(|record| (record.key.clone(), record.document.clone())).collect();
+    let all = records.into_iter().chain(others.into_iter().map(Record::of_key));
+    (Inventory { records: all.map(|record| (record.key.clone(), record)).collect() }, documents)
+}
+
+/// Keys whose documents are not the same.
+fn differing<'a>(before: &'a DesiredState, after: &'a DesiredState) -> impl Iterator<Item = &'a ResourceKey> {
+    let document = |desired: &'a DesiredState, key| desired.resources.get(key).map(|resource| &resource.document);
+    let keys: BTreeSet<&ResourceKey> = before.resources.keys().chain(after.resources.keys()).collect();
+    keys.into_iter().filter(move |key| document(before, key) != document(after, key))
+}

@@ -93,6 +93,9 @@ export function resourceLink(key, { place = true } = {}) {
 export const ago = (at, suffix = 'ago') =>
   at ? h('plumb-ago', { at, suffix }) : h('span', { class: 'muted' }, '–');
 
+/** How long until a time that is to come. */
+export const until = (at) => h('plumb-ago', { at, ahead: true });
+
 /** A unified diff. */
 export const diff = (text, label) => h('plumb-diff', { text, label });
 
@@ -181,7 +184,7 @@ export function span(seconds) {
 export const millis = (count) => (count < 1000 ? `${count} ms` : `${(count / 1000).toFixed(1)} s`);
 
 class Ago extends HTMLElement {
-  static observedAttributes = ['at', 'suffix'];
+  static observedAttributes = ['at', 'suffix', 'ahead'];
   static all = new Set();
 
   connectedCallback() {
@@ -205,7 +208,9 @@ class Ago extends HTMLElement {
       this.time = h('time', null);
       this.append(this.time);
     }
-    const text = [span((serverNow() - then) / 1000), this.getAttribute('suffix')].filter(Boolean).join(' ');
+    const gone = (serverNow() - then) / 1000;
+    const ahead = gone < 0 ? `in ${span(-gone)}` : 'now';
+    const text = this.hasAttribute('ahead') ? ahead : [span(gone), this.getAttribute('suffix')].filter(Boolean).join(' ');
     if (this.time.textContent !== text) this.time.textContent = text;
     if (this.time.dateTime !== at) {
       this.time.dateTime = at;

@@ -18,7 +18,7 @@ pub struct Args {}
 
 /// What `--environment` would have to mean here is nothing that exists: a tenant's resources are one plan.
 const WHOLE_TENANTS: &str = "apply is about whole tenants and would not stop at an environment; leave out \
-                             --environment (PLUMB_ENVIRONMENT). Windows and plumb.dev/suspend keep changes from one";
+                             --environment (PLUMB_ENVIRONMENT). A window, or spec.suspend of the Tenant, keeps changes from one";
 
 /// Applies. Exits with 0 when everything is in sync afterwards, else with 1.
 pub async fn run(_: Args, common: &Common) -> anyhow::Result<u8> {

@@ -40,8 +40,8 @@ fn text(explanation: &Explanation, paint: Paint) -> String {
     for (number, cause) in explanation.chain.iter().enumerate() {
         let _ = write!(text, "  {}. ", number + 1);
         cause_text(&mut text, cause, paint);
-        if let Some(next) = cause.next_at {
-            let _ = writeln!(text, "     tried again at {}", next.to_rfc3339_opts(SecondsFormat::Secs, true));
+        if let Some(when) = cause.goes_on() {
+            let _ = writeln!(text, "     {when}");
         }
     }
     for note in &explanation.notes {

@@ -127,7 +127,7 @@ pub fn to_json(plan: &Plan, desired: &DesiredState) -> Value {
         "commit": plan.commit,
         "steps": plan.steps.iter().map(step).collect::<Vec<_>>(),
         "blocked": plan.blocked.iter().map(|blocked| {
-            json!({"key": blocked.key, "reason": blocked.reason, "message": blocked.message})
+            json!({"key": blocked.key, "reason": blocked.reason, "message": blocked.message, "until": blocked.until})
         }).collect::<Vec<_>>(),
         "drift": plan.drift.iter().map(|drift| {
             json!({"key": drift.key, "mode": drift.mode, "missing": drift.missing, "fields": drift.fields})

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use crate::managers::ManagerError;
-use crate::model::{Attempt, Circuit, Clock, Failure, ObjectHex, Plan, Reason, ResourceKey, Saga, Step};
+use crate::model::{Attempt, Circuit, Clock, Failure, Hold, ObjectHex, Plan, Reason, ResourceKey, Saga, Step};
 use crate::store::{Scope, Store, StoreError, Tx};
 
 use super::apply::Applied;
@@ -43,17 +43,13 @@ impl Heads<'_> {
 }
 
 /// What is not to be tried at `now`, with why.
-pub(super) fn not_now(
-    attempts: &Attempts,
-    heads: Heads<'_>,
-    now: DateTime<Utc>,
-) -> BTreeMap<ResourceKey, (Reason, String)> {
+pub(super) fn not_now(attempts: &Attempts, heads: Heads<'_>, now: DateTime<Utc>) -> BTreeMap<ResourceKey, Hold> {
     let waiting = attempts.values().filter(|attempt| heads.are_of(attempt) && !attempt.is_due(now));
     waiting.map(|attempt| (attempt.key.clone(), verdict(attempt))).collect()
 }
 
 /// Why a step that failed is not tried now.
-pub(super) fn verdict(attempt: &Attempt) -> (Reason, String) {
+pub(super) fn verdict(attempt: &Attempt) -> Hold {
     let Attempt { key, failures, reason, message, next_at, .. } = attempt;
     match next_at {
         Some(next) => {
@@ -62,7 +58,7 @@ pub(super) fn verdict(attempt: &Attempt) -> (Reason, String) {
                 times(*failures),
                 next.to_rfc3339_opts(SecondsFormat::Secs, true)
             );
-            (Reason::BackingOff, message)
+            Hold { reason: Reason::BackingOff, message, until: Some(*next) }
         }
         None => {
             let message = format!(
@@ -70,7 +66,7 @@ pub(super) fn verdict(attempt: &Attempt) -> (Reason, String) {
                  anything or run: plumb retry {key}",
                 times(*failures)
             );
-            (Reason::DeadLetter, message)
+            Hold::by(Reason::DeadLetter, message)
         }
     }
 }

@@ -69,6 +69,11 @@ impl Topic<'_> {
         self.plan.drift.iter().filter(move |drift| drift.key == *key && self.is_still_there(drift))
     }
 
+    /// Whether nothing is done to it for now, by its annotation or by its tenant.
+    fn is_suspended(&self, resource: &Resource) -> bool {
+        resource.annotations.suspend || self.owner.tenant.suspend.covers(&resource.key.environment)
+    }
+
     fn is_still_there(&self, drift: &Drift) -> bool {
         !(drift.missing && self.applied.done.contains(&drift.key))
     }
@@ -671,7 +676,7 @@ fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<St
             }
             _ if matches!(seen, Observation::Absent { .. }) => {
                 let observed = |drift: &Drift| drift.missing && drift.mode == DriftMode::Observe;
-                let is_over = undecided && !resource.annotations.suspend && topic.drifts_of(key).any(observed);
+                let is_over = undecided && !topic.is_suspended(resource) && topic.drifts_of(key).any(observed);
                 is_over.then(|| "drift of the resource is only observed now".to_owned())
             }
             Some(_) if undecided => None,
@@ -706,7 +711,7 @@ fn settled_by_now(topic: &Topic<'_>, proposal: &Proposal, resource: &Resource) -
         return Some(why.to_owned());
     };
     // What is suspended is left as it is, and so are its conversations.
-    if !proposal.status.is_undecided() || resource.annotations.suspend {
+    if !proposal.status.is_undecided() || topic.is_suspended(resource) {
         return None;
     }
     match drift.mode {

@@ -53,7 +53,7 @@ pub struct Report {
     pub done: usize,
     /// Something did not work that may work later without a new commit.
     pub wants_retry: bool,
-    /// How long until a step that failed is tried again.
+    /// How long until something that is held goes on by itself: a step that failed is tried again, a window opens.
     pub next_try: Option<Duration>,
     /// The refs that it was done on.
     pub refs: Refs,
@@ -163,7 +163,7 @@ struct Passed {
     plan: Plan,
     desired: Arc<DesiredState>,
     applied: Applied,
-    /// How long until a step that failed is tried again.
+    /// How long until something that is held goes on by itself.
     next_try: Option<Duration>,
     /// What it did is to be undone.
     undoes: bool,
@@ -241,10 +241,7 @@ impl Engine {
             tenant: tenant.to_owned(),
             execution,
             outcome,
-            wants_retry: !applied.put_off.is_empty()
-                || !applied.unread.is_empty()
-                || !plan.unknown.is_empty()
-                || waits_for_time(&plan),
+            wants_retry: !applied.put_off.is_empty() || !applied.unread.is_empty() || !plan.unknown.is_empty(),
             next_try,
             done: earlier.len() + applied.done.len(),
             failed: applied.failed.into_iter().map(|(key, e)| (key, (e.reason(), e.to_string()))).collect(),
@@ -458,7 +455,9 @@ impl Engine {
         sagas::prepare(self.store.as_ref(), lease, &mut sagas, &plan, &desired, &memory.inventory, heads).await?;
         let mut applied = self.apply(platform, &plan, spec.max_concurrency, held, timeline).await;
         self.remark(platform, &plan.settles, spec.max_concurrency, held).await;
-        if plan.scope == PlanScope::Full && held.going() == Going::On {
+        // Where all of a tenant is suspended, its looks leave servers as they are.
+        let is_suspended = spec.environments.iter().all(|environment| spec.suspend.covers(environment));
+        if plan.scope == PlanScope::Full && !is_suspended && held.going() == Going::On {
             self.tidy(platform, &spec.providers).await;
         }
         timeline.flush().await?;
@@ -538,7 +537,11 @@ impl Engine {
         let next_try = match undoes {
             // Where this look is not planned anew once more, the next one begins with it.
             true => Some(Duration::ZERO),
-            false => attempts::next_wait(&attempts, planned_at, self.clock.now()),
+            false => {
+                let now = self.clock.now();
+                let opening = plan.goes_on_at().map(|at| (at - now).to_std().unwrap_or_default());
+                attempts::next_wait(&attempts, planned_at, now).into_iter().chain(opening).min()
+            }
         };
         Ok(Passed { plan, desired, applied, next_try, undoes, refs: source.refs, commit: source.head, sources })
     }
@@ -841,11 +844,6 @@ fn unread(applied: &Applied, desired: &DesiredState, after: &Observations) -> BT
         }
     });
     unseen.collect()
-}
-
-/// Whether something will pass the gate without anybody doing anything.
-fn waits_for_time(plan: &Plan) -> bool {
-    plan.blocked.iter().any(|blocked| blocked.reason == Reason::WindowClosed)
 }
 
 /// The texts of the files that findings speak of.

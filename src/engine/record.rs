@@ -226,6 +226,7 @@ impl Engine {
                 .or(record.map(|r| r.depends_on.clone()))
                 .unwrap_or_default(),
             conditions: status::conditions(verdict, before, at),
+            until: verdict.until,
             live: match live {
                 Some(live) => shown(&desired, live, before),
                 // The last that was seen, while nothing can be seen.

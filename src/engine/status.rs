@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use crate::model::{Condition, ConditionStatus, ConditionType, DriftMode, Plan, Reason, ResourceKey, ResourceStatus};
+use crate::model::{
+    Condition, ConditionStatus, ConditionType, DriftMode, Hold, Plan, Reason, ResourceKey, ResourceStatus,
+};
 
 use super::apply::Applied;
 use super::attempts::{self, Attempts};
@@ -21,6 +23,8 @@ pub(super) struct Verdict {
     /// It needs a person.
     pub stalled: bool,
     pub drifted: Option<(Reason, String)>,
+    /// When what is held goes on by itself.
+    pub until: Option<DateTime<Utc>>,
 }
 
 impl Verdict {
@@ -32,6 +36,7 @@ impl Verdict {
             reconciling: false,
             stalled: false,
             drifted: None,
+            until: None,
         }
     }
 
@@ -103,17 +108,21 @@ pub(super) fn verdicts(
             stalled: !waits,
             reconciling: waits,
             drifted,
+            until: blocked.until,
             ..Verdict::bad(blocked.reason, blocked.message.clone())
         };
         verdicts.insert(blocked.key.clone(), verdict);
     }
     for (key, error) in &applied.failed {
-        let dead = attempts.get(key).filter(|attempt| attempt.is_dead());
-        let (reason, message) = dead.map_or_else(|| (error.reason(), error.to_string()), attempts::verdict);
+        let attempt = attempts.get(key);
+        let dead = attempt.filter(|attempt| attempt.is_dead());
+        let Hold { reason, message, .. } =
+            dead.map_or_else(|| Hold::by(error.reason(), error.to_string()), attempts::verdict);
         let verdict = Verdict {
             stalled: dead.is_some(),
             reconciling: dead.is_none(),
             drifted: drifted_of(&verdicts, key),
+            until: attempt.and_then(|attempt| attempt.next_at),
             ..Verdict::bad(reason, message)
         };
         verdicts.insert(key.clone(), verdict);

@@ -111,13 +111,13 @@ impl Engine {
     }
 }
 
-/// After how long to look again though nobody asks: as soon as a step is to be tried again, and `patient` with what may
-/// pass by itself.
+/// After how long to look again though nobody asks: as soon as something that is held goes on by itself, and `patient`
+/// with what may work later. The queue shortens long waits; a look that comes early waits again.
 fn again(report: &Report, patient: (Duration, u32)) -> Option<(Duration, u32)> {
     let (patience, failures) = patient;
     match (report.wants_retry, report.next_try) {
         (true, next_try) => Some((next_try.map_or(patience, |wait| wait.min(patience)), failures)),
-        // The steps count their failures themselves.
+        // Steps count their failures themselves, and a window has none.
         (false, Some(wait)) => Some((wait, 0)),
         (false, None) => None,
     }

@@ -102,7 +102,7 @@ reasons! {
     PolicyDenied,
     /// Outside the windows in which changes are applied.
     WindowClosed,
-    /// `plumb.dev/suspend` is set.
+    /// It is suspended: by `plumb.dev/suspend`, or by `spec.suspend` of its Tenant.
     Suspended,
     /// Its step failed, and is tried again after a wait.
     BackingOff,
@@ -266,6 +266,9 @@ pub struct ResourceStatus {
     #[serde(default)]
     pub depends_on: Vec<ResourceKey>,
     pub conditions: Vec<Condition>,
+    /// When what is held goes on without anybody doing anything, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
     /// What git sets and what is live, of the fields that git sets.
     pub desired: Fields,
     pub live: Fields,

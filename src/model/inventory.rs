@@ -258,13 +258,30 @@ pub struct Decisions {
     /// now: resources that were added meanwhile must not make the share that goes look small (R6).
     pub held_deletes: BTreeSet<ResourceKey>,
     /// Keys whose step failed and is not to be tried now, with why.
-    pub not_now: BTreeMap<ResourceKey, (Reason, String)>,
+    pub not_now: BTreeMap<ResourceKey, Hold>,
     /// Keys that are wanted as they were before the commit, since it failed for good, with what to say of them.
     pub rolled_back: BTreeMap<ResourceKey, String>,
     /// Why every deletion is held until approved (R9): empty tree, changed source, rewritten history.
     pub prune_holds: Vec<(Reason, String)>,
-    /// Environments in which nothing may be changed now, with the reason.
-    pub closed_windows: BTreeMap<String, String>,
+    /// Environments in which nothing may be changed now, with why.
+    pub closed_windows: BTreeMap<String, Hold>,
+}
+
+/// Why something is not done now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub reason: Reason,
+    /// Why, and what ends it: a time, or what a person can do.
+    pub message: String,
+    /// When it ends without anybody doing anything, where that is known.
+    pub until: Option<DateTime<Utc>>,
+}
+
+impl Hold {
+    /// One that only a person ends.
+    pub fn by(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), until: None }
+    }
 }
 
 /// What a trailer approves.

@@ -25,8 +25,8 @@ pub use event::{Event, EventKind, Execution, ExecutionOutcome, Trigger};
 pub use fields::{FieldHash, FieldPath, Fields};
 pub use inputs::{PlanInputs, Scene};
 pub use inventory::{
-    AppliedDocument, Approval, ApprovalKind, Decisions, Inventory, LeftOut, Proposal, ProposalKind, ProposalStatus,
-    ProposedField, Record,
+    AppliedDocument, Approval, ApprovalKind, Decisions, Hold, Inventory, LeftOut, Proposal, ProposalKind,
+    ProposalStatus, ProposedField, Record,
 };
 pub use key::{Kind, ObjectHex, ResourceKey, bounded_name, is_label, revision};
 pub use kind::{Access, CacheSpec, DatabaseSpec, JournalMode, KindInfo, ListShape, Role, SettingValue};
@@ -36,7 +36,7 @@ pub use observation::{
 pub use plan::{Action, Blocked, Change, Drift, DriftedField, Expect, Plan, PlanId, PlanScope, Settle, Step, Summary};
 pub use platform::{
     CredentialRef, ForgeSpec, ForgeType, Guard, OnClose, Platform, PlatformId, PlatformSpec, ProviderSpec,
-    ProviderType, Repository, Serves, TenantSpec, Window, WindowMode,
+    ProviderType, Repository, Serves, Suspend, TenantSpec, Window, WindowMode,
 };
 pub use queue::{Ask, Claim, Lease, Place, Release, Replica, Request, Slot, Width};
 pub use resource::{Annotations, Deletion, DesiredState, DriftMode, OnFailure, Origin, Resource};

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -122,6 +123,9 @@ pub struct Blocked {
     pub reason: Reason,
     /// Why, and the way out.
     pub message: String,
+    /// When it passes without anybody doing anything, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
     /// What would be done, where there is a step.
     pub step: Option<Step>,
 }
@@ -243,6 +247,11 @@ impl Plan {
         let mut summary = Summary { unchanged: self.unchanged, ..Summary::default() };
         summary.count(&self.steps);
         summary
+    }
+
+    /// When the first of what is held passes without anybody doing anything.
+    pub fn goes_on_at(&self) -> Option<DateTime<Utc>> {
+        self.blocked.iter().filter_map(|blocked| blocked.until).min()
     }
 
     /// The keys that wait for an approval of `kind`, and that a trailer with this plan's id covers. Only a full plan can

@@ -143,13 +143,25 @@ impl Default for Guard {
 pub struct Window {
     /// Whether changes are applied only in it (`allow`) or never in it (`deny`).
     pub mode: WindowMode,
-    /// When it opens: cron, five fields, UTC.
+    /// When it opens: cron, five fields, in `timezone`. Where clocks are changed, a time that is skipped counts as the
+    /// moment after the change, and one that comes twice opens the window both times.
     pub schedule: String,
-    /// How long it stays open.
+    /// How long it stays open, whatever clocks do meanwhile.
     pub duration: Span,
+    /// The IANA name of the time zone that `schedule` is in, such as `Europe/Berlin`.
+    #[serde(default = "default_timezone", skip_serializing_if = "is_default_timezone")]
+    pub timezone: String,
     /// The environments that it speaks of; all, when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub environments: Vec<String>,
+}
+
+fn default_timezone() -> String {
+    "UTC".to_owned()
+}
+
+fn is_default_timezone(name: &String) -> bool {
+    *name == default_timezone()
 }
 
 /// What a window does.
@@ -186,6 +198,14 @@ pub struct TenantSpec {
     /// Who answers for it; shown on the status page.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owners: Vec<String>,
+    /// Where nothing is written to live systems and nobody is asked about drift for now: everywhere (`true`), or in
+    /// these environments. Looks, plans and drift scans go on.
+    #[serde(default, skip_serializing_if = "Suspend::is_nothing")]
+    pub suspend: Suspend,
+    /// Why it is suspended; shown with whatever that holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 500))]
+    pub suspend_reason: Option<String>,
     /// How many of its steps run at once.
     #[serde(default = "default_tenant_concurrency")]
     #[schemars(range(min = 1, max = 256))]
@@ -194,6 +214,40 @@ pub struct TenantSpec {
 
 fn default_tenant_concurrency() -> usize {
     8
+}
+
+/// Where a tenant is suspended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Suspend {
+    /// Everywhere, or nowhere.
+    Everywhere(bool),
+    /// In these environments.
+    Environments(Vec<String>),
+}
+
+impl Default for Suspend {
+    fn default() -> Self {
+        Self::Everywhere(false)
+    }
+}
+
+impl Suspend {
+    /// Whether it speaks of `environment`.
+    pub fn covers(&self, environment: &str) -> bool {
+        match self {
+            Self::Everywhere(all) => *all,
+            Self::Environments(names) => names.iter().any(|name| name == environment),
+        }
+    }
+
+    /// Whether nothing is suspended.
+    pub fn is_nothing(&self) -> bool {
+        match self {
+            Self::Everywhere(all) => !all,
+            Self::Environments(names) => names.is_empty(),
+        }
+    }
 }
 
 /// What closing a proposal without merging it means.

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Action, Approval, ApprovalKind, Blocked, Kind, Observation, Ownership, PlanScope, Reason, ResourceKey, Settle, Step,
+    Action, Approval, ApprovalKind, Blocked, Hold, Kind, Observation, Ownership, PlanScope, Reason, ResourceKey,
+    Settle, Step, Suspend, TenantSpec,
 };
 
 use super::{Draft, waiting};
@@ -17,7 +18,7 @@ pub(super) fn close(draft: &mut Draft<'_>) {
     stop(draft, |draft, step| {
         unapproved(draft, step)
             .or_else(|| deletions.get(&step.key).cloned())
-            .or_else(|| outside_window(draft, step))
+            .or_else(|| draft.decisions.closed_windows.get(&step.key.environment).cloned())
             .or_else(|| draft.decisions.not_now.get(&step.key).cloned())
     });
     let_go(draft);
@@ -25,20 +26,23 @@ pub(super) fn close(draft: &mut Draft<'_>) {
 }
 
 /// Blocks the steps on which there is a verdict.
-fn stop(draft: &mut Draft<'_>, verdict: impl Fn(&Draft<'_>, &Step) -> Option<(Reason, String)>) {
+fn stop(draft: &mut Draft<'_>, verdict: impl Fn(&Draft<'_>, &Step) -> Option<Hold>) {
     for step in std::mem::take(&mut draft.plan.steps) {
         match verdict(draft, &step) {
             None => draft.plan.steps.push(step),
-            Some((reason, message)) => {
-                draft.plan.blocked.push(Blocked { key: step.key.clone(), reason, message, step: Some(step) });
+            Some(Hold { reason, message, until }) => {
+                draft.plan.blocked.push(Blocked { key: step.key.clone(), reason, message, until, step: Some(step) });
             }
         }
     }
 }
 
 /// What no approval lets pass.
-fn forbidden(draft: &Draft<'_>, step: &Step, quota: &BTreeMap<ResourceKey, String>) -> Option<(Reason, String)> {
+fn forbidden(draft: &Draft<'_>, step: &Step, quota: &BTreeMap<ResourceKey, String>) -> Option<Hold> {
     let key = &step.key;
+    if let Some(message) = suspended_by_platform(draft, key) {
+        return Some(Hold::by(Reason::Suspended, message));
+    }
     let suspended = match draft.desired.resources.get(key) {
         Some(resource) => resource.annotations.suspend.then_some("remove it to go on"),
         None => draft
@@ -48,26 +52,38 @@ fn forbidden(draft: &Draft<'_>, step: &Step, quota: &BTreeMap<ResourceKey, Strin
             .map(|_| "bring the document back without it, then remove it again"),
     };
     if let Some(exit) = suspended {
-        return Some((Reason::Suspended, format!("plumb.dev/suspend is set; {exit}")));
+        return Some(Hold::by(Reason::Suspended, format!("plumb.dev/suspend is set; {exit}")));
     }
     if let Some(message) = draft.desired.denied.get(key) {
-        return Some((Reason::PolicyDenied, message.clone()));
+        return Some(Hold::by(Reason::PolicyDenied, message));
     }
-    quota.get(key).map(|message| (Reason::QuotaExceeded, message.clone()))
+    quota.get(key).map(|message| Hold::by(Reason::QuotaExceeded, message))
+}
+
+/// Where the platform has suspended the tenant: what, why, and how that ends.
+fn suspended_by_platform(draft: &Draft<'_>, key: &ResourceKey) -> Option<String> {
+    let TenantSpec { suspend, suspend_reason, .. } = draft.terms.tenant;
+    let ResourceKey { tenant, environment, .. } = key;
+    if !suspend.covers(environment) {
+        return None;
+    }
+    let (what, exit) = match suspend {
+        Suspend::Everywhere(_) => (format!("tenant {tenant}"), "spec.suspend".to_owned()),
+        Suspend::Environments(_) => {
+            (format!("{environment} of tenant {tenant}"), format!("{environment} from spec.suspend"))
+        }
+    };
+    let why = suspend_reason.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+    Some(format!("{what} is suspended{why}; to go on, remove {exit} of its Tenant in the platform repository"))
 }
 
 /// What waits for an approval of its own: each key counts for itself.
-fn unapproved(draft: &Draft<'_>, step: &Step) -> Option<(Reason, String)> {
+fn unapproved(draft: &Draft<'_>, step: &Step) -> Option<Hold> {
     let held = draft.held_steps.get(&step.key)?;
     if is_approved(draft, held.approval, &BTreeSet::from([&step.key])) {
         return None;
     }
-    Some((held.reason, format!("{}. {}", held.message, way_out(held.approval, draft))))
-}
-
-fn outside_window(draft: &Draft<'_>, step: &Step) -> Option<(Reason, String)> {
-    let closed = draft.decisions.closed_windows.get(&step.key.environment)?;
-    Some((Reason::WindowClosed, closed.clone()))
+    Some(Hold::by(held.reason, format!("{}. {}", held.message, way_out(held.approval, draft))))
 }
 
 /// One trailer approves all that waits for its kind of approval, so each message names what else it lets pass.
@@ -110,7 +126,7 @@ fn is_approved(draft: &Draft<'_>, kind: ApprovalKind, keys: &BTreeSet<&ResourceK
 }
 
 /// The deletion guard (R6) and what holds all deletions (R9).
-fn held_deletions(draft: &Draft<'_>) -> BTreeMap<ResourceKey, (Reason, String)> {
+fn held_deletions(draft: &Draft<'_>) -> BTreeMap<ResourceKey, Hold> {
     let deleting: Vec<&Step> =
         draft.plan.steps.iter().filter(|step| step.loses() && !draft.held_steps.contains_key(&step.key)).collect();
     if deleting.is_empty() {
@@ -118,18 +134,20 @@ fn held_deletions(draft: &Draft<'_>) -> BTreeMap<ResourceKey, (Reason, String)> 
     }
     let keys: BTreeSet<&ResourceKey> = deleting.iter().map(|step| &step.key).collect();
     let verdict = match draft.scope {
-        PlanScope::Keys(_) => Some((
+        PlanScope::Keys(_) => Some(Hold::by(
             Reason::DeletionsHeld,
-            "it deletes something, which only a full pass does; the next one decides".to_owned(),
+            "it deletes something, which only a full pass does; the next one decides",
         )),
         PlanScope::Full if is_approved(draft, ApprovalKind::Deletes, &keys) => None,
         PlanScope::Full => match draft.decisions.prune_holds.first() {
-            Some((reason, message)) => Some((*reason, format!("{message}. {}", way_out(ApprovalKind::Deletes, draft)))),
+            Some((reason, message)) => {
+                Some(Hold::by(*reason, format!("{message}. {}", way_out(ApprovalKind::Deletes, draft))))
+            }
             None => guarded(draft, &deleting).map(|what| {
                 let exit = way_out(ApprovalKind::Deletes, draft);
                 let message =
                     format!("this plan deletes {what} of the tenant's resources, which needs a person. {exit}");
-                (Reason::DeletionsHeld, message)
+                Hold::by(Reason::DeletionsHeld, message)
             }),
         },
     };

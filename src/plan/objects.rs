@@ -111,7 +111,7 @@ impl Draft<'_> {
     }
 
     pub(super) fn block(&mut self, key: &ResourceKey, reason: Reason, message: impl Into<String>, step: Option<Step>) {
-        self.plan.blocked.push(Blocked { key: key.clone(), reason, message: message.into(), step });
+        self.plan.blocked.push(Blocked { key: key.clone(), reason, message: message.into(), until: None, step });
     }
 
     /// Nothing is there: made, unless it was there before and held data (R8), or is there under another name (R4).
@@ -265,7 +265,7 @@ impl Draft<'_> {
             .drifted
             .iter()
             .cloned()
-            .partition(|field| mode == DriftMode::Propose || (field.conflict && !resource.annotations.suspend));
+            .partition(|field| mode == DriftMode::Propose || (field.conflict && !self.is_suspended(resource)));
         self.drifted(key, DriftMode::Propose, asked, false);
         self.drifted(key, mode, told, false);
         self.drifted(key, DriftMode::Revert, comparison.reverted.clone(), false);
@@ -337,7 +337,7 @@ impl Draft<'_> {
     /// Whether the gate would let a step on it pass now: a mark is not written either where nothing may be changed.
     fn may_be_touched(&self, resource: &Resource) -> bool {
         let key = &resource.key;
-        !resource.annotations.suspend
+        !self.is_suspended(resource)
             && !self.desired.denied.contains_key(key)
             && !self.decisions.closed_windows.contains_key(&key.environment)
     }
@@ -396,8 +396,13 @@ impl Draft<'_> {
         (!done).then(|| wanted.clone())
     }
 
+    /// Whether nothing may be done to it for now, by its annotation or by its tenant.
+    fn is_suspended(&self, resource: &Resource) -> bool {
+        resource.annotations.suspend || self.terms.tenant.suspend.covers(&resource.key.environment)
+    }
+
     pub(super) fn mode_of(&self, resource: &Resource) -> DriftMode {
-        if resource.annotations.suspend {
+        if self.is_suspended(resource) {
             return DriftMode::Observe;
         }
         resource.annotations.drift.unwrap_or(self.decisions.drift)

@@ -110,7 +110,7 @@ impl Draft<'_> {
         });
         for (key, step) in kept {
             let message = why(&key, &left[&key]);
-            self.plan.blocked.push(Blocked { key, reason: Reason::PossibleRename, message, step });
+            self.plan.blocked.push(Blocked { key, reason: Reason::PossibleRename, message, until: None, step });
         }
     }
 }

@@ -74,6 +74,8 @@ codes! {
     PASSWORD_IN_URL = "PasswordInUrl",
     /// A schedule that is no cron expression of five fields.
     INVALID_SCHEDULE = "InvalidSchedule",
+    /// A time zone that does not exist.
+    UNKNOWN_TIMEZONE = "UnknownTimezone",
     /// Two tenants read the same documents.
     OVERLAPPING_TENANTS = "OverlappingTenants",
 }

@@ -26,7 +26,7 @@ mod tenant;
 pub use check::{CheckedFile, Validator};
 pub use platform::{assemble_platform, place_of_id};
 pub use policy::{PolicyFinding, PolicySet, PolicyTest, TestOutcome};
-pub use schedule::{ScheduleError, schedule};
+pub use schedule::{ScheduleError, schedule, timezone};
 pub use schema::{API_VERSION, DocumentKind, schema_for};
 pub use suggest::suggest;
 pub use tenant::{TenantCache, TenantContext, assemble_tenant, revise_tenant};

@@ -9,12 +9,13 @@ use super::address;
 use super::check::{CheckedDocument, CheckedFile, Spans, Verdict};
 use super::codes;
 use super::policy::PolicySet;
-use super::schedule::schedule;
+use super::schedule::{schedule, timezone, timezone_help};
 use super::schema::DocumentKind;
 use super::sentence::clipped;
 use super::suggest::{did_you_mean, list};
 use crate::model::{
-    Code, Diagnostic, Platform, PlatformId, PlatformSpec, ProviderSpec, ProviderType, Repository, Span, TenantSpec,
+    Code, Diagnostic, Platform, PlatformId, PlatformSpec, ProviderSpec, ProviderType, Repository, Span, Suspend,
+    TenantSpec,
 };
 
 /// Puts together the platform. `rego` are its policies by path; `fallback_id` is used where the Platform document sets
@@ -135,10 +136,19 @@ impl<'a> Assembly<'a> {
             .filter_map(|(pointer, text)| Some((pointer, schedule(text).err()?)))
             .map(|(pointer, error)| {
                 self.finding(*place, codes::INVALID_SCHEDULE, &pointer, error.to_string())
-                    .help("write a cron expression in UTC: \"*/10 * * * *\" is every ten minutes, \"0 22 * * 1-5\" is weekdays at 22:00")
+                    .help("write a cron expression: \"*/10 * * * *\" is every ten minutes, \"0 22 * * 1-5\" is weekdays at 22:00")
             })
             .collect();
-        self.diagnostics.extend(wrong);
+        let zones = spec.windows.iter().enumerate().map(|(at, window)| (at, &window.timezone));
+        let unknown: Vec<Diagnostic> = zones
+            .filter(|(_, name)| timezone(name).is_none())
+            .map(|(at, name)| {
+                let message = format!("there is no time zone {:?}", clipped(name));
+                self.finding(*place, codes::UNKNOWN_TIMEZONE, &format!("/spec/windows/{at}/timezone"), message)
+                    .help(timezone_help(name))
+            })
+            .collect();
+        self.diagnostics.extend(wrong.into_iter().chain(unknown));
     }
 
     fn check_providers(&mut self) {
@@ -187,6 +197,17 @@ impl<'a> Assembly<'a> {
             }
             for at in 0..spec.environments.len() {
                 wrong.extend(self.twice(*place, &spec.environments, at, "environments"));
+            }
+            let suspended = match &spec.suspend {
+                Suspend::Everywhere(_) => &[][..],
+                Suspend::Environments(names) => names,
+            };
+            let environments: Vec<&str> = spec.environments.iter().map(String::as_str).collect();
+            for (at, name) in suspended.iter().enumerate().filter(|(_, name)| !spec.environments.contains(name)) {
+                let message = format!("the tenant {tenant} has no environment {:?} to suspend", clipped(name));
+                let pointer = format!("/spec/suspend/{at}");
+                let finding = self.finding(*place, codes::UNKNOWN_ENVIRONMENT, &pointer, message);
+                wrong.push(finding.help(did_you_mean(name, "its environments", &environments)));
             }
             let plain_http = if plain_http { address::PlainHttp::Allowed } else { address::PlainHttp::LoopbackOnly };
             for problem in address::check_repository(&spec.repository, plain_http) {

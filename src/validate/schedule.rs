@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use super::suggest::suggest;
+
 /// Why a text is no schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
@@ -19,7 +21,7 @@ pub enum ScheduleError {
     BothDays,
 }
 
-/// Reads a schedule of five fields, in UTC.
+/// Reads a schedule of five fields.
 ///
 /// # Errors
 /// When it is none.
@@ -34,6 +36,21 @@ pub fn schedule(text: &str) -> Result<cron::Schedule, ScheduleError> {
     }
     cron::Schedule::from_str(&format!("0 {minute} {hour} {day} {month} {weekday}"))
         .map_err(|_| ScheduleError::Expression(text.to_owned()))
+}
+
+/// The time zone of that IANA name, spelled exactly so.
+pub fn timezone(name: &str) -> Option<chrono_tz::Tz> {
+    name.parse().ok()
+}
+
+/// What to write instead of a name that no time zone has: the closest one, also of those whose city it is.
+pub(super) fn timezone_help(name: &str) -> String {
+    let names = || chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+    let city = |zone: &str| zone.rsplit('/').next().is_some_and(|city| city.eq_ignore_ascii_case(name));
+    match names().find(|zone| city(zone)).or_else(|| suggest(name, names())) {
+        Some(zone) => format!("did you mean {zone:?}?"),
+        None => "write an IANA name such as Europe/Berlin, or leave it out for UTC".to_owned(),
+    }
 }
 
 /// The same days as `cron` counts them: 1 is Sunday. Written out one by one, since a range over the week's end has no

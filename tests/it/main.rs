@@ -12,6 +12,7 @@ mod db;
 mod drift;
 mod examples;
 mod faults;
+mod gates;
 mod managers_postgres;
 mod managers_redis;
 mod managers_sqlite;

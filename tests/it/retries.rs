@@ -67,6 +67,9 @@ async fn a_step_that_fails_waits_longer_each_time_and_its_dependents_go_on_with_
     assert_eq!((report.outcome, faults.tried()), (ExecutionOutcome::Blocked, Vec::new()));
     assert_eq!(held(&report.plan, ORDERS), Some(Reason::BackingOff));
     assert!(held_message(&report.plan, ORDERS).contains("the disk is busy (TimedOut). It failed once"));
+    let until = attempts(&world).await[&parse(ORDERS)].next_at;
+    assert!(until.is_some());
+    assert_eq!((report.plan.goes_on_at(), world.status(ORDERS).await.unwrap().until), (until, until));
     assert_eq!(held(&report.plan, CARTS), Some(Reason::DependencyNotReady));
     assert_eq!(said(&world, ORDERS, ConditionType::Reconciling).await, (ConditionStatus::True, Reason::BackingOff));
     clock.forward(TimeDelta::from_std(first).unwrap());

@@ -94,6 +94,70 @@ async fn a_drift_scan_comes_by_its_cron_schedule_and_pushes_a_proposal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_window_holds_is_applied_when_it_opens() {
+    let mut world = World::with_files().await;
+    world.stop();
+    // Clocks in Berlin are an hour ahead: seven by UTC is eight there.
+    let clock = SetClock::at("2030-01-02T06:59:58Z");
+    world.clock = clock.clone();
+    // Neither a poll nor a scan comes by.
+    world.write_platform(
+        "id: test-platform\npollInterval: 1h\ndrift: {schedule: \"0 0 1 6 *\", jitter: 1s}\nwindows:\n  - {mode: allow, \
+         schedule: \"0 8 * * *\", duration: 1h, timezone: Europe/Berlin}",
+    );
+    world.platform.commit("Open at eight");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.start().await;
+    let (told, mut done) = mpsc::unbounded_channel();
+    world.on_event(move |event| {
+        if let EventKind::StepDone { .. } = &event.kind {
+            // Nobody waits any more once the first has come.
+            let _ = told.send(event.execution);
+        }
+    });
+    let running = Running::start(&world).await;
+    assert!(!world.file("staging", "orders").exists());
+    let status = world.status(ORDERS).await.unwrap();
+    assert_eq!(status.until, Some(moment("2030-01-02T07:00:00Z")));
+    clock.set("2030-01-02T07:00:00Z");
+    let execution = tokio::time::timeout(PATIENCE, done.recv()).await.expect("it wakes").unwrap();
+    running.stop().await;
+    assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 7);
+    assert_eq!(world.status(ORDERS).await.unwrap().until, None);
+    let looks = looks(&world).await;
+    let look = looks.iter().find(|look| look.id == execution).unwrap();
+    assert_eq!((look.trigger, look.started_at), (Trigger::Retry, moment("2030-01-02T07:00:00Z")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_is_looked_at_at_once_when_it_is_suspended_no_more() {
+    let mut world = World::with_files().await;
+    world.stop();
+    world.write_platform("id: test-platform\npollInterval: 200ms\ndrift: {schedule: \"0 0 1 6 *\", jitter: 1s}");
+    world.write_tenant("providers: [files]\nsuspend: [staging]");
+    world.platform.commit("Suspend staging");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.start().await;
+    let (told, mut done) = mpsc::unbounded_channel();
+    world.on_event(move |event| {
+        if let EventKind::StepDone { .. } = &event.kind {
+            // Nobody waits any more once the first has come.
+            let _ = told.send(());
+        }
+    });
+    let running = Running::start(&world).await;
+    assert!(!world.file("staging", "orders").exists());
+    world.write_tenant("providers: [files]");
+    world.platform.commit("Go on");
+    tokio::time::timeout(PATIENCE, done.recv()).await.expect("it is looked at").unwrap();
+    running.stop().await;
+    assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 7);
+    assert!(looks(&world).await.iter().all(|look| look.trigger != Trigger::DriftScan));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_sixth_scan_looks_inside_each_object() {
     let server = PostgresServer::shared();
     let mut world = World::with_postgres(server).await;

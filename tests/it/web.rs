@@ -257,6 +257,7 @@ async fn what_could_not_be_seen_is_not_shown_as_a_difference() {
     let server = Server::start().await;
     let ledger: ResourceDetail = server.json("/api/v1/resources/billing/production/Database/ledger").await;
     assert!(ledger.rows.iter().all(|row| row.state == FieldState::Unknown));
+    assert_eq!(ledger.view.until, Some(noon() + chrono::TimeDelta::seconds(40)), "it says when it goes on");
     assert_eq!(ledger.diff, "");
 }
 

@@ -2,7 +2,7 @@
 
 import { h } from '../dom.js';
 import { ask } from '../api.js';
-import { ago, approvals, badge, cell, copyable, decision, diff, empty, facts, keyParts, kindIcon, panel, plural, resourceLink, resourcePath, revision, shortCommit, tenantPath, timeline, value } from '../parts.js';
+import { ago, approvals, badge, cell, copyable, decision, diff, empty, facts, keyParts, kindIcon, panel, plural, resourceLink, resourcePath, revision, shortCommit, tenantPath, timeline, until, value } from '../parts.js';
 
 const STATES = {
   Same: ['in plumb', 'ready'], Pending: ['to be applied', 'reconciling'], Drifted: ['drifted', 'drifted'],
@@ -39,6 +39,7 @@ export default {
           ['File', resource.file ? h('code', null, resource.file) : null],
           ['Applied', record ? [record.commit ? h('code', { title: record.commit }, shortCommit(record.commit)) : 'from a working tree', ' ', ago(record.updatedAt)] : 'not yet'],
           ['Looked at', ago(resource.updatedAt)],
+          ['Goes on by itself', resource.until ? until(resource.until) : null],
         ])),
       why(resource.explanation),
       proposal(resource.proposal),
@@ -61,6 +62,7 @@ function why(explanation) {
   const link = (cause) => h('li', { 'data-key': `${cause.kind} ${cause.subject}` },
     h('p', null, subject(cause), ' ', h('strong', null, cause.reason), cause.rule ? ` (${cause.rule})` : '', cause.since ? [' ', ago(cause.since)] : null),
     h('p', null, cause.message || cause.explanation),
+    cause.nextAt ? h('p', { class: 'help' }, 'Next ', until(cause.nextAt)) : null,
     cause.help ? h('p', { class: 'help' }, cause.help) : null);
   return panel('Why', { tone: explanation.ready === 'True' ? 'drifted' : 'stalled', note: 'as plumb explain says' },
     h('p', null, explanation.answer),

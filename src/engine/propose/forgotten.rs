@@ -125,7 +125,7 @@ pub(super) fn settled<'a>(topic: &'a Topic<'_>, offers: &Offers) -> Vec<(&'a Res
                 // branch's going for one.
                 let differs = topic.drifts_of(key).next().is_some();
                 if differs
-                    || resource.annotations.suspend
+                    || topic.is_suspended(resource)
                     || topic.waits(key)
                     || topic.holds_unseen(resource)
                     || topic.was_not_compared(key)

@@ -56,7 +56,7 @@ pub struct Cause {
     /// What the reason means, in a sentence.
     pub explanation: String,
     pub since: Option<DateTime<Utc>>,
-    /// When it is tried again by itself.
+    /// When it goes on by itself: it is tried again, or a window opens.
     pub next_at: Option<DateTime<Utc>>,
     /// What a person can do, where the message does not say.
     pub help: Option<String>,
@@ -85,6 +85,12 @@ impl Cause {
             SubjectKind::Tenant => format!("tenant {}", self.subject),
             SubjectKind::Platform => "the platform".to_owned(),
         }
+    }
+
+    /// When it goes on by itself, where the message does not say so already.
+    pub fn goes_on(&self) -> Option<String> {
+        let next = self.next_at?.to_rfc3339_opts(SecondsFormat::Secs, true);
+        (!self.message.contains(&next)).then(|| format!("tried again at {next}"))
     }
 }
 
@@ -139,7 +145,8 @@ fn chain(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<
         }
         let mut link = Cause::new(SubjectKind::Resource, key.to_string(), ready.reason, &ready.message);
         link.since = Some(ready.last_transition_time);
-        link.next_at = next_try(facts, &key, ready.reason);
+        // Somebody may have had it tried again since the status was written.
+        link.next_at = next_try(facts, &key, ready.reason).or(status.until);
         link.help = help(facts, &key, ready.reason);
         let root = match ready.reason {
             Reason::DependencyNotReady => {
@@ -339,8 +346,8 @@ fn answer(key: &ResourceKey, status: Option<&ResourceStatus>, chain: &[Cause]) -
         sentence.push_str(&format!("it {} ({}): ", links.join(", which "), last.reason));
     }
     sentence.push_str(&last.message);
-    if let Some(next) = last.next_at {
-        sentence.push_str(&format!("; tried again at {}", next.to_rfc3339_opts(SecondsFormat::Secs, true)));
+    if let Some(when) = last.goes_on() {
+        sentence.push_str(&format!("; {when}"));
     }
     sentence
 }

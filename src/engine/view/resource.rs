@@ -162,6 +162,9 @@ pub struct ResourceView {
     pub since: Option<DateTime<Utc>>,
     pub age_seconds: Option<u64>,
     pub conditions: Vec<ConditionView>,
+    /// When what is held goes on by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
     pub provider: String,
     pub object_name: String,
     pub file: String,
@@ -350,6 +353,7 @@ fn from_status(status: &ResourceStatus, now: DateTime<Utc>) -> ResourceView {
                 condition: condition.clone(),
             })
             .collect(),
+        until: status.until,
         provider: status.provider.clone(),
         object_name: status.object_name.clone(),
         file: status.file.clone(),
@@ -387,6 +391,7 @@ fn unseen(key: &ResourceKey) -> ResourceView {
         since: None,
         age_seconds: None,
         conditions: Vec::new(),
+        until: None,
         provider: String::new(),
         object_name: String::new(),
         file: String::new(),

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::world::*;
-use crate::model::{Action, Kind, PlanScope, Reason};
+use crate::model::{Action, DriftMode, Hold, Kind, PlanScope, Reason, Suspend};
+
+fn closed_until_eight() -> Hold {
+    let until = "2030-01-01T08:00:00Z".parse().ok();
+    Hold { until, ..Hold::by(Reason::WindowClosed, "opens at 08:00") }
+}
 
 fn new_caches(world: &mut World, names: &[&str]) {
     for name in names {
@@ -116,18 +121,20 @@ fn gate_outside_a_window_nothing_of_that_environment_is_changed() {
     world.git_sets(&db("orders"), LIMIT, 30);
     world.git_removes(&cache("sessions"));
     let open = world.plan();
-    world.decisions.closed_windows.insert("staging".to_owned(), "opens at 08:00".to_owned());
+    world.decisions.closed_windows.insert("staging".to_owned(), closed_until_eight());
     let plan = world.plan();
     assert!(plan.steps.is_empty());
     assert_eq!(plan.reasons(&db("orders")), [Reason::WindowClosed]);
-    assert_eq!(plan.blocked(&cache("sessions")).message, "opens at 08:00");
+    let held = plan.blocked(&cache("sessions"));
+    assert_eq!((held.message.as_str(), held.until), ("opens at 08:00", closed_until_eight().until));
+    assert_eq!(plan.goes_on_at(), closed_until_eight().until);
     assert_eq!(plan.id, open.id, "a window does not change what the plan is");
 }
 
 #[test]
 fn gate_outside_a_window_no_mark_is_rewritten() {
     let mut world = World::in_plumb([document(&db("orders")).with(LIMIT, 20)]);
-    world.decisions.closed_windows.insert("staging".to_owned(), "opens at 08:00".to_owned());
+    world.decisions.closed_windows.insert("staging".to_owned(), closed_until_eight());
     world.git_sets(&db("orders"), LIMIT, 50);
     world.live_becomes(&db("orders"), LIMIT, 50);
     let plan = world.reconciles();
@@ -139,7 +146,7 @@ fn gate_outside_a_window_no_mark_is_rewritten() {
 fn gate_the_window_of_another_environment_says_nothing() {
     let mut world = World::new();
     new_caches(&mut world, &["a"]);
-    world.decisions.closed_windows.insert("production".to_owned(), "opens at 08:00".to_owned());
+    world.decisions.closed_windows.insert("production".to_owned(), closed_until_eight());
     assert_eq!(world.plan().order(), [&cache("a")]);
 }
 
@@ -155,6 +162,50 @@ fn gate_a_suspended_resource_is_neither_made_nor_changed_nor_deleted() {
     for key in ["a", "b", "new"] {
         assert_eq!(plan.reasons(&cache(key)), [Reason::Suspended]);
     }
+}
+
+#[test]
+fn gate_of_a_suspended_tenant_nothing_is_made_changed_put_back_rotated_or_deleted() {
+    let mut world = World::in_plumb(["a", "b", "c"].map(|name| document(&cache(name))));
+    world.is_in_plumb(document(&db("d")).with(LIMIT, 20));
+    world.decisions.drift = DriftMode::Revert;
+    new_caches(&mut world, &["new"]);
+    world.git_sets(&cache("a"), "/spec/categories/read", true);
+    world.git_removes(&cache("b"));
+    world.git_says(&cache("c"), |a| a.rotate = Some("june".to_owned()));
+    world.live_becomes(&db("d"), LIMIT, 50);
+    let open = world.plan();
+    assert_eq!(open.steps.len(), 5, "{open:#?}");
+    world.tenant.suspend = Suspend::Everywhere(true);
+    world.tenant.suspend_reason = Some("INC-42".to_owned());
+    let plan = world.plan();
+    assert!(plan.steps.is_empty(), "{:#?}", plan.steps);
+    for key in ["a", "b", "c", "new"] {
+        assert_eq!(plan.reasons(&cache(key)), [Reason::Suspended]);
+    }
+    assert_eq!(
+        plan.blocked(&cache("a")).message,
+        "tenant checkout is suspended (INC-42); to go on, remove spec.suspend of its Tenant in the platform repository"
+    );
+    let told: Vec<_> = plan.drift.iter().map(|drift| (&drift.key, drift.mode)).collect();
+    assert_eq!(told, [(&db("d"), DriftMode::Observe)]);
+    world.tenant.suspend = Suspend::Everywhere(false);
+    assert_eq!(world.plan(), open);
+}
+
+#[test]
+fn gate_a_suspended_environment_holds_no_other() {
+    let mut world = World::new();
+    new_caches(&mut world, &["a"]);
+    world.tenant.suspend = Suspend::Environments(vec!["production".to_owned()]);
+    assert_eq!(world.plan().order(), [&cache("a")]);
+    world.tenant.suspend = Suspend::Environments(vec!["production".to_owned(), "staging".to_owned()]);
+    let plan = world.plan();
+    assert_eq!(
+        plan.blocked(&cache("a")).message,
+        "staging of tenant checkout is suspended; to go on, remove staging from spec.suspend of its Tenant in the \
+         platform repository"
+    );
 }
 
 #[test]
@@ -198,7 +249,7 @@ fn gate_a_step_that_failed_waits_for_its_turn_and_what_needs_it_waits_too() {
         world.vanishes(&db(name));
     }
     let id = world.plan().id;
-    world.decisions.not_now.insert(db("b"), (Reason::BackingOff, "later".to_owned()));
+    world.decisions.not_now.insert(db("b"), Hold::by(Reason::BackingOff, "later"));
     let plan = world.plan();
     assert!(plan.steps.is_empty());
     assert_eq!(plan.reasons(&db("b")), [Reason::BackingOff]);

@@ -9,7 +9,7 @@ use proptest::test_runner::TestRunner;
 use super::random::recipe;
 use super::world::World;
 use crate::model::{
-    Action, ApprovalKind, Deletion, FieldHash, Live, Mark, Observation, Ownership, Plan, PlanScope, Reason,
+    Action, ApprovalKind, Deletion, DriftMode, FieldHash, Live, Mark, Observation, Ownership, Plan, PlanScope, Reason,
     ResourceKey, Settle, Step,
 };
 
@@ -90,6 +90,20 @@ proptest! {
         let second = world.plan();
         prop_assert!(second.steps.is_empty(), "{:#?}\nthen\n{:#?}", first, second);
         prop_assert!(second.settles.is_empty(), "{:#?}\nthen\n{:#?}", first, second);
+    }
+
+    #[test]
+    fn nothing_is_written_where_the_tenant_is_suspended(recipe in recipe()) {
+        let world = recipe.world();
+        let plan = world.plan();
+        let is_suspended = |key: &ResourceKey| world.tenant.suspend.covers(&key.environment);
+        prop_assert!(!plan.steps.iter().any(|step| is_suspended(&step.key)), "{:#?}", plan);
+        let remarks = plan.settles.iter().any(|settle| {
+            matches!(settle, Settle::Record { key, remark: Some(_), .. } if is_suspended(key))
+        });
+        prop_assert!(!remarks, "{:#?}", plan);
+        let asks = plan.drift.iter().any(|drift| !drift.missing && drift.mode != DriftMode::Observe && is_suspended(&drift.key));
+        prop_assert!(!asks, "{:#?}", plan);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::world::*;
 use crate::model::{
-    Annotations, Deletion, DriftMode, FieldHash, FieldPath, Fields, Kind, Mark, Observation, OnFailure, Ownership,
-    ProviderIdentity, Reason, Record, ResourceKey, Unknown,
+    Annotations, Deletion, DriftMode, FieldHash, FieldPath, Fields, Hold, Kind, Mark, Observation, OnFailure,
+    Ownership, ProviderIdentity, Reason, Record, ResourceKey, Suspend, Unknown,
 };
 
 /// Fields a document may set, with two values each.
@@ -107,6 +107,7 @@ pub(super) struct Recipe {
     unreadable: bool,
     prune_hold: bool,
     window_closed: bool,
+    production_suspended: bool,
     production_removed: bool,
     denied: usize,
     swapped: bool,
@@ -197,13 +198,15 @@ prop_compose! {
         unreadable in prop::bool::weighted(0.1),
         prune_hold in prop::bool::weighted(0.1),
         window_closed in prop::bool::weighted(0.1),
+        production_suspended in prop::bool::weighted(0.1),
         production_removed in prop::bool::weighted(0.1),
         denied in any::<usize>(),
         swapped in prop::bool::weighted(0.05),
         stray in prop::bool::weighted(0.2),
     ) -> Recipe {
         Recipe {
-            objects, mode, guard, unreadable, prune_hold, window_closed, production_removed, denied, swapped, stray,
+            objects, mode, guard, unreadable, prune_hold, window_closed, production_suspended, production_removed, denied,
+            swapped, stray,
         }
     }
 }
@@ -214,6 +217,7 @@ impl Recipe {
     pub(super) fn undecided(mut self) -> Self {
         self.mode = DriftMode::Propose;
         self.window_closed = false;
+        self.production_suspended = false;
         self.denied = 0;
         for object in &mut self.objects {
             object.annotations.suspend = false;
@@ -263,7 +267,13 @@ impl Recipe {
             world.decisions.prune_holds.push((Reason::SourceChanged, "the branch is another".to_owned()));
         }
         if self.window_closed {
-            world.decisions.closed_windows.insert("staging".to_owned(), "opens at 08:00".to_owned());
+            world
+                .decisions
+                .closed_windows
+                .insert("staging".to_owned(), Hold::by(Reason::WindowClosed, "opens at 08:00"));
+        }
+        if self.production_suspended {
+            world.tenant.suspend = Suspend::Environments(vec!["production".to_owned()]);
         }
         if self.production_removed {
             world.tenant.environments.retain(|environment| environment != "production");

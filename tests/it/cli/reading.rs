@@ -207,6 +207,31 @@ fn explain_names_the_chain_down_to_the_root() {
 }
 
 #[test]
+fn what_is_held_says_when_it_goes_on_or_what_lifts_it() {
+    let desk = Desk::with_starter();
+    let platform = desk.platform.show("main:platform.yaml");
+    // A minute every four years.
+    let window = "{mode: allow, schedule: \"0 0 29 2 *\", duration: 1m, environments: [staging]}";
+    desk.platform.write("platform.yaml", format!("{}\n  windows: [{window}]\n", platform.trim_end()));
+    let tenants = desk.platform.show("main:tenants.yaml");
+    let suspended = "  suspend: [production]\n  suspendReason: the move to the new servers, OPS-7";
+    desk.platform.write("tenants.yaml", format!("{}\n{suspended}\n", tenants.trim_end()));
+    desk.platform.commit("Close staging, suspend production");
+    let seen = |name: &str, args: &[&str], code: i32| {
+        let said = desk.plumb(args);
+        assert_eq!(said.code, code, "{said:?}");
+        snapshot(name, &shown(&desk, args, &said));
+    };
+    seen("plan_held", &["plan"], 0);
+    seen("plan_held_json", &["plan", "-o", "json"], 0);
+    assert_eq!(desk.plumb(&["apply"]).code, 1);
+    seen("get_held", &["get"], 0);
+    seen("get_held_json", &["get", "checkout/staging/Database/orders", "-o", "json"], 0);
+    seen("explain_window", &["explain", "checkout/staging/Database/orders"], 1);
+    seen("explain_suspended", &["explain", "checkout/production/Database/orders"], 1);
+}
+
+#[test]
 fn dead_letters_are_listed_and_retried() {
     let desk = Desk::with_starter();
     // Its objects are no orphans to other tests on the server.

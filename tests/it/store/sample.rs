@@ -79,6 +79,7 @@ pub fn status(key: &ResourceKey) -> ResourceStatus {
             message: HOSTILE.into(),
             last_transition_time: at(2),
         }],
+        until: None,
         desired: fields(),
         live: fields(),
         outputs: BTreeMap::from([("host".to_owned(), "127.0.0.1".to_owned())]),

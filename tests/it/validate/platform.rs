@@ -124,8 +124,7 @@ fn schedules_are_cron() {
     );
     let (platform, diagnostics) = platform_of(&text);
     assert!(platform.is_none());
-    let help =
-        "write a cron expression in UTC: \"*/10 * * * *\" is every ten minutes, \"0 22 * * 1-5\" is weekdays at 22:00";
+    let help = "write a cron expression: \"*/10 * * * *\" is every ten minutes, \"0 22 * * 1-5\" is weekdays at 22:00";
     assert_told(
         &diagnostics,
         &[
@@ -137,6 +136,43 @@ fn schedules_are_cron() {
             ),
         ],
     );
+}
+
+#[test]
+fn time_zones_have_the_names_that_the_world_knows_them_by() {
+    let zone = |name: &str| {
+        let window = format!("{{mode: deny, schedule: \"0 22 * * 5\", duration: 8h, timezone: {name}}}");
+        let text = PLATFORM.replace("spec: {id: acme-platform}", &format!("spec: {{windows: [{window}]}}"));
+        told(&platform_of(&text).1)
+    };
+    for name in ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires"] {
+        assert_eq!(zone(name), Vec::<String>::new());
+    }
+    for (name, help) in [
+        ("Europe/Berln", "did you mean \"Europe/Berlin\"?"),
+        ("europe/berlin", "did you mean \"Europe/Berlin\"?"),
+        ("Berlin", "did you mean \"Europe/Berlin\"?"),
+        ("XYZ123", "write an IANA name such as Europe/Berlin, or leave it out for UTC"),
+    ] {
+        let wanted = format!("UnknownTimezone: there is no time zone \"{name}\" | {help}");
+        let lines = zone(name);
+        assert_eq!((lines.len(), lines[0].split_once(' ').unwrap().1), (1, wanted.as_str()));
+    }
+}
+
+#[test]
+fn what_is_suspended_is_there() {
+    let suspended = |what: &str| with(&tenant("other", "url: /srv/other", &format!(", suspend: {what}")));
+    for fine in ["true", "false", "[staging]", "true, suspendReason: \"INC-42\""] {
+        assert_eq!(suspended(fine), Vec::<String>::new(), "{fine}");
+    }
+    assert_eq!(
+        suspended("[stagin]"),
+        ["UnknownEnvironment: the tenant other has no environment \"stagin\" to suspend | did you mean \"staging\"?"]
+    );
+    let lines = suspended("production");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("suspend"), "{lines:?}");
 }
 
 #[test]

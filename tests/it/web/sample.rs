@@ -113,6 +113,7 @@ impl Sample {
                     last_transition_time: self.ago(*age),
                 })
                 .collect(),
+            until: None,
             live: live.clone().unwrap_or_default(),
             desired,
             outputs,
@@ -386,6 +387,8 @@ fn billing(sample: &mut Sample) {
             (Stalled, False, Reason::InPlumb, "", 310),
         ],
     );
+    let again = sample.ago(-40);
+    sample.data.statuses.get_mut(&key("billing/production/Database/ledger")).unwrap().until = Some(again);
 }
 
 fn search(sample: &mut Sample) {

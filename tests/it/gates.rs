@@ -1,0 +1,140 @@
+//! What may pass when: change windows in their time zones, and suspension by the platform.
+
+use std::sync::Arc;
+
+use plumb::engine::view;
+use plumb::model::{ConditionStatus, ConditionType, DriftMode, ProposalStatus, Reason};
+
+use crate::harness::clock::{SetClock, moment};
+use crate::harness::world::{World, held, held_message, parse};
+
+const ORDERS: &str = "checkout/staging/Database/orders";
+const LEDGER: &str = "checkout/production/Database/ledger";
+const VERSION: &str = "PRAGMA user_version";
+const BRANCH: &str = "plumb/drift/staging/database-orders";
+
+/// A database in staging and one in production, on a clock that the test moves.
+async fn world_at(time: &str) -> (World, Arc<SetClock>) {
+    let mut world = World::with_files().await;
+    let clock = SetClock::at(time);
+    world.clock = clock.clone();
+    world.restart().await;
+    want(&world, 1);
+    world.in_sync().await;
+    (world, clock)
+}
+
+fn want(world: &World, version: u32) {
+    world.write_database("staging", "orders", &format!("userVersion: {version}"));
+    world.write_database("production", "ledger", &format!("userVersion: {version}"));
+    world.tenant.commit(&format!("Want version {version}"));
+}
+
+async fn versions(world: &World) -> (i64, i64) {
+    (world.number("staging", "orders", VERSION).await, world.number("production", "ledger", VERSION).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_window_holds_says_when_it_goes_on_and_then_does() {
+    // A Friday evening in Berlin, in winter.
+    let (world, clock) = world_at("2030-01-04T17:00:00Z").await;
+    world.write_platform(
+        "id: test-platform\nwindows:\n  - {mode: allow, schedule: \"0 9 * * 1-5\", duration: 8h, timezone: Europe/Berlin, \
+         environments: [production]}\n  - {mode: deny, schedule: \"0 0 7 1 *\", duration: 24h, timezone: Europe/Berlin}",
+    );
+    world.platform.commit("Office hours, and a holiday");
+    want(&world, 2);
+    let report = world.scheduled().await;
+    assert_eq!(versions(&world).await, (2, 1));
+    // Monday is the holiday.
+    let opens = moment("2030-01-08T08:00:00Z");
+    let blocked = report.plan.blocked.iter().find(|blocked| blocked.key == parse(LEDGER)).unwrap();
+    assert_eq!((blocked.reason, blocked.until), (Reason::WindowClosed, Some(opens)));
+    assert_eq!(blocked.message, "changes are applied from 2030-01-08T08:00:00Z (2030-01-08 09:00 in Europe/Berlin) on");
+    assert_eq!(report.next_try, (opens - moment("2030-01-04T17:00:00Z")).to_std().ok());
+    assert!(!report.wants_retry, "it is no failure that to wait longer for helps");
+    let status = world.status(LEDGER).await.unwrap();
+    assert_eq!(status.until, Some(opens));
+    let reconciling = status.condition(ConditionType::Reconciling).unwrap();
+    assert_eq!((reconciling.status, reconciling.reason), (ConditionStatus::True, Reason::WindowClosed));
+    let explained = view::explain(world.store(), &parse(LEDGER), world.clock.as_ref()).await.unwrap().unwrap();
+    assert_eq!(explained.chain[0].next_at, Some(opens));
+    assert_eq!(explained.answer, format!("{LEDGER} is not as git says: {}", blocked.message), "the time is said once");
+    // In staging the holiday counts alone.
+    clock.set("2030-01-07T12:00:00Z");
+    want(&world, 3);
+    let report = world.scheduled().await;
+    assert_eq!(
+        held_message(&report.plan, ORDERS),
+        "changes are closed until 2030-01-07T23:00:00Z (2030-01-08 00:00 in Europe/Berlin)"
+    );
+    assert_eq!(report.plan.goes_on_at(), Some(moment("2030-01-07T23:00:00Z")), "the first of both");
+    clock.set("2030-01-08T08:00:00Z");
+    let report = world.scheduled().await;
+    assert_eq!((report.done, report.next_try, versions(&world).await), (2, None, (3, 3)), "{:#?}", report.plan);
+    assert_eq!(world.status(LEDGER).await.unwrap().until, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_suspended_tenant_nothing_is_written_and_all_is_seen() {
+    let (world, _clock) = world_at("2030-01-04T17:00:00Z").await;
+    world.write_tenant("providers: [files]\ndrift: revert\nsuspend: true\nsuspendReason: moving to another server");
+    world.platform.commit("Suspend the tenant");
+    world.write_database("production", "ledger", "userVersion: 2");
+    world.write_database("staging", "new", "userVersion: 5");
+    world.tenant.commit("Change one, add one");
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    let report = world.apply().await;
+    assert_eq!((report.done, report.next_try, report.wants_retry), (0, None, false));
+    assert_eq!(held(&report.plan, LEDGER), Some(Reason::Suspended));
+    assert_eq!(
+        held_message(&report.plan, LEDGER),
+        "tenant checkout is suspended (moving to another server); to go on, remove spec.suspend of its Tenant in the \
+         platform repository"
+    );
+    assert!(!world.file("staging", "new").exists());
+    assert_eq!(versions(&world).await, (42, 1), "drift is not put back");
+    assert_eq!(report.plan.drift[0].mode, DriftMode::Observe);
+    let drifted = world.status(ORDERS).await.unwrap().condition(ConditionType::Drifted).unwrap().clone();
+    assert_eq!((drifted.status, drifted.reason), (ConditionStatus::True, Reason::DriftObserved));
+    let ledger = world.status(LEDGER).await.unwrap();
+    assert_eq!((ledger.condition(ConditionType::Stalled).unwrap().status, ledger.until), (ConditionStatus::True, None));
+    let explained = view::explain(world.store(), &parse(LEDGER), world.clock.as_ref()).await.unwrap().unwrap();
+    assert!(explained.answer.contains("(moving to another server); to go on, remove spec.suspend"), "{explained:#?}");
+    // Nor is what git removes deleted.
+    world.tenant.remove("environments/production/ledger.yaml");
+    world.tenant.commit("Remove the ledger");
+    assert_eq!(world.apply().await.done, 0);
+    assert!(world.file("production", "ledger").exists());
+    world.write_tenant("providers: [files]\ndrift: revert");
+    world.platform.commit("Go on");
+    assert_eq!(world.apply().await.done, 2, "what was added, and what drifted");
+    assert_eq!(versions(&world).await, (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_environment_keeps_its_proposals_and_others_go_on() {
+    let (world, _clock) = world_at("2030-01-04T17:00:00Z").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.apply().await;
+    let tip = world.tenant.remote_head(BRANCH);
+    world.write_tenant("providers: [files]\nsuspend: [staging]");
+    world.platform.commit("Suspend staging");
+    world.write_database("production", "ledger", "userVersion: 2");
+    world.tenant.commit("Change production");
+    world.by_hand("staging", "orders", "PRAGMA user_version = 43").await;
+    assert_eq!(world.apply().await.done, 1);
+    assert_eq!(versions(&world).await, (43, 2));
+    assert_eq!(world.tenant.remote_head(BRANCH), tip, "it is left as it is");
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    // What is decided meanwhile waits with the rest.
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.tenant.delete_branch(BRANCH);
+    let report = world.apply().await;
+    assert_eq!((report.done, held(&report.plan, ORDERS)), (0, Some(Reason::Suspended)), "{:#?}", report.plan);
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Restored);
+    world.write_tenant("providers: [files]");
+    world.platform.commit("Go on");
+    assert_eq!(world.in_sync().await, 1);
+    assert_eq!(versions(&world).await, (1, 2));
+}

@@ -264,10 +264,12 @@ pub fn drift_text(text: &mut String, drift: &Drift, paint: Paint) {
     }
     let becomes = match (drift.mode, drift.missing) {
         (DriftMode::Propose, false) => {
-            "a person decides: merge the branch that plumb proposes to accept the live value, delete it to restore git's"
+            "a person decides: where YAML can say it, plumb proposes a branch; merge it to accept the live value, delete it \
+             to restore git's"
         }
         (DriftMode::Propose, true) => {
-            "a person decides: merge the branch that plumb proposes to remove the document, delete it to keep it"
+            "a person decides: plumb proposes a branch that removes the document; merge it to agree, delete it to keep the \
+             document"
         }
         (DriftMode::Revert, false) => "git's value is put back (drift: revert)",
         (DriftMode::Revert, true) => "it is not made again empty on its own, whatever drift says",

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::manifest;
-use crate::model::{AppliedDocument, DesiredState, Diagnostic, ObjectHex, Platform, ResourceKey, TenantSpec};
+use crate::model::{AppliedDocument, DesiredState, Diagnostic, Drift, ObjectHex, Platform, ResourceKey, TenantSpec};
 use crate::source::{Mirror, SourceError, Wanted, WorkingFiles};
 use crate::validate::{self, CheckedFile, PolicySet, TenantCache, TenantContext, Validator};
 
 use super::memory::Kept;
+use super::propose::Trouble;
 
 /// The text of each file that findings speak of, so that they can be shown with excerpts.
 pub type Sources = BTreeMap<String, Arc<str>>;
@@ -25,6 +26,16 @@ pub(super) struct Workspace {
     /// claim, so it need not be asked again while the next claim is this process's too.
     kept: Option<Kept>,
     generation: Option<i64>,
+    /// Drift that no edit could say when it was tried last: a try reads all of the tenant's documents.
+    unsayable: BTreeMap<ResourceKey, Unsayable>,
+}
+
+/// Drift that no edit of its document can say, and under which heads.
+struct Unsayable {
+    platform: Option<ObjectHex>,
+    commit: Option<ObjectHex>,
+    drift: Drift,
+    trouble: Trouble,
 }
 
 /// What the last reading gave.
@@ -263,7 +274,31 @@ impl Workspace {
     /// Keeps what the store says of the tenant until the next pass; `recorded` are keys whose records were written.
     pub(super) fn keep(&mut self, kept: Kept, recorded: impl IntoIterator<Item = ResourceKey>) {
         self.kept = Some(kept);
-        self.recorded.extend(recorded);
+        for key in recorded {
+            // What policies know of it is something else now.
+            self.unsayable.remove(&key);
+            self.recorded.insert(key);
+        }
+    }
+
+    /// Why nothing could be offered of this very drift under the same heads.
+    pub(super) fn unsayable(&self, owner: Owner<'_>, commit: Option<&ObjectHex>, drift: &Drift) -> Option<Trouble> {
+        let known = self.unsayable.get(&drift.key)?;
+        let is_same = known.platform == owner.platform.commit && known.commit.as_ref() == commit;
+        (is_same && known.drift == *drift).then(|| known.trouble.clone())
+    }
+
+    /// Keeps that for the next looks.
+    pub(super) fn cannot_say(
+        &mut self,
+        owner: Owner<'_>,
+        commit: Option<&ObjectHex>,
+        drift: &Drift,
+        trouble: &Trouble,
+    ) {
+        let (platform, commit) = (owner.platform.commit.clone(), commit.cloned());
+        let unsayable = Unsayable { platform, commit, drift: drift.clone(), trouble: trouble.clone() };
+        self.unsayable.insert(drift.key.clone(), unsayable);
     }
 
     /// The text of a file, for excerpts.
@@ -283,6 +318,7 @@ impl Workspace {
     pub(super) fn forget(&mut self) {
         self.last = None;
         self.kept = None;
+        self.unsayable.clear();
     }
 }
 

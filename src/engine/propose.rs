@@ -335,10 +335,15 @@ impl Engine {
             offers.standing.insert(key.clone());
             return;
         }
-        let edited = beside(|| edit(&self.validator, topic, drift, resource, workspace));
+        let commit = topic.desired.commit.as_ref();
+        let edited = match workspace.unsayable(topic.owner, commit, drift) {
+            Some(trouble) => Err(trouble),
+            None => beside(|| edit(&self.validator, topic, drift, resource, workspace)),
+        };
         let Edited { path, content, diff, fields, mut left_out } = match edited {
             Ok(edited) => edited,
             Err(trouble) => {
+                workspace.cannot_say(topic.owner, commit, drift, &trouble);
                 offers.troubles.insert(key.clone(), trouble);
                 return;
             }

@@ -293,6 +293,10 @@ impl Engine {
             None => {
                 let mut decisions = decide::decisions(&memory.proposals);
                 decisions.prune_holds.extend(holds::empty_tree(&memory, reading.files));
+                // A folder can be planned without its repository; with it, branches say what was there (R8).
+                if let Ok(source) = self.read_source(subject, &subject.spec.repository.branch).await {
+                    decisions.were_there.extend(propose::unmerged(&forgotten(owner, &source, &memory.proposals)));
+                }
                 decisions
             }
             Some(source) => {

@@ -1,5 +1,6 @@
 //! What counts as an answer to a question about drift, and for how long.
 
+use plumb::engine::PreviewSource;
 use plumb::managers::ManagerError;
 use plumb::model::{ProposalKind, ProposalStatus, Reason};
 use sqlx::Row;
@@ -7,7 +8,7 @@ use sqlx::Row;
 use crate::harness::faulty::Faults;
 use crate::harness::git::MergeHow;
 use crate::harness::postgres::PostgresServer;
-use crate::harness::world::World;
+use crate::harness::world::{World, held};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const MANIFEST: &str = "environments/staging/orders.yaml";
@@ -108,6 +109,15 @@ async fn r8_data_that_only_a_question_remembers_is_not_made_again_when_it_is_onl
         world.apply().await;
         assert!(!world.file("staging", "orders").exists(), "look {look}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_a_folder_is_planned_with_what_open_questions_remember() {
+    let mut world = gone_and_forgotten().await;
+    world.lose_state().await;
+    let plan = world.preview(PreviewSource::Folder(world.tenant.work())).await.unwrap().plan;
+    assert!(plan.steps.is_empty(), "{plan:#?}");
+    assert_eq!(held(&plan, ORDERS), Some(Reason::DataMissing));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::model::{
-    Action, Attempt, Decisions, DesiredState, EventKind, Failure, Lease, OnFailure, Part, Plan, ProposedField, Record,
-    Resource, ResourceKey, Saga, Step,
+    Action, Attempt, Decisions, DesiredState, EventKind, Failure, Hold, Lease, OnFailure, Part, Plan, ProposedField,
+    Reason, Record, Resource, ResourceKey, Saga, Step,
 };
 use crate::store::{Scope, Store, StoreError};
 
@@ -57,8 +57,26 @@ pub(super) fn undo(
                 None => drop(wanted.resources.remove(key)),
             }
         }
+        // What goes with them and was not tried yet is not begun, only to be undone.
+        let untried = desired.resources.values().filter(|resource| {
+            resource.key.environment == saga.environment
+                && resource.annotations.on_failure == OnFailure::Rollback
+                && !saga.parts.contains_key(&resource.key)
+        });
+        for key in untried.map(|resource| &resource.key) {
+            let held = || Hold::by(Reason::RolledBack, not_begun(failure));
+            decisions.not_now.entry(key.clone()).or_insert_with(held);
+        }
     }
     Arc::new(wanted)
+}
+
+fn not_begun(failure: &Failure) -> String {
+    format!(
+        "{} failed for good: {} ({}). What goes with it is not begun (plumb.dev/on-failure: rollback); commit what works, \
+         or run: plumb retry {}",
+        failure.key, failure.message, failure.reason, failure.key
+    )
 }
 
 fn sentence(key: &ResourceKey, failure: &Failure) -> String {

@@ -1,8 +1,22 @@
 //! Why a repository could not be read or written, and what to do next.
 
+use std::io;
 use std::path::PathBuf;
 
 use crate::model::Reason;
+
+/// What to do about a mirror that cannot be used.
+fn remedy(error: &gix::Error) -> &'static str {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge)) {
+            return "its disk is full: make room there, then it is tried again";
+        }
+        cause = error.source();
+    }
+    "delete it, it is made again"
+}
 
 /// Why `source` could not. Messages never hold a secret: what other programs said is redacted before it gets here.
 #[derive(Debug, thiserror::Error)]
@@ -49,14 +63,16 @@ pub enum SourceError {
     #[error("{remote} advertised {commit} but did not send it whole; run `git fsck` there")]
     Incomplete { remote: String, commit: String },
     /// The mirror's files could not be made or changed.
-    #[error("the mirror {path} cannot be written; check the permissions and the free space of the data directory")]
+    #[error(
+        "the mirror {path} cannot be written; check the permissions of the data directory, and make room if its disk is full"
+    )]
     MirrorFiles {
         path: PathBuf,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The mirror is no usable repository.
-    #[error("the mirror {path} cannot be used; delete it, it is made again")]
+    #[error("the mirror {path} cannot be used; {}", remedy(source))]
     Mirror {
         path: PathBuf,
         #[source]
@@ -87,7 +103,7 @@ pub enum SourceError {
     Program {
         program: String,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The branch is not where it was expected; somebody else moved it.
     #[error(
@@ -102,7 +118,7 @@ pub enum SourceError {
     Read {
         path: PathBuf,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A folder cannot be followed.
     #[error("{path} cannot be watched; on Linux raise fs.inotify.max_user_watches if there are many folders")]

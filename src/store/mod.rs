@@ -18,7 +18,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::SqliteError;
 use tokio::sync::watch;
 
 use audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
@@ -34,7 +35,7 @@ use crate::model::{
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database could not be opened.
-    #[error("the state database {path} cannot be opened")]
+    #[error("the state database {path} cannot be opened{}", advice(source))]
     Open {
         path: String,
         #[source]
@@ -61,8 +62,8 @@ pub enum StoreError {
     )]
     MayNotMigrate { path: String },
     /// A migration failed.
-    #[error("the state database could not be brought to this version of plumb")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
+    #[error("the state database could not be brought to this version of plumb{}", advice_on_migration(.0))]
+    Migrate(#[source] MigrateError),
     /// The file is not, or no longer, a database.
     #[error(
         "the state database {path} is damaged; move it away and plumb rebuilds it from git, the marks and the live \
@@ -104,7 +105,7 @@ pub enum StoreError {
     #[error("the transaction failed before; nothing more can be done in it")]
     Aborted,
     /// A query failed.
-    #[error("the state database failed while it was asked for {what}")]
+    #[error("the state database failed while it was asked for {what}{}", advice(source))]
     Query {
         what: &'static str,
         #[source]
@@ -125,12 +126,47 @@ pub enum StoreError {
         source: serde_json::Error,
     },
     /// The lock file or the data directory.
-    #[error("the data directory {path} cannot be used")]
+    #[error("the data directory {path} cannot be used{}", advice_on_files(source))]
     Directory {
         path: String,
         #[source]
         source: std::io::Error,
     },
+}
+
+/// What is said of a full disk.
+const FULL: &str = "; its disk is full: make room there, then try again (`plumb serve` does by itself)";
+
+/// What to do about a failure of a database, where that is known.
+fn advice(error: &sqlx::Error) -> &'static str {
+    // SQLite's, the extended ones with the primary one in their lowest byte, and PostgreSQL's.
+    const FULL_CODE: i32 = 13;
+    const FAILED_CODE: i32 = 10;
+    const FULL_STATE: &str = "53100";
+    let Some(error) = error.as_database_error() else { return "" };
+    let code = error.code().unwrap_or_default();
+    if error.try_downcast_ref::<SqliteError>().is_none() {
+        return if code == FULL_STATE { FULL } else { "" };
+    }
+    match code.parse::<i32>().map(|code| code & 0xff) {
+        Ok(FULL_CODE) => FULL,
+        Ok(FAILED_CODE) => "; look at its disk: it is full (then make room there), or it fails",
+        _ => "",
+    }
+}
+
+fn advice_on_migration(error: &MigrateError) -> &'static str {
+    match error {
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => advice(source),
+        _ => "",
+    }
+}
+
+fn advice_on_files(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge => FULL,
+        _ => "",
+    }
 }
 
 /// What a store is opened for.

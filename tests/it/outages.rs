@@ -2,4 +2,5 @@
 //! everything goes on by itself afterwards, and everything is made once.
 
 mod clocks;
+mod disks;
 mod restarts;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use plumb::managers::ManagerError;
 use plumb::model::{ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason, Saga};
 use plumb::store::Scope;
 
+use crate::harness::clock::SetClock;
 use crate::harness::faulty::Faults;
 use crate::harness::world::{FILES, World, held, held_message, parse, unseen};
 
@@ -151,6 +153,37 @@ async fn without_the_annotation_what_was_done_stays() {
     faults.fail("carts", refused());
     world.scheduled().await;
     assert_eq!(versions(&world).await, [2, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_with_a_change_that_was_undone_is_not_begun_later() {
+    let (mut world, faults) = world_at(1).await;
+    let clock = SetClock::at("2030-03-05T09:00:00Z");
+    world.clock = clock.clone();
+    world.restart().await;
+    // One that waits for another, which goes with nothing and fails for a while.
+    write(&world, 2);
+    world.write_resource("staging", "Database", "base", "", "userVersion: 2");
+    let late = "userVersion: 2\ndependsOn: [Database/base]";
+    world.write_resource("staging", "Database", "late", ROLLBACK, late);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    faults.fail("base", ManagerError::retry(Reason::TimedOut, "the disk is busy"));
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+    faults.mend("base");
+    clock.forward(TimeDelta::minutes(10));
+    let report = world.scheduled().await;
+    assert!(world.file("staging", "base").exists());
+    assert!(!world.file("staging", "late").exists(), "it was begun");
+    assert_eq!(held(&report.plan, &world.key("staging/Database/late")), Some(Reason::RolledBack));
+    // What works is applied, and all that goes with it.
+    faults.mend("carts");
+    write(&world, 3);
+    world.tenant.commit("Want version 3");
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert_eq!(versions(&world).await, [3, 3, 3]);
+    assert!(world.file("staging", "late").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,9 @@ const SQLITE_NOTADB: u32 = 26;
 /// Extended codes carry the primary one in their low byte.
 const PRIMARY: u32 = 0xff;
 
+/// What to do about a disk that takes no more.
+const FULL: &str = "if its disk is full, make room there";
+
 /// A failure of the file system while trying to `what`.
 pub(super) fn io(what: &str, path: &Path, error: &io::Error) -> ManagerError {
     let message = format!("cannot {what} {}: {error}", path.display());
@@ -30,6 +33,9 @@ pub(super) fn io(what: &str, path: &Path, error: &io::Error) -> ManagerError {
         }
         io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename | io::ErrorKind::Unsupported => {
             ManagerError::terminal(Reason::Rejected, message)
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge => {
+            ManagerError::retry(Reason::ProviderUnreachable, format!("{message}; {FULL}"))
         }
         _ => ManagerError::retry(Reason::ProviderUnreachable, message),
     }
@@ -58,7 +64,7 @@ pub(super) fn sqlite(what: &str, path: &Path, error: &sqlx::Error) -> ManagerErr
             ManagerError::terminal(Reason::PermissionDenied, format!("cannot {what} {path}: {error}"))
         }
         Some(SQLITE_IOERR | SQLITE_FULL) => {
-            ManagerError::retry(Reason::ProviderUnreachable, format!("cannot {what} {path}: {error}"))
+            ManagerError::retry(Reason::ProviderUnreachable, format!("cannot {what} {path}: {error}; {FULL}"))
         }
         Some(_) => ManagerError::terminal(Reason::Rejected, format!("cannot {what} {path}: {error}")),
         None => ManagerError::retry(Reason::Internal, format!("cannot {what} {path}: {error}")),

@@ -233,7 +233,7 @@ pub fn replicas(ground: &Ground) -> Vec<Row> {
         let store = runtime.block_on(PostgresStore::open(&url, Mode::ReadOnly)).expect("a store");
         let password = server.login().1;
         let key = "11".repeat(32);
-        let more = [("BENCH_PASSWORD", &*password), ("PLUMB_DATABASE", &*url), ("PLUMB_SECRET_KEY", &*key)];
+        let more = [("BENCH_PASSWORD", password), ("PLUMB_DATABASE", &*url), ("PLUMB_SECRET_KEY", &*key)];
         let serving: Vec<Serving> =
             (0..replicas).map(|number| Serving::start(&rig, &format!("data{number}"), &more)).collect();
         for replica in &serving {

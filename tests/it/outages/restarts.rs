@@ -1,7 +1,7 @@
 //! PostgreSQL is restarted, in peace and as by a crash, while two replicas work through a push of many resources.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use plumb::model::{
@@ -56,7 +56,7 @@ impl Works {
         std::fs::write(&login_file, password).unwrap();
         let desk = Desk::empty();
         let tenants: Vec<GitRepo> = (0..TENANTS).map(|_| GitRepo::new()).collect();
-        write_platform(&desk, &tenants, &target, &files.path().to_owned(), &login_file);
+        write_platform(&desk, &tenants, &target, files.path(), &login_file);
         let replicas = (0..2).map(|_| Replica::start(&desk, &url, lease, &login_file)).collect();
         let works = Self { state, target, url, desk, tenants, replicas, files, _credentials: credentials };
         for replica in &works.replicas {
@@ -176,7 +176,7 @@ impl Works {
     }
 }
 
-fn write_platform(desk: &Desk, tenants: &[GitRepo], target: &PostgresServer, files: &PathBuf, login: &PathBuf) {
+fn write_platform(desk: &Desk, tenants: &[GitRepo], target: &PostgresServer, files: &Path, login: &Path) {
     let mut text = format!(
         "apiVersion: plumb.dev/v1\nkind: Platform\nmetadata: {{name: test}}\nspec: {{id: outages, pollInterval: 1s}}\n---\n\
          apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: files}}\nspec: {{type: sqlite, url: \"sqlite://{}\"}}\n\

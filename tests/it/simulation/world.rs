@@ -442,10 +442,8 @@ impl World<'_> {
             let name = NAMES.iter().find(|(name, ..)| *name == key.name).expect("a name").0;
             match blocked.reason {
                 // It holds data: it is wanted after all.
-                Reason::DeletionProtected | Reason::PossibleRename => {
-                    if self.wish.get(key).is_none() {
-                        changed |= self.want_again(key);
-                    }
+                Reason::DeletionProtected | Reason::PossibleRename if self.wish.get(key).is_none() => {
+                    changed |= self.want_again(key);
                 }
                 Reason::ReplaceProtected => {
                     if let Some(document) = self.wish.get_mut(key) {

@@ -1,10 +1,14 @@
 //! The audit log of a world that did things: what is in it, and that nothing of it is lost or changed unseen.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 use sqlx::Connection as _;
 
 use crate::harness::desk::Desk;
 
+/// Long enough for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 const ORDERS: &str = "environments/staging/orders.yaml";
 
 /// The rows that `plumb audit` exports.
@@ -66,6 +70,46 @@ async fn what_was_done_and_who_did_it_is_written_down_once() {
     );
     assert!(exported(&desk, &["--since", "2999-01-01T00:00:00Z"]).is_empty());
     assert_eq!(exported(&desk, &["--since", "1d"]).len(), exported(&desk, &[]).len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asked_for_a_look_is_written_down_and_who_may_not_is_not() {
+    let desk = Desk::with_starter();
+    let server = desk.serve();
+    plumb::source::init_tls();
+    let client = reqwest::Client::new();
+    let ask = async |path: &str, purpose: Option<&str>| {
+        let request = client.post(format!("{}/api/v1/{path}", server.address));
+        let request = purpose.into_iter().fold(request, |request, purpose| request.header("x-plumb-request", purpose));
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask("tenants/checkout/reconcile", None).await, 403);
+    assert_eq!(ask("tenants/nobody/reconcile", Some("1")).await, 404);
+    assert_eq!(ask("tenants/checkout/reconcile", Some("1")).await, 202);
+    assert_eq!(ask("reconcile", Some("1")).await, 202);
+    assert_eq!(desk.plumb(&["reconcile", "checkout", "--server", &server.address]).code, 0);
+    // They are answered before they are written down, one after another.
+    let start = Instant::now();
+    let asked = loop {
+        let rows = exported(&desk, &[]);
+        let asked: Vec<(Value, Value, Value)> = of(&rows, "request")
+            .into_iter()
+            .map(|row| (row["tenant"].clone(), row["actor"].clone(), row["details"]["look"].clone()))
+            .collect();
+        if asked.len() >= 3 {
+            break asked;
+        }
+        assert!(start.elapsed() < PATIENCE, "{rows:#?}");
+    };
+    let wanted = [
+        ("", "127.0.0.1", "every tenant"),
+        ("checkout", "127.0.0.1", "checkout"),
+        ("checkout", "command line", "checkout"),
+    ];
+    assert_eq!(asked, wanted.map(|(tenant, by, look)| (tenant.into(), by.into(), look.into())));
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(desk.plumb(&["audit", "--verify"]).code, 0);
+    assert_eq!(of(&exported(&desk, &[]), "request").len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,6 +52,14 @@ const PASSWORD_LENGTH: usize = 32;
 /// Letters and digits that nobody takes for one another (no 0, O, 1, l, I) and that need no quoting anywhere.
 const PASSWORD_ALPHABET: &[u8] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 
+/// What to do about a file that cannot be made, where the error says so.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => "; its disk is full: make room there, then try again",
+        _ => "",
+    }
+}
+
 /// Why the vault could not.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
@@ -75,7 +83,7 @@ pub enum VaultError {
         source: std::io::Error,
     },
     /// The file cannot be made.
-    #[error("the key file {path} cannot be made")]
+    #[error("the key file {path} cannot be made{}", advice(source))]
     Make {
         path: String,
         #[source]

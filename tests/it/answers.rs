@@ -5,52 +5,39 @@ use plumb::managers::ManagerError;
 use plumb::model::{ProposalKind, ProposalStatus, Reason};
 use sqlx::Row;
 
+use crate::drift::{BRANCH, MANIFEST, ORDERS, VERSION, edit_on_the_branch, world_with, world_with_proposal};
 use crate::harness::faulty::Faults;
 use crate::harness::git::MergeHow;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, held};
 
-const ORDERS: &str = "checkout/staging/Database/orders";
-const MANIFEST: &str = "environments/staging/orders.yaml";
-const BRANCH: &str = "plumb/drift/staging/database-orders";
-const VERSION: &str = "PRAGMA user_version";
 const REFUSE: &str = "#!/bin/sh\nexit 1\n";
 
-async fn world_with(annotations: &str) -> World {
-    let world = World::with_files().await;
-    world.write_resource(
-        "staging",
-        "Database",
-        "orders",
-        annotations,
-        "journalMode: wal  # fast\nuserVersion: 7  # schema",
-    );
+/// Orders, of which one role cannot be made: somebody else's is called so.
+async fn beside_a_role_of_somebody_else(server: &PostgresServer) -> World {
+    let world = World::with_postgres(server).await;
+    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    server.psql(&format!("CREATE ROLE {}_app", world.object("staging", "orders"))).await;
+    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20\nroles: [{name: app, access: read}]");
+    world.tenant.commit("Add a role");
+    world.apply().await;
+    world
+}
+
+/// Orders, with an extension, which nobody sees who may not connect.
+async fn with_an_extension(server: &PostgresServer) -> World {
+    let world = World::with_postgres(server).await;
+    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20\nextensions: [pgcrypto]");
     world.tenant.commit("Add orders");
     world.in_sync().await;
     world
 }
 
-async fn open() -> World {
-    let world = world_with("").await;
-    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
-    world.apply().await;
-    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
-    world
-}
-
-fn edit_on_the_branch(world: &World) {
-    world.tenant.pull();
-    world.tenant.checkout(BRANCH);
-    let text = world.tenant.show(&format!("{BRANCH}:{MANIFEST}"));
-    world.tenant.write(MANIFEST, text.replace("userVersion: 42", "userVersion: 41"));
-    world.tenant.git(&["commit", "--all", "--message", "Let us meet halfway"]);
-    world.tenant.git(&["push", "origin", &format!("HEAD:{BRANCH}")]);
-    world.tenant.git(&["checkout", "main"]);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn r14_a_refused_push_over_a_merged_branch_is_no_answer() {
-    let world = open().await;
+    let world = world_with_proposal().await;
     edit_on_the_branch(&world);
     world.apply().await;
     world.tenant.merge(BRANCH, MergeHow::MergeCommit);
@@ -66,7 +53,7 @@ async fn r14_a_refused_push_over_a_merged_branch_is_no_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r14_a_refused_push_over_plumbs_own_merged_branch_is_no_answer() {
-    let world = open().await;
+    let world = world_with_proposal().await;
     world.tenant.remote_git(&["config", "receive.denyDeletes", "true"]);
     world.tenant.merge(BRANCH, MergeHow::MergeCommit);
     world.apply().await;
@@ -150,15 +137,8 @@ async fn r8_data_that_only_a_question_remembers_is_not_made_again_where_its_remo
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_was_carried_out_is_over_beside_a_field_of_somebody_else() {
     let server = PostgresServer::shared();
-    let world = World::with_postgres(server).await;
-    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20");
-    world.tenant.commit("Add orders");
-    world.in_sync().await;
+    let world = beside_a_role_of_somebody_else(server).await;
     let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
-    server.psql(&format!("CREATE ROLE {name}_app")).await;
-    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20\nroles: [{name: app, access: read}]");
-    world.tenant.commit("Add a role");
-    world.apply().await;
     let limit = format!("SELECT datconnlimit FROM pg_database WHERE datname = '{name}'");
     server.psql(&format!("ALTER DATABASE {name} CONNECTION LIMIT 50")).await;
     world.apply().await;
@@ -175,15 +155,8 @@ async fn an_answer_that_was_carried_out_is_over_beside_a_field_of_somebody_else(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_ends_when_live_returns_beside_a_field_of_somebody_else() {
     let server = PostgresServer::shared();
-    let world = World::with_postgres(server).await;
-    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20");
-    world.tenant.commit("Add orders");
-    world.in_sync().await;
+    let world = beside_a_role_of_somebody_else(server).await;
     let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
-    server.psql(&format!("CREATE ROLE {name}_app")).await;
-    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20\nroles: [{name: app, access: read}]");
-    world.tenant.commit("Add a role");
-    world.apply().await;
     server.psql(&format!("ALTER DATABASE {name} CONNECTION LIMIT 50")).await;
     world.apply().await;
     assert_eq!(world.proposal(&key).await.unwrap().status, ProposalStatus::Open);
@@ -268,7 +241,7 @@ async fn the_begin_of_an_undoing_answers_no_question() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_branch_that_was_put_back_to_where_it_began_is_not_merged() {
-    let world = open().await;
+    let world = world_with_proposal().await;
     world.write_tenant("providers: [files]\nonClose: ignore");
     world.platform.commit("Ignore what is closed");
     world.tenant.git(&["push", "--force", "origin", &format!("main:{BRANCH}")]);
@@ -300,10 +273,7 @@ async fn a_conflict_is_answered_also_where_drift_is_only_observed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_to_what_cannot_be_seen_outlives_drift_of_another_field() {
     let server = PostgresServer::shared();
-    let world = World::with_postgres(server).await;
-    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20\nextensions: [pgcrypto]");
-    world.tenant.commit("Add orders");
-    world.in_sync().await;
+    let world = with_an_extension(server).await;
     let name = world.object("staging", "orders");
     server.psql_in(&name, "DROP EXTENSION pgcrypto").await;
     world.apply().await;
@@ -320,10 +290,7 @@ async fn an_answer_to_what_cannot_be_seen_outlives_drift_of_another_field() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_of_an_answer_was_carried_out_is_over_while_the_rest_cannot_be_seen() {
     let server = PostgresServer::shared();
-    let world = World::with_postgres(server).await;
-    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20\nextensions: [pgcrypto]");
-    world.tenant.commit("Add orders");
-    world.in_sync().await;
+    let world = with_an_extension(server).await;
     let name = world.object("staging", "orders");
     let limit = format!("SELECT datconnlimit FROM pg_database WHERE datname = '{name}'");
     server.psql_in(&name, "DROP EXTENSION pgcrypto").await;
@@ -339,7 +306,7 @@ async fn what_of_an_answer_was_carried_out_is_over_while_the_rest_cannot_be_seen
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_without_state_pushes_nothing_anew_after_an_unrelated_commit() {
-    let mut world = open().await;
+    let mut world = world_with_proposal().await;
     let tip = world.tenant.remote_head(BRANCH);
     world.write_database("staging", "other", "userVersion: 1");
     world.tenant.commit("Something else");
@@ -375,7 +342,7 @@ async fn r8_a_question_about_drift_remembers_that_there_was_data() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_given_while_suspended_counts_afterwards() {
-    let world = open().await;
+    let world = world_with_proposal().await;
     let spec = "journalMode: wal  # fast\nuserVersion: 7  # schema";
     world.write_resource("staging", "Database", "orders", "plumb.dev/suspend: \"true\"", spec);
     world.tenant.commit("Wait");
@@ -390,7 +357,7 @@ async fn an_answer_given_while_suspended_counts_afterwards() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proposal_is_made_anew_on_a_rewritten_history() {
-    let world = open().await;
+    let world = world_with_proposal().await;
     let text = world.tenant.show(&format!("main:{MANIFEST}"));
     let old = world.tenant.remote_head("main").unwrap();
     world.tenant.git(&["checkout", "--orphan", "fresh"]);
@@ -485,7 +452,7 @@ async fn r9_a_rewritten_history_answers_no_question() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_left_alone_stays_so_after_a_look_without_the_object() {
-    let world = open().await;
+    let world = world_with_proposal().await;
     world.write_database("staging", "other", "userVersion: 1");
     world.tenant.commit("Other");
     world.write_tenant("providers: [files]\nonClose: ignore");

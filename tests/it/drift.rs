@@ -6,13 +6,13 @@ use plumb::model::{ConditionType, EventKind, ExecutionOutcome, ProposalKind, Pro
 use crate::harness::git::MergeHow;
 use crate::harness::world::World;
 
-const ORDERS: &str = "checkout/staging/Database/orders";
-const MANIFEST: &str = "environments/staging/orders.yaml";
-const BRANCH: &str = "plumb/drift/staging/database-orders";
-const VERSION: &str = "PRAGMA user_version";
+pub const ORDERS: &str = "checkout/staging/Database/orders";
+pub const MANIFEST: &str = "environments/staging/orders.yaml";
+pub const BRANCH: &str = "plumb/drift/staging/database-orders";
+pub const VERSION: &str = "PRAGMA user_version";
 
 /// A tenant with one database, in plumb.
-async fn world_with(annotations: &str) -> World {
+pub async fn world_with(annotations: &str) -> World {
     let world = World::with_files().await;
     world.write_resource(
         "staging",
@@ -28,7 +28,7 @@ async fn world_with(annotations: &str) -> World {
 }
 
 /// The same, with a change made by hand and proposed.
-async fn world_with_proposal() -> World {
+pub async fn world_with_proposal() -> World {
     let world = world_with("").await;
     world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
     let report = world.apply().await;
@@ -38,7 +38,7 @@ async fn world_with_proposal() -> World {
 }
 
 /// A person puts a commit of their own on the branch.
-fn edit_on_the_branch(world: &World) {
+pub fn edit_on_the_branch(world: &World) {
     world.tenant.pull();
     world.tenant.checkout(BRANCH);
     let text = world.tenant.show(&format!("{BRANCH}:{MANIFEST}"));

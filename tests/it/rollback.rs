@@ -40,6 +40,16 @@ fn refused() -> ManagerError {
     ManagerError::terminal(Reason::Rejected, "no such page size")
 }
 
+/// Orders fail from the moment on that they are to be undone.
+fn break_the_undoing_of_orders(world: &World, faults: &Arc<Faults>) {
+    let faults = Arc::clone(faults);
+    world.on_event(move |event| {
+        if matches!(event.kind, EventKind::RollbackStarted { .. }) {
+            faults.fail("orders", refused());
+        }
+    });
+}
+
 async fn versions(world: &World) -> [i64; 3] {
     let mut versions = [0; 3];
     for (version, name) in versions.iter_mut().zip(["orders", "carts", "payments"]) {
@@ -123,12 +133,7 @@ async fn an_undoing_that_fails_is_a_dead_letter_of_its_own() {
     world.tenant.commit("Want version 2");
     faults.fail("carts", refused());
     // Orders is done before carts fails, and cannot be undone after.
-    let broken = Arc::clone(&faults);
-    world.on_event(move |event| {
-        if matches!(event.kind, EventKind::RollbackStarted { .. }) {
-            broken.fail("orders", refused());
-        }
-    });
+    break_the_undoing_of_orders(&world, &faults);
     let report = world.scheduled().await;
     assert_eq!(report.outcome, ExecutionOutcome::Failed);
     assert_eq!(versions(&world).await, [2, 1, 2]);
@@ -257,12 +262,7 @@ async fn a_retry_in_the_middle_of_undoing_forgets_nothing_that_may_have_to_be_un
     write(&world, 2);
     world.tenant.commit("Want version 2");
     faults.fail("carts", refused());
-    let broken = Arc::clone(&faults);
-    world.on_event(move |event| {
-        if matches!(event.kind, EventKind::RollbackStarted { .. }) {
-            broken.fail("orders", refused());
-        }
-    });
+    break_the_undoing_of_orders(&world, &faults);
     world.scheduled().await;
     world.on_event(|_| {});
     assert_eq!(versions(&world).await, [2, 1, 2], "orders could not be undone");

@@ -1,16 +1,14 @@
 //! The schedule of `plumb serve`, on a clock that the test moves.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use plumb::engine::schedule::Schedule;
 use plumb::model::{EventKind, Execution, ProposalStatus, Trigger};
 use plumb::store::{HistoryFilter, Scope};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 
 use crate::harness::clock::{SetClock, moment};
 use crate::harness::postgres::PostgresServer;
+use crate::harness::running::Running;
 use crate::harness::world::World;
 
 /// Long enough for a loaded machine; what is waited for comes within a second or two.
@@ -18,31 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const ORDERS: &str = "checkout/staging/Database/orders";
 const MANIFEST: &str = "environments/staging/orders.yaml";
 const BRANCH: &str = "plumb/drift/staging/database-orders";
-
-/// A schedule that runs.
-struct Running {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    /// Starts the schedule, and waits until the first look is over.
-    async fn start(world: &World) -> Self {
-        let (schedule, _looks, mut ready) = Schedule::new(Arc::clone(world.engine()));
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(schedule.run(async move {
-            // A dropped sender ends it too.
-            let _ = stopped.await;
-        }));
-        tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.expect("the first look ends").unwrap();
-        Self { stop, task }
-    }
-
-    async fn stop(self) {
-        self.stop.send(()).unwrap();
-        self.task.await.unwrap();
-    }
-}
 
 /// What was looked at, and why, oldest first.
 async fn looks(world: &World) -> Vec<Execution> {

@@ -7,4 +7,5 @@ pub mod git;
 pub mod postgres;
 pub mod redis;
 pub mod replica;
+pub mod running;
 pub mod world;

@@ -5,16 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use plumb::engine::schedule::Schedule;
 use plumb::managers::ManagerError;
 use plumb::model::{Action, ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason, Trigger};
 use plumb::store::{HistoryFilter, Scope};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use crate::harness::clock::SetClock;
 use crate::harness::faulty::Faults;
 use crate::harness::postgres::PostgresServer;
+use crate::harness::running::Running;
 use crate::harness::world::{World, unseen};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
@@ -69,30 +67,6 @@ async fn no_circuit_stays_open_for_a_time_that_comes_a_second_time() {
         assert_eq!(unseen(&world.scheduled().await.plan, ORDERS), Some(Reason::CircuitOpen), "{jump}: nobody asks");
         clock.forward(jump);
         assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync, "{jump}");
-    }
-}
-
-/// A schedule that runs.
-struct Running {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    async fn start(world: &World) -> Self {
-        let (schedule, _looks, mut ready) = Schedule::new(Arc::clone(world.engine()));
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(schedule.run(async move {
-            // A dropped sender ends it too.
-            let _ = stopped.await;
-        }));
-        tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.expect("the first look ends").unwrap();
-        Self { stop, task }
-    }
-
-    async fn stop(self) {
-        self.stop.send(()).unwrap();
-        self.task.await.unwrap();
     }
 }
 

@@ -58,12 +58,8 @@ pub(super) fn undo(
             }
         }
         // What goes with them and was not tried yet is not begun, only to be undone.
-        let untried = desired.resources.values().filter(|resource| {
-            resource.key.environment == saga.environment
-                && resource.annotations.on_failure == OnFailure::Rollback
-                && !saga.parts.contains_key(&resource.key)
-        });
-        for key in untried.map(|resource| &resource.key) {
+        let is_untried = |key: &&ResourceKey| !saga.parts.contains_key(*key) && goes_with(saga, key, &desired);
+        for key in desired.resources.keys().filter(is_untried) {
             let held = || Hold::by(Reason::RolledBack, not_begun(failure));
             decisions.not_now.entry(key.clone()).or_insert_with(held);
         }

@@ -759,13 +759,18 @@ impl Tx for SqlTx {
              AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant))"
         );
         self.write(WHAT, events.bind(time(before))).await?;
+        let executions = narrowed!(
+            &self.scope,
+            "DELETE FROM executions",
+            " AND finished_at < $2 AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant)"
+        );
+        let gone = self.write(WHAT, executions.bind(time(before))).await?;
         let inputs = narrowed!(
             &self.scope,
             "DELETE FROM plan_inputs",
-            " AND execution IN (SELECT id FROM executions WHERE finished_at < $2 \
-             AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant))"
+            " AND NOT EXISTS (SELECT 1 FROM executions WHERE executions.id = plan_inputs.execution)"
         );
-        self.write(WHAT, inputs.bind(time(before))).await?;
+        self.write(WHAT, inputs).await?;
         let scenes = narrowed!(
             &self.scope,
             "DELETE FROM scenes",
@@ -773,12 +778,7 @@ impl Tx for SqlTx {
              WHERE plan_inputs.tenant = scenes.tenant AND plan_inputs.scene = scenes.hash)"
         );
         self.write(WHAT, scenes).await?;
-        let executions = narrowed!(
-            &self.scope,
-            "DELETE FROM executions",
-            " AND finished_at < $2 AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant)"
-        );
-        self.write(WHAT, executions.bind(time(before))).await
+        Ok(gone)
     }
 
     async fn append_audit(&mut self, tenant: &str, entries: &[NewAudit]) -> Result<(), StoreError> {

@@ -343,7 +343,9 @@ impl Engine {
         let Edited { path, content, diff, fields, mut left_out } = match edited {
             Ok(edited) => edited,
             Err(trouble) => {
-                workspace.cannot_say(topic.owner, commit, drift, &trouble);
+                if trouble.reason == Reason::NotExpressible {
+                    workspace.cannot_say(topic.owner, commit, drift, &trouble);
+                }
                 offers.troubles.insert(key.clone(), trouble);
                 return;
             }

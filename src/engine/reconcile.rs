@@ -293,8 +293,10 @@ impl Engine {
             None => {
                 let mut decisions = decide::decisions(&memory.proposals);
                 decisions.prune_holds.extend(holds::empty_tree(&memory, reading.files));
-                // A folder can be planned without its repository; with it, branches say what was there (R8).
-                if let Ok(source) = self.read_source(subject, &subject.spec.repository.branch).await {
+                // Where no state says what was there, branches do (R8); a folder can be planned without its repository.
+                if memory.state.is_none()
+                    && let Ok(source) = self.read_source(subject, &subject.spec.repository.branch).await
+                {
                     decisions.were_there.extend(propose::unmerged(&forgotten(owner, &source, &memory.proposals)));
                 }
                 decisions
@@ -447,7 +449,7 @@ impl Engine {
         }
         let Planned { live, silent, decisions, mut plan } = planned;
         note_plan(timeline, &plan);
-        if let Some(inputs) = replay::worth_keeping(&plan, heads, decided, &memory, &live)? {
+        if let Some(inputs) = replay::worth_keeping(&plan, subject, heads, decided, &memory, &desired, &live)? {
             timeline.keep(inputs);
         }
         self.remember_coverage(lease, &plan, &decisions).await?;

@@ -43,19 +43,24 @@ pub struct Replayed {
 /// What a plan was made of, packed, if that is to be kept.
 pub(super) fn worth_keeping(
     plan: &Plan,
+    subject: Subject<'_>,
     heads: Heads<'_>,
     decisions: Decisions,
     memory: &Memory,
+    desired: &DesiredState,
     live: &Observations,
 ) -> Result<Option<PackedInputs>, StoreError> {
     let Some(platform) = heads.platform.filter(|_| !plan.is_in_sync() || !plan.settles.is_empty()) else {
         return Ok(None);
     };
     let is_seen = |key: &ResourceKey| plan.scope.covers(key);
+    // Of the rest a plan asks whether what others depend on is there, and how many of a kind there are.
+    let needed: BTreeSet<&ResourceKey> = desired.resources.values().flat_map(|resource| &resource.depends_on).collect();
+    let counts = |key: &ResourceKey| needed.contains(key) || subject.spec.quotas.contains_key(&key.kind);
     let view = SceneView {
         live,
         records: memory.inventory.records.values().filter(|record| is_seen(&record.key)).collect(),
-        others: memory.inventory.live().map(|record| &record.key).filter(|key| !is_seen(key)).collect(),
+        others: memory.inventory.live().map(|record| &record.key).filter(|key| !is_seen(key) && counts(key)).collect(),
     };
     let inputs = PlanInputs {
         plan: plan.id.clone(),
@@ -196,8 +201,8 @@ struct Reread {
     sources: super::Sources,
 }
 
-/// The inventory of then, and the documents in it. Of what was not looked at only the key is known, which is all that a
-/// plan asks of it.
+/// The inventory of then, and the documents in it. Of what was not looked at only keys are known, and of these those that
+/// a plan asks about.
 fn inventory_of(records: Vec<Record>, others: Vec<ResourceKey>) -> (Inventory, BTreeMap<ResourceKey, AppliedDocument>) {
     let is_known = |record: &&Record| !record.retained && !record.document.is_unknown();
     let documents =

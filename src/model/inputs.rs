@@ -30,6 +30,6 @@ pub struct Scene {
     pub live: Observations,
     /// The records of what was looked at.
     pub records: Vec<Record>,
-    /// Keys that had a record too, and were not looked at.
+    /// Keys that had a record too and were not looked at, as far as a plan asks whether they are there.
     pub others: Vec<ResourceKey>,
 }

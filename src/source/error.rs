@@ -5,17 +5,19 @@ use std::path::PathBuf;
 
 use crate::model::Reason;
 
+/// Whether it failed because there is no room for what it writes.
+pub(super) fn is_disk_full(error: &gix::Error) -> bool {
+    let mut kinds = error.iter_errors().filter_map(|cause| cause.downcast_ref().map(io::Error::kind));
+    kinds.any(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge))
+}
+
 /// What to do about a mirror that cannot be used.
 fn remedy(error: &gix::Error) -> &'static str {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge)) {
-            return "its disk is full: make room there, then it is tried again";
-        }
-        cause = error.source();
+    if is_disk_full(error) {
+        "its disk is full: make room there, then it is tried again"
+    } else {
+        "delete it, it is made again"
     }
-    "delete it, it is made again"
 }
 
 /// Why `source` could not. Messages never hold a secret: what other programs said is redacted before it gets here.

@@ -24,9 +24,9 @@ use gix::remote::{Connection, Direction, ref_map};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::error::SourceError;
+use super::error::{SourceError, is_disk_full};
 use super::mirror::{INCOMING, Refs};
-use super::process::{CONNECT_TIMEOUT, Interrupt, Said, Ssh, bounded, local_upload_pack};
+use super::process::{CONNECT_TIMEOUT, Interrupt, Ssh, bounded, local_upload_pack};
 use super::remote::{Address, Remote, is_loopback};
 use super::{DRIFT_PREFIX, HEAD};
 
@@ -124,7 +124,7 @@ impl Conversation {
 
     fn over_http(&self, repo: &gix::Repository, url: &Url, interrupt: &Interrupt) -> Result<Answer, SourceError> {
         super::init_tls();
-        let failed = |error: gix::Error| self.failed(&error, "");
+        let failed = |error: gix::Error| self.failed(error, "");
         let remote = self.gix_remote(repo, url.as_str()).map_err(failed)?;
         let mut connection = remote.connect(Direction::Fetch).map_err(failed)?;
         if let Some(mut options) = repo.transport_options(url.as_str(), None).map_err(failed)? {
@@ -170,7 +170,7 @@ impl Conversation {
         });
         result.map_err(|error| {
             interrupt.end_child();
-            self.failed_saying(&error, &said)
+            self.failed(error, &said.last_words())
         })
     }
 
@@ -239,12 +239,11 @@ impl Conversation {
         refs
     }
 
-    fn failed_saying(&self, error: &gix::Error, said: &Said) -> SourceError {
-        self.failed(error, &said.last_words())
-    }
-
-    /// Tells a refused login from everything else that can go wrong on the way.
-    fn failed(&self, error: &gix::Error, said: &str) -> SourceError {
+    /// Tells a full disk here and a refused login there from everything else that can go wrong on the way.
+    fn failed(&self, error: gix::Error, said: &str) -> SourceError {
+        if is_disk_full(&error) {
+            return self.unusable(Box::new(error));
+        }
         let remote = self.remote.shown();
         let mut why: Vec<String> = Vec::new();
         let mut login = error.is_permission_denied() || error.is_unauthenticated();

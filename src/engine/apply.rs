@@ -1,10 +1,12 @@
 //! Runs a plan's steps: in parallel as the graph allows, within each provider's and the tenant's limits. Decides
 //! nothing; a failed step blocks only its dependents.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
@@ -53,42 +55,50 @@ impl Engine {
     ) -> Applied {
         let mut applied = Applied::default();
         let mut waiting: Vec<&Step> = plan.steps.iter().rev().collect();
-        let mut running = FuturesUnordered::new();
+        let mut running: Running<'_, '_> = FuturesUnordered::new();
+        let mut arrived = VecDeque::new();
         loop {
+            let coming = arrived.len();
             start_ready(&mut waiting, &mut applied, |step| {
-                if running.len() >= width || held.going() != Going::On {
+                if running.len() + coming >= width || held.going() != Going::On {
                     return Room::Full;
                 }
                 running.push(self.take_slot(platform, step, held).boxed());
                 Room::Taken
             });
-            let Some(progress) = running.next().await else { break };
-            let (step, result, millis) = match progress {
-                Progress::NotBegun { step } => {
-                    waiting.push(step);
-                    continue;
-                }
-                Progress::HasSlot { step, manager, slot } => {
-                    let Step { action, changes, destructive, .. } = step.clone();
-                    timeline.note_of(&step.key, EventKind::StepStarted { action, changes, destructive });
-                    running.push(self.take_step(platform, step, manager, slot, held).boxed());
-                    continue;
-                }
-                Progress::Over { step, result, millis } => (step, result, millis),
-            };
-            let (key, action) = (step.key.clone(), step.action);
-            match result {
-                Ok(Outcome { notes }) => {
-                    timeline.note_of(&key, EventKind::StepDone { action, millis });
-                    for message in notes {
-                        timeline.note_of(&key, EventKind::Warning { reason: Reason::Applied, message });
+            if arrived.is_empty() {
+                arrived.extend(running.next().await);
+            }
+            // What is there by now goes together.
+            while let Some(Some(more)) = running.next().now_or_never() {
+                arrived.push_back(more);
+            }
+            if arrived.is_empty() {
+                break;
+            }
+            let mut beginning = Vec::new();
+            for progress in std::mem::take(&mut arrived) {
+                match progress {
+                    Progress::NotBegun { step } => waiting.push(step),
+                    Progress::HasSlot { step, manager, slot } => {
+                        let Step { action, changes, destructive, .. } = step.clone();
+                        timeline.note_of(&step.key, EventKind::StepStarted { action, changes, destructive });
+                        beginning.push((step, manager, slot));
                     }
-                    applied.done.insert(key);
+                    Progress::Over { step, result, millis } => note_end(step, result, millis, &mut applied, timeline),
                 }
-                Err(error) => {
-                    let (reason, message) = (error.reason(), error.to_string());
-                    timeline.note_of(&key, EventKind::StepFailed { action, reason, message, millis });
-                    applied.failed.insert(key, error);
+            }
+            if beginning.is_empty() {
+                continue;
+            }
+            let written = meanwhile(write_ahead(timeline, held), &mut running, &mut arrived).await;
+            for (step, manager, slot) in beginning {
+                match &written {
+                    Ok(()) => running.push(self.take_step(platform, step, manager, slot, held).boxed()),
+                    Err(error) => {
+                        held.slots().give(slot.slot).await;
+                        arrived.push_back(Progress::Over { step, result: Err(error.clone()), millis: 0 });
+                    }
                 }
             }
         }
@@ -201,6 +211,58 @@ impl Engine {
     }
 }
 
+/// Writes down which steps begin, with what has ended since, before they do: a death leaves their trace.
+async fn write_ahead(timeline: &mut Timeline<'_>, held: &Held) -> Result<(), ManagerError> {
+    match timeline.flush_patiently().await {
+        Ok(()) if held.going() == Going::Lost => {
+            Err(ManagerError::retry(Reason::Internal, "the lease may have ended before the step began"))
+        }
+        Ok(()) => Ok(()),
+        Err(error) => Err(ManagerError::retry(Reason::Internal, chain(&error))),
+    }
+}
+
+/// Waits for `work`, while what runs goes on.
+async fn meanwhile<'s, T>(
+    work: impl Future<Output = T>,
+    running: &mut Running<'_, 's>,
+    arrived: &mut VecDeque<Progress<'s>>,
+) -> T {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            Some(progress) = running.next(), if !running.is_empty() => arrived.push_back(progress),
+        }
+    }
+}
+
+/// Notes how a step ended.
+fn note_end(
+    step: &Step,
+    result: Result<Outcome, ManagerError>,
+    millis: u64,
+    applied: &mut Applied,
+    timeline: &mut Timeline<'_>,
+) {
+    let (key, action) = (step.key.clone(), step.action);
+    match result {
+        Ok(Outcome { notes }) => {
+            timeline.note_of(&key, EventKind::StepDone { action, millis });
+            for message in notes {
+                timeline.note_of(&key, EventKind::Warning { reason: Reason::Applied, message });
+            }
+            applied.done.insert(key);
+        }
+        Err(error) => {
+            let (reason, message) = (error.reason(), error.to_string());
+            timeline.note_of(&key, EventKind::StepFailed { action, reason, message, millis });
+            applied.failed.insert(key, error);
+        }
+    }
+}
+
 /// How long a step waits, on average, before it asks again whether its provider has room.
 const SLOT_PATIENCE: Duration = Duration::from_millis(50);
 
@@ -213,6 +275,9 @@ struct Taken {
     slot: Slot,
     _permit: OwnedSemaphorePermit,
 }
+
+/// Steps that are under way.
+type Running<'f, 's> = FuturesUnordered<BoxFuture<'f, Progress<'s>>>;
 
 /// How far a step has come.
 enum Progress<'s> {

@@ -1,11 +1,20 @@
-//! The timeline of one execution: events are gathered and written a batch at a time.
+//! The timeline of one execution: events are gathered and written a batch at a time, and that a step begins before it
+//! does.
+
+use std::time::Duration;
 
 use crate::model::{Event, EventKind, ExecutionOutcome, Lease, PlanId, ResourceKey, Summary, Trigger};
 use crate::store::audit::NewAudit;
 use crate::store::inputs::PackedInputs;
 use crate::store::{HistoryFilter, NewEvent, Scope, Store, StoreError};
 
+use super::reconcile::chain;
 use super::{Listener, audit};
+
+/// How often a store may fail to write events before it is given up, and the pause between: the store itself waits for
+/// its database, so this often it is broken rather than away.
+const FLUSH_FAILURES: u32 = 10;
+const FLUSH_PAUSE: Duration = Duration::from_millis(50);
 
 /// One execution while it runs. Dropped unfinished it stays `Running` in the store until the next one of its tenant calls
 /// it interrupted.
@@ -129,8 +138,23 @@ impl<'a> Timeline<'a> {
         Ok(())
     }
 
-    /// Ends the execution, even where what was noted of it cannot be written: an execution that stays `Running` would
-    /// say that somebody is at work.
+    /// Writes what was noted as soon as the store is back: one that is restarted loses nothing.
+    pub(super) async fn flush_patiently(&mut self) -> Result<(), StoreError> {
+        let mut failures = 0;
+        loop {
+            match self.flush().await {
+                Err(error) if failures < FLUSH_FAILURES && !matches!(error, StoreError::LostLease { .. }) => {
+                    failures += 1;
+                    tracing::debug!(error = chain(&error), "events could not be written down");
+                    tokio::time::sleep(FLUSH_PAUSE).await;
+                }
+                flushed => return flushed,
+            }
+        }
+    }
+
+    /// Ends the execution, even where what was noted of it cannot be written: one that stays `Running` would say that
+    /// somebody is at work. It is then `Interrupted`, since what is on record of it is not whole.
     ///
     /// # Errors
     /// The first of what went wrong.
@@ -141,7 +165,8 @@ impl<'a> Timeline<'a> {
         plan: Option<&PlanId>,
         summary: Summary,
     ) -> Result<(), StoreError> {
-        let flushed = self.flush().await;
+        let flushed = self.flush_patiently().await;
+        let outcome = if flushed.is_ok() { outcome } else { ExecutionOutcome::Interrupted };
         let finished = async {
             let mut tx = self.store.begin(Scope::Leased(self.lease.clone())).await?;
             tx.finish_execution(self.execution, outcome, commit, plan, summary, self.clock.now()).await?;

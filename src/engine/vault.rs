@@ -55,7 +55,9 @@ const PASSWORD_ALPHABET: &[u8] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmn
 /// What to do about a file that cannot be made, where the error says so.
 fn advice(error: &std::io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge => "; its disk is full: make room there, then try again",
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge => {
+            "; its disk is full: make room there, then try again"
+        }
         _ => "",
     }
 }

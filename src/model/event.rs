@@ -30,7 +30,7 @@ pub enum ExecutionOutcome {
     Blocked,
     /// A step or the execution itself failed.
     Failed,
-    /// The process ended while it ran; the next execution went on.
+    /// The process ended while it ran, or its events could not be written; the next execution went on.
     Interrupted,
 }
 

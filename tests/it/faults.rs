@@ -126,7 +126,7 @@ async fn a_look_ends_though_its_events_cannot_be_kept() {
     .await;
     let error = world.try_apply().await.unwrap_err();
     assert!(matches!(error, EngineError::Store(_)), "{error:?}");
-    assert_eq!(last_outcome(&world).await, ExecutionOutcome::Failed);
+    assert_eq!(last_outcome(&world).await, ExecutionOutcome::Interrupted);
 }
 
 /// Whether the store takes the tenant for one that is no longer in the platform.

@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
-use plumb::model::{ApprovalKind, ExecutionOutcome, Mark};
-use plumb::store::{HistoryFilter, Scope};
+use plumb::model::{ApprovalKind, Event, EventKind, ExecutionOutcome, Mark};
+use plumb::store::audit::{AuditAction, AuditFilter};
+use plumb::store::sqlite::SqliteStore;
+use plumb::store::{HistoryFilter, Mode, Scope, Store};
 use serde_json::Value;
 use sqlx::{Connection, Row};
 
@@ -20,6 +23,8 @@ const DEATHS: [usize; 6] = [1, 2, 4, 7, 11, 19];
 /// A fast machine may be done with a small rest before it is killed; so many runs die on every one.
 const FEWEST_DEATHS: usize = 3;
 const SIGKILL: i32 = 9;
+/// Long enough for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a run of the program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +96,74 @@ async fn executions_are_closed(world: &mut World) {
     assert_eq!(with(ExecutionOutcome::Running), 0);
     assert!(with(ExecutionOutcome::Interrupted) > 0);
     world.stop();
+}
+
+/// Waits until a step of `name` has begun in a look after this one, by what is on record of it.
+async fn until_begun(world: &World, name: &str, after: i64) {
+    let start = Instant::now();
+    loop {
+        let store = SqliteStore::open(world.data(), Mode::ReadOnly).await.unwrap();
+        let newest_first = HistoryFilter { limit: 100, ..HistoryFilter::default() };
+        let is_it = |event: &Event| {
+            matches!(event.kind, EventKind::StepStarted { .. })
+                && event.key.as_ref().is_some_and(|key| key.name == name)
+        };
+        let current = store.read(Scope::Platform).await.unwrap().events(&newest_first).await.unwrap();
+        if current.iter().any(|event| event.execution > after && is_it(event)) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{current:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_ran_when_its_process_was_killed_is_on_record_with_what_was_done_before() {
+    let mut world = World::with_files().await;
+    let write = |version: u32| {
+        world.write_database("staging", "first", &format!("userVersion: {version}"));
+        world.write_database("staging", "second", &format!("userVersion: {version}\ndependsOn: [Database/first]"));
+        world.tenant.commit(&format!("Want version {version}"));
+    };
+    write(1);
+    let before = world.apply().await;
+    assert_eq!(before.done, 2);
+    write(2);
+    world.stop();
+    // Somebody writes to the second, so its step waits.
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(world.file("staging", "second"));
+    let mut writer = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut writer).await.unwrap();
+    let mut child = world.plumb(&["apply", "-q"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until_begun(&world, "second", before.execution).await;
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(SIGKILL));
+    writer.close().await.unwrap();
+
+    world.start().await;
+    let mut tx = world.store().read(Scope::Platform).await.unwrap();
+    let last = tx.executions(&HistoryFilter { limit: 1, ..HistoryFilter::default() }).await.unwrap().remove(0);
+    let of_it = HistoryFilter { execution: Some(last.id), limit: 100, ..HistoryFilter::default() };
+    let told: Vec<String> = tx.events(&of_it).await.unwrap().iter().rev().filter_map(step_of).collect();
+    assert_eq!(told, ["began first", "did first", "began second"]);
+    let audit = tx.audit(&AuditFilter { limit: 100, ..AuditFilter::default() }).await.unwrap();
+    let changes = audit.iter().filter(|row| row.action == AuditAction::Change && row.details["execution"] == last.id);
+    let changes: Vec<&str> = changes.map(|row| row.key.as_ref().unwrap().name.as_str()).collect();
+    assert_eq!(changes, ["first"]);
+    drop(tx);
+    assert_eq!(world.in_sync().await, 1);
+    assert_eq!(world.number("staging", "second", "PRAGMA user_version").await, 2);
+}
+
+/// What an event says of a step.
+fn step_of(event: &Event) -> Option<String> {
+    let name = &event.key.as_ref()?.name;
+    match event.kind {
+        EventKind::StepStarted { .. } => Some(format!("began {name}")),
+        EventKind::StepDone { .. } => Some(format!("did {name}")),
+        EventKind::StepFailed { .. } => Some(format!("failed {name}")),
+        _ => None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! What must hold at the end of every run, each by its name. What must hold all the time is checked where it happens, in
 //! `system.rs` (nothing is made that nobody asked for, nothing is deleted that no commit removed, data that is gone is not
-//! made again empty, passwords stay) and `memory.rs` (nothing is written under a lease that was lost).
+//! made again empty, passwords stay, a step is on record before it runs) and `memory.rs` (nothing is written under a lease
+//! that was lost).
 
 use std::collections::BTreeSet;
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use plumb::model::{
-    Approval, ApprovalKind, Ask, Attempt, Circuit, Claim, Event, Execution, ExecutionOutcome, Inventory, Lease, Place,
-    PlanId, Proposal, ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus, Saga, Stray,
-    Summary, Trigger, Width, is_label,
+    Approval, ApprovalKind, Ask, Attempt, Circuit, Claim, Event, EventKind, Execution, ExecutionOutcome, Inventory,
+    Lease, Place, PlanId, Proposal, ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus,
+    Saga, Stray, Summary, Trigger, Width, is_label,
 };
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit, ORIGIN, PLATFORM_CHAIN};
 use plumb::store::copy::Rows;
@@ -136,6 +136,19 @@ impl MemoryStore {
     /// Whether the inventory knows `key`.
     pub fn has_record(&self, key: &ResourceKey) -> bool {
         self.tables().inventory.get(key).is_some_and(|record| !record.retained)
+    }
+
+    /// Whether it is written down that a step of `key` has begun, and not how it ended.
+    pub fn has_begun(&self, key: &ResourceKey) -> bool {
+        let tables = self.tables();
+        let mut steps = tables.events.values().rev().filter(|event| event.key.as_ref() == Some(key)).filter_map(
+            |event| match event.kind {
+                EventKind::StepStarted { .. } => Some(true),
+                EventKind::StepDone { .. } | EventKind::StepFailed { .. } => Some(false),
+                _ => None,
+            },
+        );
+        steps.next().unwrap_or(false)
     }
 
     fn now(&self) -> DateTime<Utc> {

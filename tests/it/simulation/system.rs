@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::chaos::{Chaos, Life};
 use super::faulty::{Fate, never};
+use super::memory::MemoryStore;
 use super::wish::Wish;
 
 pub const PLATFORM: &str = "sim-platform";
@@ -66,6 +67,8 @@ pub struct Server {
 pub struct System {
     state: Mutex<State>,
     chaos: Arc<Chaos>,
+    /// What Plumb writes down.
+    record: MemoryStore,
 }
 
 /// The state of all servers.
@@ -182,8 +185,16 @@ impl State {
 }
 
 impl System {
-    pub fn new(chaos: Arc<Chaos>) -> Self {
-        Self { state: Mutex::default(), chaos }
+    pub fn new(chaos: Arc<Chaos>, record: MemoryStore) -> Self {
+        Self { state: Mutex::default(), chaos, record }
+    }
+
+    /// Invariant: what is done is written down before it is. A mark that is brought up to date is no step.
+    fn is_on_record(&self, step: &Step) {
+        let remarks = step.action == Action::Update && step.changes.is_empty() && step.rotate.is_none();
+        if !remarks && !self.record.has_begun(&step.key) {
+            self.state().violation(format!("a step of {} ran that is not on record", step.key));
+        }
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -607,6 +618,7 @@ impl ResourceManager for Manager {
     }
 
     async fn apply(&self, step: &Step, cx: &Cx<'_>) -> Result<Outcome, ManagerError> {
+        self.system.is_on_record(step);
         let _lock = self.lock(&step.object_name).await?;
         match step.action {
             Action::Create => self.create(step, cx).await,

@@ -148,7 +148,8 @@ impl<'a> World<'a> {
     fn new(seed: u64, ground: &'a Ground) -> Self {
         let (chaos, deaths) = Chaos::new(seed);
         let chaos = Arc::new(chaos);
-        let system = Arc::new(System::new(Arc::clone(&chaos)));
+        let store = MemoryStore::new(start());
+        let system = Arc::new(System::new(Arc::clone(&chaos), store.clone()));
         {
             let mut state = system.state();
             let name = key_of(GUEST, plumb::model::Kind::Database).object_name(63);
@@ -163,7 +164,7 @@ impl<'a> World<'a> {
         Self {
             seed,
             ground,
-            store: MemoryStore::new(start()),
+            store,
             system,
             repository: Repository::make(&ground.folder.join("tenant.git")),
             wish: Wish::first(&chaos),

@@ -171,7 +171,7 @@ pub(super) fn drift_reason(drift: &crate::model::Drift) -> Reason {
 /// The four conditions of a verdict; a condition whose status did not change keeps its time.
 pub(super) fn conditions(verdict: &Verdict, before: Option<&ResourceStatus>, at: DateTime<Utc>) -> Vec<Condition> {
     let flag = |holds: bool| if holds { ConditionStatus::True } else { ConditionStatus::False };
-    let quiet = (Reason::InPlumb, String::new());
+    let quiet = (Reason::AsExpected, String::new());
     let told = (verdict.reason, verdict.message.clone());
     // What cannot be seen has drifted still, as far as anybody knows.
     let before_unseen = before.filter(|_| verdict.ready == ConditionStatus::Unknown);

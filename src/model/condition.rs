@@ -34,6 +34,8 @@ macro_rules! reasons {
 reasons! {
     /// Live is what git says.
     InPlumb,
+    /// The condition does not hold, and nothing is to be done about it.
+    AsExpected,
     /// A step made live what git says.
     Applied,
     /// Live already was what git says; it was only recorded.
@@ -177,6 +179,7 @@ impl Reason {
             Reason::PasswordUnknown => "R12",
             Reason::Conflict => "R13",
             Reason::InPlumb
+            | Reason::AsExpected
             | Reason::Applied
             | Reason::Recorded
             | Reason::Adopted

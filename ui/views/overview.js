@@ -71,7 +71,7 @@ function tiles({ resources, openProposals, orphans, frozen, retained, tenants, a
   const tile = (href, count, name, note, tone) =>
     h('a', { class: `tile ${count ? tone : 'quiet'}`, href }, h('span', { class: 'number' }, count), h('span', { class: 'name' }, name), h('span', { class: 'note' }, note));
   return h('div', { class: 'tiles' },
-    tile('/resources?ready=True', resources.total ? `${Math.floor((resources.ready / resources.total) * 100)}%` : 0, 'in plumb', `${resources.ready} of ${resources.total}`, 'ready'),
+    tile('/resources?ready=True', resources.total ? `${Math.floor((resources.ready / resources.total) * 100)}%` : 0, 'in plumb', `${resources.ready} of ${resources.total}`, resources.ready ? 'ready' : 'quiet'),
     tile('/resources?status=Drifted', resources.drifted, 'drifted', 'live differs from git', 'drifted'),
     tile('/proposals', openProposals, openProposals === 1 ? 'open proposal' : 'open proposals', 'merge or decline', 'drifted'),
     tile('/resources?status=Stalled', held, 'held', 'deletions that wait', 'stalled'),

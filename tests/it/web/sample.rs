@@ -129,7 +129,7 @@ impl Sample {
     fn ready(&mut self, key: &str, provider: &str, spec: Value, age: i64) {
         let conditions = [
             (ConditionType::Ready, ConditionStatus::True, Reason::InPlumb, "live is what git says", age),
-            (ConditionType::Drifted, ConditionStatus::False, Reason::InPlumb, "", age),
+            (ConditionType::Drifted, ConditionStatus::False, Reason::AsExpected, "", age),
         ];
         self.resource(key, provider, spec.clone(), Some(spec), &conditions);
     }
@@ -204,8 +204,8 @@ fn checkout(sample: &mut Sample) {
         &[
             (Ready, True, Reason::InPlumb, "all fields that are not held are as git says", 7200),
             (Drifted, True, Reason::DriftProposed, "2 fields differ: /spec/connectionLimit, /spec/roles/ro/access; see plumb/drift/production/database-orders", 5400),
-            (Reconciling, False, Reason::InPlumb, "", 7200),
-            (Stalled, False, Reason::InPlumb, "", 7200),
+            (Reconciling, False, Reason::AsExpected, "", 7200),
+            (Stalled, False, Reason::AsExpected, "", 7200),
         ],
     );
     sample.ready("checkout/staging/Database/orders", "pg-main", orders, 93_000);
@@ -384,7 +384,7 @@ fn billing(sample: &mut Sample) {
                 "pg-ledger:5432 did not accept a connection within 5s; tried again in 40s",
                 310,
             ),
-            (Stalled, False, Reason::InPlumb, "", 310),
+            (Stalled, False, Reason::AsExpected, "", 310),
         ],
     );
     let again = sample.ago(-40);

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Action, ApprovalKind, DesiredState, Fields, Inventory, Lease, Live, Observation, Observations, Plan, PlanScope,
-    Platform, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Saga, Settle, revision,
+    Platform, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Saga, Settle, Step, revision,
 };
-use crate::plan::{Place, object_name, record_after};
+use crate::plan::{Place, object_name, read_back, record_after};
 use crate::store::{HeldPlan, Scope, StoreError, Tx};
 
 use super::Engine;
@@ -108,18 +108,19 @@ impl Engine {
                     tx.remove_secrets(&step.key).await?;
                     Reason::Deleted
                 }
-                Action::Adopt => self.record_object(pass, &step.key, pass.after, Reason::Adopted, &mut written.changes),
+                Action::Adopt => self.record_step(pass, step, Reason::Adopted, &mut written.changes),
                 Action::Create | Action::Update | Action::Replace => {
-                    self.record_object(pass, &step.key, pass.after, Reason::Applied, &mut written.changes)
+                    self.record_step(pass, step, Reason::Applied, &mut written.changes)
                 }
             };
             written.recorded.push((step.key.clone(), reason));
         }
         for settle in &pass.plan.settles {
             let reason = match settle {
-                Settle::Record { key, reason, .. } => {
-                    self.record_object(pass, key, pass.before, *reason, &mut written.changes)
-                }
+                Settle::Record { key, reason, .. } => match pass.before.objects.get(key).and_then(present) {
+                    Some(live) => self.record_object(pass, key, live, *reason, &mut written.changes),
+                    None => Reason::NotObserved,
+                },
                 Settle::Forget { key, reason: Reason::Retained } => {
                     if let Some(record) = pass.prior.get(key) {
                         let record = Record { retained: true, updated_at: self.clock.now(), ..record.clone() };
@@ -138,18 +139,25 @@ impl Engine {
         Ok(())
     }
 
+    /// The record of an object after a step, for writing.
+    fn record_step(&self, pass: &Pass<'_>, step: &Step, reason: Reason, changes: &mut Changes) -> Reason {
+        // What cannot be read back is not recorded; the next pass finds it by its mark.
+        let Some(after) = pass.after.objects.get(&step.key).and_then(present) else { return Reason::NotObserved };
+        let before = pass.before.objects.get(&step.key).and_then(present);
+        let live = read_back(step, before, after);
+        self.record_object(pass, &step.key, &live, reason, changes)
+    }
+
     /// The record of an object as it was seen, for writing.
     fn record_object(
         &self,
         pass: &Pass<'_>,
         key: &ResourceKey,
-        seen: &Observations,
+        live: &Live,
         reason: Reason,
         changes: &mut Changes,
     ) -> Reason {
         let Some(resource) = pass.desired.resources.get(key) else { return reason };
-        // What cannot be read back is not recorded; the next pass finds it by its mark.
-        let Some(Observation::Present(live)) = seen.objects.get(key) else { return Reason::NotObserved };
         let unknown = ProviderIdentity(String::new());
         let identity = identity_of(pass, &resource.provider).unwrap_or(&unknown);
         let name = object_name(pass.platform, key, &resource.provider);
@@ -208,10 +216,7 @@ impl Engine {
         let record = pass.prior.get(key);
         let provider = resource.map(|r| r.provider.clone()).or(record.map(|r| r.provider.clone())).unwrap_or_default();
         let seen = pass.after.objects.get(key).or_else(|| pass.before.objects.get(key));
-        let live: Option<&Live> = match seen {
-            Some(Observation::Present(live)) => Some(live),
-            Some(Observation::Absent { .. } | Observation::Unknown(_)) | None => None,
-        };
+        let live = seen.and_then(present);
         let unseen = matches!(seen, Some(Observation::Unknown(_)) | None);
         let desired = resource.map(|r| r.fields.clone()).or(record.map(|r| r.applied.clone())).unwrap_or_default();
         ResourceStatus {
@@ -276,6 +281,13 @@ fn shown(desired: &Fields, live: &Live, before: Option<&ResourceStatus>) -> Fiel
             value.map(|value| (path.clone(), value.clone()))
         })
         .collect()
+}
+
+fn present(seen: &Observation) -> Option<&Live> {
+    match seen {
+        Observation::Present(live) => Some(live),
+        Observation::Absent { .. } | Observation::Unknown(_) => None,
+    }
 }
 
 fn identity_of<'a>(pass: &Pass<'a>, provider: &str) -> Option<&'a ProviderIdentity> {

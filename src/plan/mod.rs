@@ -24,7 +24,7 @@ use crate::model::{
 };
 
 pub use objects::object_name;
-pub use record::{Place, record_after};
+pub use record::{Place, read_back, record_after};
 
 /// The ground a plan stands on: the platform's rules.
 #[derive(Clone, Copy, Debug)]

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use crate::model::{
-    Annotations, AppliedDocument, Deletion, FieldHash, FieldPath, Fields, Live, Mark, ObjectHex, Ownership,
-    ProviderIdentity, Record, Resource,
+    Action, Annotations, AppliedDocument, Deletion, FieldHash, FieldPath, Fields, Live, Mark, ObjectHex, Ownership,
+    ProviderIdentity, Record, Resource, Step,
 };
 
 /// The three field maps of a record.
@@ -57,6 +57,20 @@ pub(super) fn fields_after(
         }
     }
     after
+}
+
+/// What was read back after a step, `after`, with the fields that it did not set as they were when it was planned,
+/// `before`: what moves them meanwhile is not its doing, and the next look finds it as drift.
+pub fn read_back(step: &Step, before: Option<&Live>, after: &Live) -> Live {
+    let mut read = after.clone();
+    let Some(before) = before.filter(|_| matches!(step.action, Action::Update | Action::Adopt)) else { return read };
+    let is_set = |path: &FieldPath| {
+        let mut set = step.changes.iter().map(|change| &change.path);
+        set.any(|set| path.is_within(set.as_str()) || set.is_within(path.as_str()))
+    };
+    let others = before.fields.iter().filter(|(path, _)| !is_set(path) && before.unknown_at(path).is_none());
+    read.fields.0.extend(others.map(|(path, value)| (path.clone(), value.clone())));
+    read
 }
 
 /// What is remembered of the annotations. A document that policies deny gives no permission to delete, nor does it make

@@ -41,6 +41,18 @@ fn r3_git_changed_is_applied() {
 }
 
 #[test]
+fn r3_what_a_hand_changes_beside_a_step_while_it_runs_is_drift() {
+    let mut world = World::in_plumb([document(&db("orders")).with(LIMIT, 20).with(WORK_MEM, "6MB")]);
+    world.git_sets(&db("orders"), LIMIT, 30);
+    let (seen, plan) = (world.live.clone(), world.plan());
+    world.live_becomes(&db("orders"), WORK_MEM, "9MB");
+    world.applies_as_planned_on(&seen, plan);
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    assert_eq!(plan.drift[0].fields[0].path.as_str(), WORK_MEM);
+}
+
+#[test]
 fn r3_a_document_that_changed_without_a_field_is_recorded_once() {
     let mut world = orders();
     let relabelled = json!({"metadata": {"labels": {"owner": "team-checkout"}}});

@@ -289,8 +289,13 @@ impl World {
         self.prior.records.get_mut(key).expect("it is recorded")
     }
 
-    /// What is live now is read back into the record.
+    /// What is live now is written down.
     pub(super) fn record(&mut self, key: &ResourceKey, held: &BTreeSet<FieldPath>) {
+        let live = self.live_mut(key).clone();
+        self.record_as(key, &live, held);
+    }
+
+    fn record_as(&mut self, key: &ResourceKey, live: &Live, held: &BTreeSet<FieldPath>) {
         let resource = self.desired.resources[key].clone();
         let identity = self.live.identities[&resource.provider].clone();
         let place = Place {
@@ -299,7 +304,6 @@ impl World {
             commit: self.desired.commit.as_ref(),
             denied: self.desired.denied.contains_key(key),
         };
-        let Some(Observation::Present(live)) = self.live.objects.get(key) else { panic!("{key} is not there") };
         let record =
             plan::record_after(&resource, live, self.prior.records.get(key), held, place, DateTime::UNIX_EPOCH);
         self.prior.records.insert(key.clone(), record);
@@ -337,6 +341,12 @@ impl World {
 
     /// Does all steps and settles of a plan, as managers and the engine do. Gives the plan back.
     pub(super) fn applies(&mut self, plan: Plan) -> Plan {
+        let seen = self.live.clone();
+        self.applies_as_planned_on(&seen, plan)
+    }
+
+    /// The same, where live has changed since it was `seen` for the plan.
+    pub(super) fn applies_as_planned_on(&mut self, seen: &Observations, plan: Plan) -> Plan {
         for step in &plan.steps {
             self.does(step);
             match step.action {
@@ -344,8 +354,13 @@ impl World {
                     self.prior.records.remove(&step.key);
                 }
                 Action::Create | Action::Update | Action::Replace | Action::Adopt => {
+                    let before = match seen.objects.get(&step.key) {
+                        Some(Observation::Present(live)) => Some(&**live),
+                        _ => None,
+                    };
+                    let live = plan::read_back(step, before, self.live_mut(&step.key));
                     let held = plan.held.get(&step.key).cloned().unwrap_or_default();
-                    self.record(&step.key, &held);
+                    self.record_as(&step.key, &live, &held);
                 }
             }
         }

@@ -81,6 +81,8 @@ pub struct State {
     pub lost: BTreeMap<ResourceKey, usize>,
     /// Data that a person said may be made again.
     pub approved: BTreeSet<ResourceKey>,
+    /// Orphans that a person said may be deleted: no commit could say so of what was never recorded.
+    pub let_go: BTreeSet<ResourceKey>,
     /// How often something was done.
     pub effects: usize,
     /// What broke an invariant, as it happened.
@@ -148,7 +150,7 @@ impl State {
         self.approved.remove(key);
     }
 
-    /// Invariant: nothing is deleted that no commit removed, nor what no commit allowed to delete.
+    /// Invariant: nothing is deleted that no commit removed, nor data that neither a commit nor a person allowed to delete.
     fn deleted_what_was_removed(&mut self, key: &ResourceKey, object: &Object) {
         self.effects += 1;
         let since = &self.heads[object.made_at.saturating_sub(1)..];
@@ -159,8 +161,9 @@ impl State {
             head.get(key)
                 .is_some_and(|document| document.annotations.get("deletion").is_some_and(|how| how == "delete"))
         };
-        if key.kind.info().data_bearing && !self.heads.iter().any(allowed) {
-            self.violation(format!("{key} holds data and was deleted, and no commit allowed that"));
+        let let_go = self.let_go.remove(key);
+        if key.kind.info().data_bearing && !let_go && !self.heads.iter().any(allowed) {
+            self.violation(format!("{key} holds data and was deleted, and nobody allowed that"));
         }
     }
 

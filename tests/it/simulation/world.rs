@@ -432,8 +432,12 @@ impl World<'_> {
             if waiting.is_empty() {
                 continue;
             }
-            if kind == ApprovalKind::Create {
-                self.system.state().approved.extend(waiting);
+            match kind {
+                ApprovalKind::Create => self.system.state().approved.extend(waiting),
+                ApprovalKind::Deletes => {
+                    let orphans = plan.blocked.iter().filter(|blocked| blocked.reason == Reason::Orphaned);
+                    self.system.state().let_go.extend(orphans.map(|blocked| blocked.key.clone()));
+                }
             }
             return self.commit(&format!("Go on\n\n{}: {}", kind.trailer(), plan.id));
         }

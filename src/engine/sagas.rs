@@ -194,8 +194,8 @@ pub(super) fn begin_to_undo(
             heads.are(attempt.commit.as_ref(), attempt.platform.as_ref()) && goes_with(saga, &attempt.key, desired)
         };
         let Some(dead) = attempts.values().filter(|attempt| attempt.is_dead()).find(goes_with_it) else { continue };
-        let Attempt { key, reason, message, failures, .. } = dead.clone();
-        saga.failure = Some(Failure { key, reason, message, failures, at: now });
+        let Attempt { key, provider, reason, message, failures, .. } = dead.clone();
+        saga.failure = Some(Failure { key, provider, reason, message, failures, at: now });
         attempts.retain(|key, _| !saga.parts.contains_key(key));
         begun.push(saga.clone());
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::model::{
-    Attempt, Circuit, Execution, Inventory, Proposal, Reason, Record, ResourceKey, ResourceStatus, Stray,
+    Attempt, Circuit, Execution, Inventory, Proposal, Reason, Record, ResourceKey, ResourceStatus, Saga, Stray,
 };
 use crate::store::{HeldPlan, HistoryFilter, PlatformState, Scope, Store, StoreError, TenantState};
 
@@ -28,6 +28,7 @@ pub(super) struct Facts {
     pub held: BTreeMap<String, Vec<HeldPlan>>,
     pub attempts: BTreeMap<ResourceKey, Attempt>,
     pub circuits: BTreeMap<String, Circuit>,
+    pub sagas: Vec<Saga>,
     _room: SemaphorePermit<'static>,
 }
 
@@ -53,6 +54,7 @@ impl Facts {
             proposals: tx.proposals().await?,
             attempts: tx.attempts().await?,
             circuits: tx.circuits().await?,
+            sagas: tx.sagas().await?,
             held,
             _room: room,
         })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use crate::model::{Approval, EventKind, ObjectHex, Proposal};
+use crate::model::{Approval, EventKind, ObjectHex, Proposal, ResourceKey};
 use crate::source::{CommitInfo, Mirror};
 use crate::store::Scope;
 use crate::store::audit::{AuditAction, AuditDetails, NewAudit};
@@ -124,6 +124,12 @@ pub(super) fn changed(execution: i64, event: &crate::store::NewEvent) -> Option<
 pub(super) fn asked(by: &str, tenant: Option<&str>, at: DateTime<Utc>) -> NewAudit {
     let details = details([("look", tenant.map_or_else(|| json!("every tenant"), |tenant| json!(tenant)))]);
     NewAudit { at, actor: by.to_owned(), action: AuditAction::Request, key: None, details }
+}
+
+/// That somebody had a failed step tried again.
+pub(super) fn retried(by: &str, key: &ResourceKey, at: DateTime<Utc>) -> NewAudit {
+    let details = AuditDetails::new();
+    NewAudit { at, actor: by.to_owned(), action: AuditAction::Retried, key: Some(key.clone()), details }
 }
 
 /// That a revision of the platform came into force.

@@ -121,7 +121,7 @@ async fn a_retry_does_a_change_that_was_undone_once_more() {
     assert_eq!(versions(&world).await, [1, 1, 2]);
     faults.mend("carts");
     let carts = parse(CARTS);
-    let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&carts)).await.unwrap();
+    let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&carts), "ada").await.unwrap();
     assert_eq!(retried, [carts]);
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert_eq!(versions(&world).await, [2, 2, 2]);
@@ -145,7 +145,7 @@ async fn an_undoing_that_fails_is_a_dead_letter_of_its_own() {
     // Mended, it is undone by a retry of it alone.
     faults.mend("orders");
     let orders = parse(ORDERS);
-    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&orders)).await.unwrap();
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&orders), "ada").await.unwrap();
     world.scheduled().await;
     assert_eq!(versions(&world).await, [1, 1, 2]);
 }
@@ -268,7 +268,7 @@ async fn a_retry_in_the_middle_of_undoing_forgets_nothing_that_may_have_to_be_un
     world.on_event(|_| {});
     assert_eq!(versions(&world).await, [2, 1, 2], "orders could not be undone");
     faults.mend("orders");
-    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None).await.unwrap();
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
     world.scheduled().await;
     assert_eq!(versions(&world).await, [1, 1, 2]);
 }
@@ -323,7 +323,7 @@ async fn a_change_that_was_undone_is_a_dead_letter_until_it_is_retried_or_anothe
     let told: Vec<_> = letters.iter().map(|letter| (letter.key.name.as_str(), letter.state)).collect();
     assert_eq!(told, [("baskets", LetterState::Undone)], "{letters:#?}");
     faults.mend("baskets");
-    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None).await.unwrap();
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
     world.scheduled().await;
     assert_eq!((versions(&world).await, self::letters(&world).await), ([3, 3, 3], Vec::new()));
 }

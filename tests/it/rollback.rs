@@ -121,7 +121,8 @@ async fn a_retry_does_a_change_that_was_undone_once_more() {
     assert_eq!(versions(&world).await, [1, 1, 2]);
     faults.mend("carts");
     let carts = parse(CARTS);
-    let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&carts), "ada").await.unwrap();
+    let retried =
+        plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&carts), "ada").await.unwrap();
     assert_eq!(retried, [carts]);
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert_eq!(versions(&world).await, [2, 2, 2]);
@@ -326,6 +327,31 @@ async fn a_change_that_was_undone_is_a_dead_letter_until_it_is_retried_or_anothe
     plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
     world.scheduled().await;
     assert_eq!((versions(&world).await, self::letters(&world).await), ([3, 3, 3], Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_nobody_managed_is_undone_to_what_it_was_live_and_is_nobodys_again() {
+    let (world, faults) = world_at(1).await;
+    // The version of orders is somebody else's from now on.
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "");
+    world.tenant.commit("Leave the version of orders alone");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 41").await;
+    world.in_sync().await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [41, 1, 2]);
+    for _ in 0..2 {
+        assert_eq!((world.scheduled().await.done, versions(&world).await), (0, [41, 1, 2]));
+    }
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    faults.mend("carts");
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "");
+    world.tenant.commit("Want version 2 of carts alone");
+    world.in_sync().await;
+    assert_eq!(versions(&world).await, [42, 2, 2]);
 }
 
 async fn letters(world: &World) -> Vec<DeadLetterView> {

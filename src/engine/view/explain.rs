@@ -123,9 +123,38 @@ pub(super) fn from_facts(
         .and_then(|status| status.condition(ConditionType::Ready))
         .map_or(ConditionStatus::Unknown, |ready| ready.status);
     let chain = chain(facts, key, tenant);
-    let notes = notes(facts, place, tenant, now);
+    let mut notes = notes(facts, place, tenant, now);
+    if let (Some(tenant), true) = (tenant, chain.is_empty())
+        && let Some(unread) = unread(tenant)
+    {
+        // What git says now nobody knows.
+        notes.retain(|note| *note != unread);
+        let answer = answer_unread(key, tenant, ready, &unread);
+        let ready = ConditionStatus::Unknown;
+        return Some(Explanation { key: key.clone(), ready, answer, chain: vec![unread], notes });
+    }
     let answer = answer(key, status, &chain);
     Some(Explanation { key: key.clone(), ready, answer, chain, notes })
+}
+
+/// Why git is not read for a tenant.
+fn unread(tenant: &TenantState) -> Option<Cause> {
+    let removed = || {
+        let message = "it is not in the platform any more; its resources are frozen, and nobody looks at them";
+        Cause::new(SubjectKind::Tenant, &tenant.tenant, Reason::TenantRemoved, message)
+    };
+    let failing = || (!tenant.error.is_empty()).then(|| unreadable(tenant));
+    if tenant.removed { Some(removed()) } else { failing() }
+}
+
+/// What is known of a resource that nothing kept from being as git said when that was read last.
+fn answer_unread(key: &ResourceKey, tenant: &TenantState, ready: ConditionStatus, unread: &Cause) -> String {
+    let known = match (&tenant.head, ready) {
+        (Some(head), ConditionStatus::True) => format!("it was at {head}, the last that was read"),
+        (Some(head), ConditionStatus::False | ConditionStatus::Unknown) => format!("{head} is the last that was read"),
+        (None, _) => "its repository was never read".to_owned(),
+    };
+    format!("it is not known whether {key} is as git says: {known}; {}: {}", unread.name(), unread.message)
 }
 
 /// The links from `key` to the root.
@@ -298,15 +327,8 @@ fn notes(facts: &Facts, place: Option<&Place>, tenant: Option<&TenantState>, now
         let message = format!("its head {rejected} does not validate; {} stays in force", platform.commit);
         notes.push(Cause::new(SubjectKind::Platform, "platform", Reason::InvalidManifest, message));
     }
-    if let Some(tenant) = tenant {
-        if tenant.removed {
-            let message = "it is not in the platform any more; its resources are frozen";
-            notes.push(Cause::new(SubjectKind::Tenant, &tenant.tenant, Reason::TenantRemoved, message));
-        }
-        if !tenant.error.is_empty() {
-            notes.push(unreadable(tenant));
-        }
-    }
+    notes.extend(tenant.and_then(unread));
+    notes.extend(tenant.filter(|tenant| tenant.removed && !tenant.error.is_empty()).map(unreadable));
     if let Some(place) = place {
         let of_tenant = |message: String| Cause::new(SubjectKind::Tenant, &place.tenant, Reason::Pending, message);
         let at = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);

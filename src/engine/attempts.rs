@@ -149,15 +149,11 @@ pub(super) fn next_wait(attempts: &Attempts, planned: DateTime<Utc>, now: DateTi
 
 /// Writes what changed.
 pub(super) async fn write(tx: &mut dyn Tx, before: &Attempts, after: &Attempts) -> Result<(), StoreError> {
-    for (key, attempt) in after {
-        if before.get(key) != Some(attempt) {
-            tx.put_attempt(attempt).await?;
-        }
-    }
-    for key in before.keys().filter(|key| !after.contains_key(*key)) {
-        tx.remove_attempt(key).await?;
-    }
-    Ok(())
+    let changed: Vec<Attempt> =
+        after.values().filter(|attempt| before.get(&attempt.key) != Some(*attempt)).cloned().collect();
+    let gone: Vec<ResourceKey> = before.keys().filter(|key| !after.contains_key(*key)).cloned().collect();
+    tx.put_attempts(&changed).await?;
+    tx.remove_attempts(&gone).await
 }
 
 /// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all. Providers that
@@ -196,9 +192,8 @@ pub async fn retry(
         // What it did may not be undone whole yet, so what was there before is remembered still.
         tx.put_saga(&Saga { failure: None, ..saga }).await?;
     }
-    for attempt in failed.attempts {
-        tx.put_attempt(&attempt.anew(now)).await?;
-    }
+    let anew: Vec<Attempt> = failed.attempts.into_iter().map(|attempt| attempt.anew(now)).collect();
+    tx.put_attempts(&anew).await?;
     tx.commit().await?;
     Ok(keys.into_iter().collect())
 }

@@ -3,7 +3,7 @@
 //! The command, the page and the API say the same, since all of them ask [`explain`]. It reads what was recorded and
 //! guesses nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -103,7 +103,10 @@ pub async fn explain(
     key: &ResourceKey,
     clock: &dyn Clock,
 ) -> Result<Option<Explanation>, StoreError> {
-    let facts = Facts::load(store, scope_of(Some(&key.tenant))).await?;
+    let facts = match Facts::around(store, key).await? {
+        Some(facts) => facts,
+        None => Facts::load(store, scope_of(Some(&key.tenant))).await?,
+    };
     let place = store.place(&key.tenant).await?;
     Ok(from_facts(&facts, place.as_ref(), key, clock.now()))
 }
@@ -216,20 +219,33 @@ fn waited_for(
     message: &str,
     seen: &BTreeSet<ResourceKey>,
 ) -> Option<ResourceKey> {
-    let words = message.split([' ', ',']).filter_map(|word| word.parse::<ResourceKey>().ok());
-    if let Some(named) = words.into_iter().find(|key| facts.statuses.contains_key(key) && !seen.contains(key)) {
-        return Some(named);
-    }
-    let is_ready = |key: &ResourceKey| {
-        let ready = facts.statuses.get(key).and_then(|status| status.condition(ConditionType::Ready));
-        ready.is_some_and(|ready| ready.status == ConditionStatus::True)
-    };
-    let needed = status.depends_on.iter().find(|key| !is_ready(key) && !seen.contains(*key));
     let needing = || {
         let others = facts.statuses.values().filter(|other| other.depends_on.contains(&status.key));
-        others.map(|other| &other.key).find(|key| !is_ready(key) && !seen.contains(*key))
+        others.map(|other| &other.key).find(|key| !is_ready(&facts.statuses, key) && !seen.contains(*key)).cloned()
     };
-    needed.or_else(needing).cloned()
+    named_or_needed(&facts.statuses, status, message, seen).or_else(needing)
+}
+
+/// The same, where it is named or needed: no other statuses than of those are asked.
+pub(super) fn named_or_needed(
+    statuses: &BTreeMap<ResourceKey, ResourceStatus>,
+    status: &ResourceStatus,
+    message: &str,
+    seen: &BTreeSet<ResourceKey>,
+) -> Option<ResourceKey> {
+    let mut named = named(message).filter(|key| statuses.contains_key(key) && !seen.contains(key));
+    let needed = || status.depends_on.iter().find(|key| !is_ready(statuses, key) && !seen.contains(*key)).cloned();
+    named.next().or_else(needed)
+}
+
+/// The resources that a message speaks of.
+pub(super) fn named(message: &str) -> impl Iterator<Item = ResourceKey> {
+    message.split([' ', ',']).filter_map(|word| word.parse().ok())
+}
+
+fn is_ready(statuses: &BTreeMap<ResourceKey, ResourceStatus>, key: &ResourceKey) -> bool {
+    let ready = statuses.get(key).and_then(|status| status.condition(ConditionType::Ready));
+    ready.is_some_and(|ready| ready.status == ConditionStatus::True)
 }
 
 /// A resource of which no look has said anything.

@@ -1,20 +1,22 @@
 //! The engine as a service: how fast a mark is claimed and events are written, how replicas share a push, and what a large
 //! or an idle fleet costs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use plumb::model::{
-    Ask, ConditionStatus, ConditionType, EventKind, Kind, Reason, Release, Replica, Request, ResourceKey, Trigger,
-    Width,
+    Annotations, AppliedDocument, Ask, Attempt, Condition, ConditionStatus, ConditionType, EventKind, Fields, Kind,
+    ObjectId, ProviderIdentity, Reason, Record, Release, Replica, Request, ResourceKey, ResourceStatus, SystemClock,
+    Trigger, Width,
 };
 use plumb::store::postgres::PostgresStore;
 use plumb::store::sqlite::SqliteStore;
-use plumb::store::{Mode, NewEvent, Scope, Store};
+use plumb::store::{Mode, NewEvent, Scope, Store, TenantState};
 
 use super::postgres::server::PostgresServer;
 use super::postgres::{as_script, log_statements, psql};
@@ -325,6 +327,144 @@ pub fn large(ground: &Ground) -> Vec<Row> {
         row("restart to a waiting commit applied", shown(applied), "-"),
         row("restart to every tenant looked at", format!("{}, {} MiB", shown(all), serving.peak()), "-"),
     ]
+}
+
+/// A tenant of a hundred thousand resources of which many have failed: one of them is explained, and all are tried again.
+pub fn failing(ground: &Ground) -> Vec<Row> {
+    const RESOURCES: usize = 100_000;
+    const FAILED: usize = 20_000;
+    const EXPLAINED: usize = 11;
+    let server = PostgresServer::start();
+    let at = chrono::DateTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let keys: Vec<ResourceKey> = (0..RESOURCES)
+        .map(|number| ResourceKey::new("bench", "staging", Kind::Database, format!("db-{number}")))
+        .collect();
+    runtime().block_on(async {
+        let mut rows = Vec::new();
+        for (name, store, _) in stores(ground, &server).await {
+            let scope = || Scope::Tenant("bench".to_owned());
+            let mut tx = store.begin(scope()).await.expect("a transaction");
+            tx.put_tenant(&tenant("bench", at)).await.expect("a tenant");
+            for some in keys.chunks(10_000) {
+                let statuses: Vec<ResourceStatus> = some.iter().map(|key| status(key, at)).collect();
+                tx.put_statuses(&statuses).await.expect("statuses");
+                let records: Vec<Record> = some.iter().map(|key| record(key, at)).collect();
+                tx.put_records(&records).await.expect("records");
+            }
+            tx.commit().await.expect("a commit");
+            let attempts: Vec<Attempt> = keys.iter().take(FAILED).map(|key| attempt(key, at)).collect();
+            let start = Instant::now();
+            let mut tx = store.begin(scope()).await.expect("a transaction");
+            tx.put_attempts(&attempts).await.expect("attempts");
+            tx.commit().await.expect("a commit");
+            let written = start.elapsed();
+            let mut explained = Vec::new();
+            for key in keys.iter().step_by(RESOURCES / EXPLAINED).take(EXPLAINED) {
+                let start = Instant::now();
+                let answer = plumb::engine::view::explain(store.as_ref(), key, &SystemClock).await;
+                answer.expect("an answer").expect("it is known");
+                explained.push(start.elapsed());
+            }
+            explained.sort();
+            let start = Instant::now();
+            let retried = plumb::engine::retry(store.as_ref(), &SystemClock, "bench", None, "bench").await;
+            assert_eq!(retried.expect("they are tried again").len(), FAILED);
+            let retried = start.elapsed();
+            let row = |what: String, ours: String| Row {
+                what: format!("{what}, of a tenant of {RESOURCES} resources, {name}"),
+                ours,
+                yardstick: "-".into(),
+                ratio: "-".into(),
+                budget: "-",
+            };
+            rows.push(row("one resource explained".into(), format!("p50 {}", shown(explained[EXPLAINED / 2]))));
+            rows.push(row(format!("{FAILED} failed steps written down"), shown(written)));
+            rows.push(row(format!("{FAILED} failed steps tried again, and audited"), shown(retried)));
+        }
+        rows
+    })
+}
+
+fn tenant(name: &str, at: DateTime<Utc>) -> TenantState {
+    TenantState {
+        tenant: name.to_owned(),
+        url: "https://git.example/bench.git".to_owned(),
+        branch: "main".to_owned(),
+        path: ".".to_owned(),
+        applied: None,
+        head: Some("c0ffee".into()),
+        hold: None,
+        removed: false,
+        error: String::new(),
+        findings: Vec::new(),
+        updated_at: at,
+    }
+}
+
+fn fields() -> Fields {
+    let mut fields = Fields::new();
+    fields.insert("/spec/connectionLimit", 20);
+    fields.insert("/spec/extensions/pgcrypto", true);
+    fields
+}
+
+fn status(key: &ResourceKey, at: DateTime<Utc>) -> ResourceStatus {
+    let ready = Condition {
+        condition_type: ConditionType::Ready,
+        status: ConditionStatus::False,
+        reason: Reason::Rejected,
+        message: "the server refused it".to_owned(),
+        last_transition_time: at,
+    };
+    ResourceStatus {
+        key: key.clone(),
+        revision: "main@sha1:c0ffee".to_owned(),
+        provider: "pg-main".to_owned(),
+        object_name: key.object_name(63),
+        depends_on: Vec::new(),
+        conditions: vec![ready],
+        until: None,
+        desired: fields(),
+        live: fields(),
+        outputs: BTreeMap::new(),
+        file: format!("environments/staging/{}.yaml", key.name),
+        updated_at: at,
+    }
+}
+
+fn record(key: &ResourceKey, at: DateTime<Utc>) -> Record {
+    Record {
+        key: key.clone(),
+        provider: "pg-main".to_owned(),
+        identity: ProviderIdentity("bench".to_owned()),
+        object_name: key.object_name(63),
+        object: ObjectId(String::new()),
+        applied: fields(),
+        readback: fields(),
+        unsettled: BTreeMap::new(),
+        annotations: Annotations::default(),
+        document: AppliedDocument::default(),
+        depends_on: Vec::new(),
+        file: format!("environments/staging/{}.yaml", key.name),
+        commit: "c0ffee".into(),
+        retained: false,
+        updated_at: at,
+    }
+}
+
+fn attempt(key: &ResourceKey, at: DateTime<Utc>) -> Attempt {
+    Attempt {
+        key: key.clone(),
+        provider: "pg-main".to_owned(),
+        commit: Some("c0ffee".into()),
+        platform: Some("c0ffee".into()),
+        failures: 1,
+        reason: Reason::Rejected,
+        message: "the server refused it".to_owned(),
+        first_at: at,
+        last_at: at,
+        next_at: None,
+    }
 }
 
 /// The application's version in a SQLite file, which stands in its header.

@@ -42,6 +42,7 @@ fn main() {
         ("events", fleet::events),
         ("replicas", fleet::replicas),
         ("large", fleet::large),
+        ("failing", fleet::failing),
         ("idle", fleet::idle),
     ];
     let ground = Ground::new();

@@ -247,6 +247,7 @@ impl Rig {
             platform_token: None,
             data_dir,
             replica: Replica("bench".to_owned()),
+            person: "bench".to_owned(),
             lease: LEASE,
         };
         Engine::new(settings, store, Arc::new(secrets.expect("secrets")), clock, Arc::new(listener))

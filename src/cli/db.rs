@@ -17,7 +17,7 @@ use crate::engine::vault::{KEY_FILE, KEY_VARIABLE};
 use crate::model::{Clock, SystemClock};
 use crate::store::copy::{self, Cells, Rows, TableShape};
 use crate::store::lock::DirectoryLock;
-use crate::store::{Mode, Store};
+use crate::store::{Lead, Mode, Store};
 
 use super::args::{Common, Database};
 use super::{house, output};
@@ -45,7 +45,8 @@ enum DbCommand {
     },
     /// Put the state of a backup into an empty database.
     ///
-    /// All or nothing: a file that is damaged, half written or of another version leaves the database empty.
+    /// All or nothing: a file that is damaged, half written or of another version leaves the database empty. Refused while
+    /// plumb reconciles with that database.
     Restore {
         /// The file; - for stdin
         file: PathBuf,
@@ -190,6 +191,7 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     let header = backup.header()?;
     let database = common.database()?;
     let (_lock, store) = locked(&database, common).await?;
+    let _lead = alone(store.as_ref(), &database).await?;
     let mut rows = store.refill().await?;
     let schema = rows.schema().await?;
     ensure!(
@@ -293,11 +295,7 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
         ensure!(file.exists(), "there is no state database at {}", file.display());
     }
     let (_lock, source) = locked(&from, common).await?;
-    // On PostgreSQL one replica leads wherever any runs.
-    let Some(_lead) = source.lead().await? else {
-        bail!("a plumb is reconciling with {}; stop every replica first", from.shown());
-    };
-    expect_at_rest(source.as_ref(), &from).await?;
+    let _lead = alone(source.as_ref(), &from).await?;
     let target = house::open(&to, Mode::Reconcile).await?;
     let (mut rows, mut written) = (source.snapshot().await?, target.refill().await?);
     let counts = copy::copy(rows.as_mut(), written.as_mut(), &to.shown()).await?;
@@ -311,6 +309,16 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Refuses while anybody reconciles with a database, and keeps replicas from beginning to.
+async fn alone(store: &dyn Store, database: &Database) -> anyhow::Result<Box<dyn Lead>> {
+    // On PostgreSQL one replica leads wherever any runs.
+    let Some(lead) = store.lead().await? else {
+        bail!("a plumb is reconciling with {}; stop every replica first", database.shown());
+    };
+    expect_at_rest(store, database).await?;
+    Ok(lead)
 }
 
 /// Refuses while a replica looks at a tenant: one that leads nobody, as `plumb apply`, writes too, and what it wrote after

@@ -54,6 +54,7 @@ pub fn settings(common: &Common) -> anyhow::Result<Settings> {
         platform_token: std::env::var("PLUMB_PLATFORM_TOKEN").ok().filter(|t| !t.is_empty()).map(SecretString::from),
         data_dir: common.data_dir()?,
         replica: replica(),
+        person: person(),
         lease: LEASE,
     })
 }

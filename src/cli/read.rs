@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde_json::Value;
 
 use crate::engine::view::{
-    self, DeadLetterView, EventFilter, EventView, Level, OrphanView, Page, ResourceDetail, ResourceFilter,
+    self, DeadLetterView, EventFilter, EventView, LetterState, Level, OrphanView, Page, ResourceDetail, ResourceFilter,
     ResourceView, StatusWord,
 };
 use crate::model::{ConditionStatus, Kind, ResourceKey, SystemClock};
@@ -25,7 +25,7 @@ pub struct GetArgs {
     /// List objects that bear Plumb's mark and that neither git nor the inventory speaks of, and frozen ones
     #[arg(long, conflicts_with_all = ["key", "kind"])]
     orphans: bool,
-    /// List steps that failed for good and wait for somebody, with the cause
+    /// List what failed for good and waits for somebody, with the cause: steps, and changes that were undone since
     #[arg(long, conflicts_with_all = ["key", "kind", "orphans"])]
     dead_letters: bool,
 }
@@ -271,13 +271,17 @@ fn dead_letters_text(letters: &[DeadLetterView]) -> String {
     }
     let rows: Vec<Vec<String>> = letters
         .iter()
-        .map(|DeadLetterView { key, reason, provider, failures, age_seconds, message, .. }| {
+        .map(|letter| {
+            let DeadLetterView { key, state, reason, provider, failures, age_seconds, .. } = letter;
             let (tries, age) = (failures.to_string(), age(Some(*age_seconds)));
-            vec![key.to_string(), reason.to_string(), provider.clone(), tries, age, message.clone()]
+            vec![key.to_string(), state.to_string(), reason.to_string(), provider.clone(), tries, age, letter.said()]
         })
         .collect();
-    let mut text = table(&["KEY", "REASON", "PROVIDER", "TRIES", "AGE", "MESSAGE"], &rows);
-    text.push_str("Mend the cause, then commit anything, or run plumb retry KEY.\n");
+    let mut text = table(&["KEY", "STATE", "REASON", "PROVIDER", "TRIES", "AGE", "MESSAGE"], &rows);
+    text.push_str(match letters.iter().all(|letter| letter.state == LetterState::Failed) {
+        true => "Mend the cause, then commit anything, or run plumb retry KEY.\n",
+        false => "Mend the cause, then run plumb retry KEY; or commit what works.\n",
+    });
     text
 }
 

@@ -4,9 +4,8 @@ use anyhow::bail;
 use serde_json::json;
 
 use crate::engine::{Ask, Width, retry};
-use crate::model::{Clock, Request, ResourceKey, SystemClock, Trigger};
-use crate::store::audit::{AuditAction, AuditDetails, NewAudit};
-use crate::store::{Mode, Scope, Store};
+use crate::model::{Request, ResourceKey, SystemClock, Trigger};
+use crate::store::{Mode, Scope};
 
 use super::args::Common;
 use super::{house, output};
@@ -32,9 +31,7 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     };
     let mut keys = Vec::new();
     for tenant in &tenants {
-        let retried = retry(store.as_ref(), &SystemClock, tenant, args.key.as_ref()).await?;
-        audit(store.as_ref(), tenant, &retried).await?;
-        keys.extend(retried);
+        keys.extend(retry(store.as_ref(), &SystemClock, tenant, args.key.as_ref(), &house::person()).await?);
     }
     if let Some(key) = &args.key
         && keys.is_empty()
@@ -55,26 +52,4 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         eprintln!("a running `plumb serve` looks within seconds; without one, run `plumb apply`");
     }
     Ok(0)
-}
-
-/// Writes down who had what tried again.
-async fn audit(store: &dyn Store, tenant: &str, keys: &[ResourceKey]) -> anyhow::Result<()> {
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let at = SystemClock.now();
-    let rows: Vec<NewAudit> = keys
-        .iter()
-        .map(|key| NewAudit {
-            at,
-            actor: house::person(),
-            action: AuditAction::Retried,
-            key: Some(key.clone()),
-            details: AuditDetails::new(),
-        })
-        .collect();
-    let mut tx = store.begin(Scope::Tenant(tenant.to_owned())).await?;
-    tx.append_audit(tenant, &rows).await?;
-    tx.commit().await?;
-    Ok(())
 }

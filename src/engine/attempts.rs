@@ -10,10 +10,12 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use crate::managers::ManagerError;
-use crate::model::{Attempt, Circuit, Clock, Failure, Hold, ObjectHex, Plan, Reason, ResourceKey, Saga, Step};
+use crate::model::{Attempt, Circuit, Clock, Hold, ObjectHex, Plan, Reason, ResourceKey, Saga, Step};
+use crate::store::audit::NewAudit;
 use crate::store::{Scope, Store, StoreError, Tx};
 
 use super::apply::Applied;
+use super::audit;
 use super::reconcile::MOST_REPLANS;
 use super::worker::patience;
 
@@ -147,19 +149,16 @@ pub(super) fn next_wait(attempts: &Attempts, planned: DateTime<Utc>, now: DateTi
 
 /// Writes what changed.
 pub(super) async fn write(tx: &mut dyn Tx, before: &Attempts, after: &Attempts) -> Result<(), StoreError> {
-    for (key, attempt) in after {
-        if before.get(key) != Some(attempt) {
-            tx.put_attempt(attempt).await?;
-        }
-    }
-    for key in before.keys().filter(|key| !after.contains_key(*key)) {
-        tx.remove_attempt(key).await?;
-    }
-    Ok(())
+    let changed: Vec<Attempt> =
+        after.values().filter(|attempt| before.get(&attempt.key) != Some(*attempt)).cloned().collect();
+    let gone: Vec<ResourceKey> = before.keys().filter(|key| !after.contains_key(*key)).cloned().collect();
+    tx.put_attempts(&changed).await?;
+    tx.remove_attempts(&gone).await
 }
 
 /// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all. Providers that
-/// nobody asks now are asked again by the next look too. Gives the keys; asking for the look is the caller's.
+/// nobody asks now are asked again by the next look too. That `by` had it so is written down with it. Gives the keys;
+/// asking for the look is the caller's.
 ///
 /// # Errors
 /// When the store cannot be used.
@@ -168,35 +167,60 @@ pub async fn retry(
     clock: &dyn Clock,
     tenant: &str,
     key: Option<&ResourceKey>,
+    by: &str,
 ) -> Result<Vec<ResourceKey>, StoreError> {
     let now = clock.now();
-    let mut tx = store.read(Scope::Tenant(tenant.to_owned())).await?;
-    let (attempts, circuits, sagas) = (tx.attempts().await?, tx.circuits().await?, tx.sagas().await?);
+    let scope = Scope::Tenant(tenant.to_owned());
+    let mut tx = store.read(scope.clone()).await?;
+    let is_left_alone = tx.circuits().await?.values().any(|circuit| circuit.is_open(now));
+    if Failed::of(tx.as_mut(), tenant, key).await?.is_nothing() && !is_left_alone {
+        return Ok(Vec::new());
+    }
     drop(tx);
-    if circuits.values().any(|circuit| circuit.is_open(now)) {
-        let mut tx = store.begin(Scope::Platform).await?;
+    // Providers are all tenants'.
+    let mut tx = store.begin(if is_left_alone { Scope::Platform } else { scope }).await?;
+    if is_left_alone {
         for circuit in tx.circuits().await?.into_values().filter(|circuit| circuit.is_open(now)) {
             tx.put_circuit(&Circuit { retry_at: Some(now), ..circuit }).await?;
         }
-        tx.commit().await?;
     }
-    let wanted: Vec<Attempt> =
-        attempts.into_values().filter(|attempt| key.is_none_or(|key| attempt.key == *key)).collect();
-    let is_wanted = |failure: &Failure| key.is_none_or(|key| failure.key == *key);
-    let undone: Vec<Saga> = sagas.into_iter().filter(|saga| saga.failure.as_ref().is_some_and(is_wanted)).collect();
-    if wanted.is_empty() && undone.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut tx = store.begin(Scope::Tenant(tenant.to_owned())).await?;
-    let failed = undone.iter().filter_map(|saga| saga.failure.as_ref()).map(|failure| failure.key.clone());
-    let keys = wanted.iter().map(|attempt| attempt.key.clone()).chain(failed).collect();
-    for saga in undone {
+    let failed = Failed::of(tx.as_mut(), tenant, key).await?;
+    let keys = failed.keys();
+    let rows: Vec<NewAudit> = keys.iter().map(|key| audit::retried(by, key, now)).collect();
+    tx.append_audit(tenant, &rows).await?;
+    for saga in failed.undone {
         // What it did may not be undone whole yet, so what was there before is remembered still.
         tx.put_saga(&Saga { failure: None, ..saga }).await?;
     }
-    for attempt in wanted {
-        tx.put_attempt(&attempt.anew(now)).await?;
-    }
+    let anew: Vec<Attempt> = failed.attempts.into_iter().map(|attempt| attempt.anew(now)).collect();
+    tx.put_attempts(&anew).await?;
     tx.commit().await?;
-    Ok(keys)
+    Ok(keys.into_iter().collect())
+}
+
+/// What failed, of what is to be tried again.
+struct Failed {
+    attempts: Vec<Attempt>,
+    /// Changes that are undone since.
+    undone: Vec<Saga>,
+}
+
+impl Failed {
+    /// Of `key`, or all of `tenant`.
+    async fn of(tx: &mut dyn Tx, tenant: &str, key: Option<&ResourceKey>) -> Result<Self, StoreError> {
+        let is_wanted = |failed: &ResourceKey| failed.tenant == tenant && key.is_none_or(|key| failed == key);
+        let attempts = tx.attempts().await?.into_values().filter(|attempt| is_wanted(&attempt.key)).collect();
+        let is_undone = |saga: &Saga| saga.failure.as_ref().is_some_and(|failure| is_wanted(&failure.key));
+        let undone = tx.sagas().await?.into_iter().filter(is_undone).collect();
+        Ok(Self { attempts, undone })
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.attempts.is_empty() && self.undone.is_empty()
+    }
+
+    fn keys(&self) -> BTreeSet<ResourceKey> {
+        let undone = self.undone.iter().filter_map(|saga| saga.failure.as_ref()).map(|failure| &failure.key);
+        self.attempts.iter().map(|attempt| &attempt.key).chain(undone).cloned().collect()
+    }
 }

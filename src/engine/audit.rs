@@ -8,8 +8,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use crate::model::{Approval, EventKind, ObjectHex, Proposal};
-use crate::source::{CommitInfo, Mirror};
+use crate::model::{Approval, EventKind, Lease, ObjectHex, Proposal, ResourceKey};
+use crate::source::CommitInfo;
 use crate::store::Scope;
 use crate::store::audit::{AuditAction, AuditDetails, NewAudit};
 
@@ -22,15 +22,19 @@ const PLUMB: &str = "plumb";
 /// Who decides where refs alone say that somebody did.
 const GIT: &str = "git";
 
+/// How many commits are held at once.
+const COMMITS_AT_ONCE: usize = 10_000;
+
 impl Engine {
-    /// The commits of a tenant's branch that no look has read before, oldest first, with the approvals in them.
+    /// The commits of a tenant's branch that no look has read before, oldest first, with the approvals in them. Of very
+    /// many the first are written here already, some at a time: a look that ends in the middle goes on after them.
     pub(super) async fn commits_to_audit(
         &self,
-        tenant: &str,
+        lease: &Lease,
         source: &Source,
         memory: &Memory,
     ) -> Result<Vec<NewAudit>, EngineError> {
-        let state = memory.state.as_ref();
+        let (tenant, state) = (lease.tenant.as_str(), memory.state.as_ref());
         if state.is_some_and(|state| state.head.as_ref() == Some(&source.head)) {
             return Ok(Vec::new());
         }
@@ -44,41 +48,53 @@ impl Engine {
             return Ok(Vec::new());
         }
         let (mirror, head) = (Arc::clone(&source.mirror), source.head.clone());
-        let (commits, rewritten) = blocking(move || -> Result<_, crate::source::SourceError> {
+        let (mut ids, rewritten) = blocking(move || -> Result<_, crate::source::SourceError> {
             let rewritten = match &read_last {
                 Some(before) => !mirror.contains(before, &head)?,
                 None => false,
             };
-            Ok((since(&mirror, read_last.as_deref(), &head)?, rewritten))
+            let mut ids = mirror.ids_between(read_last.as_deref(), &head)?;
+            if ids.is_empty() {
+                // The branch was set back.
+                ids.push(head);
+            }
+            Ok((ids, rewritten))
         })
         .await?
         .map_err(|source| unreadable(tenant, source))?;
-        let at = self.clock.now();
-        let mut entries: Vec<NewAudit> = commits.iter().map(|commit| commit_read(commit, at)).collect();
-        if let Some(head) = entries.last_mut().filter(|_| rewritten) {
+        while ids.len() > COMMITS_AT_ONCE {
+            let later = ids.split_off(COMMITS_AT_ONCE);
+            tracing::info!(tenant, left = later.len(), "many commits are written into the audit log");
+            let entries = self.read_commits(tenant, source, memory, ids).await?;
+            let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
+            tx.append_audit(tenant, &entries).await?;
+            tx.commit().await?;
+            ids = later;
+        }
+        let mut entries = self.read_commits(tenant, source, memory, ids).await?;
+        let is_commit = |entry: &&mut NewAudit| entry.action == AuditAction::Commit;
+        if let Some(head) = entries.iter_mut().rev().find(is_commit).filter(|_| rewritten) {
             head.details.insert("historyRewritten".to_owned(), Value::Bool(true));
         }
+        Ok(entries)
+    }
+
+    /// What is written of these commits, with the approvals in them.
+    async fn read_commits(
+        &self,
+        tenant: &str,
+        source: &Source,
+        memory: &Memory,
+        ids: Vec<ObjectHex>,
+    ) -> Result<Vec<NewAudit>, EngineError> {
+        let mirror = Arc::clone(&source.mirror);
+        let commits = blocking(move || mirror.commits(&ids)).await?.map_err(|source| unreadable(tenant, source))?;
+        let at = self.clock.now();
+        let mut entries: Vec<NewAudit> = commits.iter().map(|commit| commit_read(commit, at)).collect();
         let approvals = decide::approvals(&commits, &memory.held);
         entries.extend(approvals.iter().map(|approval| approved(approval, &commits, at)));
         Ok(entries)
     }
-}
-
-/// The commits of `head` that are not of `before`, oldest first; `head` is always the last of them.
-fn since(
-    mirror: &Mirror,
-    before: Option<&str>,
-    head: &ObjectHex,
-) -> Result<Vec<CommitInfo>, crate::source::SourceError> {
-    let mut commits = mirror.commits_between(before, head)?;
-    let (mut newest, older): (Vec<_>, Vec<_>) = commits.drain(..).partition(|commit| commit.id == *head);
-    if newest.is_empty() {
-        newest = mirror.commits_between(None, head)?;
-    }
-    let mut commits = older;
-    commits.reverse();
-    commits.extend(newest);
-    Ok(commits)
 }
 
 fn commit_read(commit: &CommitInfo, at: DateTime<Utc>) -> NewAudit {
@@ -124,6 +140,12 @@ pub(super) fn changed(execution: i64, event: &crate::store::NewEvent) -> Option<
 pub(super) fn asked(by: &str, tenant: Option<&str>, at: DateTime<Utc>) -> NewAudit {
     let details = details([("look", tenant.map_or_else(|| json!("every tenant"), |tenant| json!(tenant)))]);
     NewAudit { at, actor: by.to_owned(), action: AuditAction::Request, key: None, details }
+}
+
+/// That somebody had a failed step tried again.
+pub(super) fn retried(by: &str, key: &ResourceKey, at: DateTime<Utc>) -> NewAudit {
+    let details = AuditDetails::new();
+    NewAudit { at, actor: by.to_owned(), action: AuditAction::Retried, key: Some(key.clone()), details }
 }
 
 /// That a revision of the platform came into force.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use crate::managers::ManagerError;
-use crate::model::{Ask, Circuit, Depth, Platform, Reason, Request, Trigger, Unknown, Width};
+use crate::model::{Ask, Attempt, Circuit, Depth, Platform, Reason, Request, Trigger, Unknown, Width};
 use crate::store::{Scope, StoreError};
 
 use super::Engine;
@@ -127,9 +127,8 @@ impl Engine {
             let was_open = circuit.retry_at.is_some();
             if was_open {
                 let waiting = tx.attempts().await?.into_values().filter(|attempt| attempt.provider == provider);
-                for attempt in waiting {
-                    tx.put_attempt(&attempt.anew(now)).await?;
-                }
+                let anew: Vec<Attempt> = waiting.map(|attempt| attempt.anew(now)).collect();
+                tx.put_attempts(&anew).await?;
             }
             tx.commit().await?;
             if was_open {

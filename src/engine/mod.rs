@@ -74,6 +74,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Who this process is among those that share a store.
     pub replica: Replica,
+    /// Who started it, for the audit log.
+    pub person: String,
     /// How long this process keeps a tenant without a sign of life, before another may take it.
     pub lease: Duration,
 }

@@ -415,7 +415,7 @@ impl Engine {
         let reading = beside(|| workspace.read(owner, loaded));
         let desired = Arc::clone(&reading.desired);
         note_reading(timeline, &source, &reading);
-        timeline.audit(self.commits_to_audit(tenant, &source, &memory).await?);
+        timeline.audit(self.commits_to_audit(lease, &source, &memory).await?);
 
         // what people decided
         self.read_decisions(subject, lease, &source, &desired, &mut memory, timeline).await?;

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::model::{
-    Action, Attempt, Decisions, DesiredState, EventKind, Failure, Hold, Lease, OnFailure, Part, Plan, ProposedField,
-    Reason, Record, Resource, ResourceKey, Saga, Step,
+    Action, Attempt, Change, Decisions, DesiredState, EventKind, Failure, Hold, Lease, OnFailure, Part, Plan,
+    ProposedField, Reason, Record, Resource, ResourceKey, Saga, Step,
 };
 use crate::store::{Scope, Store, StoreError};
 
@@ -53,6 +53,7 @@ pub(super) fn undo(
                 Some(former) => {
                     wanted.resources.insert(key.clone(), Arc::new(as_before(now, former)));
                     decisions.lifted.entry(key.clone()).or_default().extend(half_done(part, former));
+                    decisions.unmanaged_before.insert(key.clone(), unmanaged_before(part, former));
                 }
                 None => drop(wanted.resources.remove(key)),
             }
@@ -112,6 +113,11 @@ fn half_done<'a>(part: &'a Part, former: &'a Record) -> impl Iterator<Item = Pro
         git: former.applied.0.get(&change.path).cloned(),
         live: change.to.clone(),
     })
+}
+
+/// What a change did to fields that nobody managed before it.
+fn unmanaged_before(part: &Part, former: &Record) -> Vec<Change> {
+    part.changes.iter().filter(|change| !former.applied.0.contains_key(&change.path)).cloned().collect()
 }
 
 /// Writes down what the steps of `plan` may have to undo, before any of them is done.
@@ -194,8 +200,8 @@ pub(super) fn begin_to_undo(
             heads.are(attempt.commit.as_ref(), attempt.platform.as_ref()) && goes_with(saga, &attempt.key, desired)
         };
         let Some(dead) = attempts.values().filter(|attempt| attempt.is_dead()).find(goes_with_it) else { continue };
-        let Attempt { key, reason, message, failures, .. } = dead.clone();
-        saga.failure = Some(Failure { key, reason, message, failures, at: now });
+        let Attempt { key, provider, reason, message, failures, .. } = dead.clone();
+        saga.failure = Some(Failure { key, provider, reason, message, failures, at: now });
         attempts.retain(|key, _| !saga.parts.contains_key(key));
         begun.push(saga.clone());
     }

@@ -19,7 +19,7 @@ mod tenant;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use attempt::{DeadLetterView, dead_letters};
+pub use attempt::{DeadLetterView, LetterState, dead_letters};
 pub use diff::{FieldRow, FieldState, document, unified};
 pub use explain::{Cause, Explanation, SubjectKind, explain};
 pub use history::{

@@ -50,7 +50,8 @@ impl Engine {
             return Err(EngineError::no_tenant(&in_force.platform, tenant));
         }
         if ask.trigger == Trigger::CommandLine {
-            super::attempts::retry(self.store.as_ref(), self.clock.as_ref(), tenant, None).await?;
+            super::attempts::retry(self.store.as_ref(), self.clock.as_ref(), tenant, None, &self.settings.person)
+                .await?;
         }
         let mut woken = self.store.woken();
         let mut has_waited = false;

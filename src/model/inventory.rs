@@ -12,7 +12,7 @@ use super::condition::Reason;
 use super::fields::{FieldHash, FieldPath, Fields};
 use super::key::{ObjectHex, ResourceKey};
 use super::observation::{ObjectId, ProviderIdentity};
-use super::plan::PlanId;
+use super::plan::{Change, PlanId};
 use super::resource::{Annotations, DriftMode};
 
 /// One object that Plumb applied or recorded.
@@ -261,6 +261,10 @@ pub struct Decisions {
     pub not_now: BTreeMap<ResourceKey, Hold>,
     /// Keys that are wanted as they were before the commit, since it failed for good, with what to say of them.
     pub rolled_back: BTreeMap<ResourceKey, String>,
+    /// Of those, what the commit did to fields that nobody managed before: they go back to what they were, not to their
+    /// defaults, and are nobody's again.
+    #[serde(default)]
+    pub unmanaged_before: BTreeMap<ResourceKey, Vec<Change>>,
     /// Why every deletion is held until approved (R9): empty tree, changed source, rewritten history.
     pub prune_holds: Vec<(Reason, String)>,
     /// Environments in which nothing may be changed now, with why.

@@ -39,6 +39,9 @@ pub struct Part {
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
     pub key: ResourceKey,
+    /// Where it was tried.
+    #[serde(default)]
+    pub provider: String,
     pub reason: Reason,
     pub message: String,
     pub failures: u32,

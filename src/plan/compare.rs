@@ -40,6 +40,22 @@ pub(super) struct Verdicts<'a> {
     pub open: &'a [ProposedField],
     pub lifted: &'a [ProposedField],
     pub ignored: &'a [ProposedField],
+    /// What is undone of fields that nobody managed before.
+    pub unmanaged_before: &'a [Change],
+}
+
+impl<'a> Verdicts<'a> {
+    /// What a field that git does not set goes back to, where it is undone.
+    fn before(self, path: &FieldPath) -> Option<&'a Value> {
+        self.unmanaged_before.iter().find(|change| change.path == *path)?.from.as_ref()
+    }
+
+    /// Fields that are to go back, and are just as a step left them of which nothing was recorded: it was half done.
+    fn half_done(self, live: &Live) -> impl Iterator<Item = &'a FieldPath> {
+        let stands =
+            move |change: &&Change| change.from.is_some() && live.fields.0.get(&change.path) == change.to.as_ref();
+        self.unmanaged_before.iter().filter(stands).map(|change| &change.path)
+    }
 }
 
 /// What is known of a field from before.
@@ -89,7 +105,10 @@ pub(super) fn compare(
 ) -> Comparison {
     let info = resource.key.kind.info();
     let mut comparison = Comparison::default();
-    for path in paths_in_question(resource, record, mark) {
+    let half_done: BTreeSet<&FieldPath> = verdicts.half_done(live).collect();
+    let mut paths = paths_in_question(resource, record, mark);
+    paths.extend(half_done.iter().copied().cloned());
+    for path in paths {
         let git = resource.fields.0.get(&path);
         let base = base_of(&path, record, mark);
         if let Some(unknown) = live.unknown_at(&path) {
@@ -100,9 +119,13 @@ pub(super) fn compare(
             }
             continue;
         }
-        let target = git.cloned().or_else(|| info.default_of(&path));
+        let target = git.cloned().or_else(|| verdicts.before(&path).cloned()).or_else(|| info.default_of(&path));
         let now = live.fields.0.get(&path);
-        let standing = standing_of(git, target.as_ref(), now, &base, resource.annotations.ignores(&path));
+        let is_half_done = git.is_none() && target.as_ref() != now && half_done.contains(&path);
+        let standing = match is_half_done {
+            true => Standing::GitChanged,
+            false => standing_of(git, target.as_ref(), now, &base, resource.annotations.ignores(&path)),
+        };
         let change = || Change { path: path.clone(), from: now.cloned(), to: target.clone() };
         let drifted = |conflict| DriftedField {
             path: path.clone(),

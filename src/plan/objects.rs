@@ -239,6 +239,7 @@ impl Draft<'_> {
             open: fields_of(&self.decisions.open, key),
             lifted: fields_of(&self.decisions.lifted, key),
             ignored: fields_of(&self.decisions.ignored, key),
+            unmanaged_before: self.decisions.unmanaged_before.get(key).map_or(&[], Vec::as_slice),
         };
         let mut comparison = compare::compare(resource, live, record, mark, verdicts);
         self.report(resource, mode, &comparison);

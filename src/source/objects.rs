@@ -10,6 +10,7 @@ use gix::diff::tree::recorder::Change;
 use gix::objs::TreeRefIter;
 use gix::objs::tree::EntryKind as GitKind;
 use gix::traverse::commit::simple::CommitTimeOrder;
+use gix::traverse::commit::topo::Builder as Topo;
 
 use super::error::SourceError;
 use super::mirror::Mirror;
@@ -188,6 +189,40 @@ impl Mirror {
             commits.push(info(&commit).map_err(failed)?);
         }
         Ok(commits)
+    }
+
+    /// The ids of the commits of `to` that are not of `from`, parents before their children whatever their times say;
+    /// `to` alone where `from` is not in the mirror.
+    ///
+    /// # Errors
+    /// When `to` is not in the mirror, or an object cannot be read.
+    pub fn ids_between(&self, from: Option<&str>, to: &str) -> Result<Vec<ObjectHex>, SourceError> {
+        let tip = self.commit_id(to)?;
+        let Some(from) = from.and_then(|from| self.commit_id(from).ok()) else {
+            return Ok(vec![tip.to_string()]);
+        };
+        let repo = self.reader();
+        let failed = |source| self.unreadable(to, source);
+        let walk = Topo::from_iters(&repo.objects, [tip], Some([from])).build().map_err(failed)?;
+        let mut ids = Vec::new();
+        for commit in walk {
+            ids.push(commit.map_err(failed)?.id.to_string());
+        }
+        ids.reverse();
+        Ok(ids)
+    }
+
+    /// These commits, as they are given.
+    ///
+    /// # Errors
+    /// When one is not in the mirror, or cannot be read.
+    pub fn commits(&self, ids: &[ObjectHex]) -> Result<Vec<CommitInfo>, SourceError> {
+        let repo = self.reader();
+        let read = |id: &ObjectHex| {
+            let commit = repo.find_commit(self.commit_id(id)?).map_err(|source| self.unreadable(id, source))?;
+            info(&commit).map_err(|source| self.unreadable(id, source))
+        };
+        ids.iter().map(read).collect()
     }
 
     /// The first commit of the history of `commit`, by first parents.

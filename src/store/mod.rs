@@ -445,6 +445,8 @@ pub trait Tx: Send {
     async fn forget(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
 
     async fn statuses(&mut self) -> Result<BTreeMap<ResourceKey, ResourceStatus>, StoreError>;
+    /// One status.
+    async fn status(&mut self, key: &ResourceKey) -> Result<Option<ResourceStatus>, StoreError>;
     async fn put_status(&mut self, status: &ResourceStatus) -> Result<(), StoreError> {
         self.put_statuses(std::slice::from_ref(status)).await
     }
@@ -464,8 +466,15 @@ pub trait Tx: Send {
 
     /// Steps that failed and are still wanted.
     async fn attempts(&mut self) -> Result<BTreeMap<ResourceKey, Attempt>, StoreError>;
-    async fn put_attempt(&mut self, attempt: &Attempt) -> Result<(), StoreError>;
-    async fn remove_attempt(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
+    /// One failed step.
+    async fn attempt(&mut self, key: &ResourceKey) -> Result<Option<Attempt>, StoreError>;
+    async fn put_attempt(&mut self, attempt: &Attempt) -> Result<(), StoreError> {
+        self.put_attempts(std::slice::from_ref(attempt)).await
+    }
+    /// Writes many at once.
+    async fn put_attempts(&mut self, attempts: &[Attempt]) -> Result<(), StoreError>;
+    /// Removes many at once.
+    async fn remove_attempts(&mut self, keys: &[ResourceKey]) -> Result<(), StoreError>;
     /// Providers that do not answer, by name.
     async fn circuits(&mut self) -> Result<BTreeMap<String, Circuit>, StoreError>;
     async fn put_circuit(&mut self, circuit: &Circuit) -> Result<(), StoreError>;

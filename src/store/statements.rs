@@ -193,6 +193,20 @@ impl SqlTx {
         Err(self.broken(what, failure))
     }
 
+    /// The document of a key, where the scope has one.
+    async fn document_of<T: DeserializeOwned>(
+        &mut self,
+        what: &'static str,
+        sql: &'static str,
+        key: &ResourceKey,
+    ) -> Result<Option<T>, StoreError> {
+        if !self.sees(&key.tenant) {
+            return Ok(None);
+        }
+        let statement = query(sql).bind(&key.tenant).bind(key.to_string());
+        Ok(self.documents(what, statement).await?.into_iter().next())
+    }
+
     /// Writes a row of a key: its document, and when it changed.
     async fn put_document<T: Serialize + Sync>(
         &mut self,
@@ -302,13 +316,7 @@ impl Tx for SqlTx {
     }
 
     async fn record(&mut self, key: &ResourceKey) -> Result<Option<Record>, StoreError> {
-        if !self.sees(&key.tenant) {
-            return Ok(None);
-        }
-        let statement = query("SELECT document FROM inventory WHERE tenant = $1 AND key = $2")
-            .bind(&key.tenant)
-            .bind(key.to_string());
-        Ok(self.documents("the inventory", statement).await?.into_iter().next())
+        self.document_of("the inventory", "SELECT document FROM inventory WHERE tenant = $1 AND key = $2", key).await
     }
 
     async fn put_records(&mut self, records: &[Record]) -> Result<(), StoreError> {
@@ -345,6 +353,10 @@ impl Tx for SqlTx {
         let statement = narrowed!(&self.scope, "SELECT document FROM statuses", " ORDER BY tenant, key");
         let statuses: Vec<ResourceStatus> = self.documents("statuses", statement).await?;
         Ok(statuses.into_iter().map(|status| (status.key.clone(), status)).collect())
+    }
+
+    async fn status(&mut self, key: &ResourceKey) -> Result<Option<ResourceStatus>, StoreError> {
+        self.document_of("statuses", "SELECT document FROM statuses WHERE tenant = $1 AND key = $2", key).await
     }
 
     async fn put_statuses(&mut self, statuses: &[ResourceStatus]) -> Result<(), StoreError> {
@@ -421,15 +433,49 @@ impl Tx for SqlTx {
         Ok(attempts.into_iter().map(|attempt| (attempt.key.clone(), attempt)).collect())
     }
 
-    async fn put_attempt(&mut self, attempt: &Attempt) -> Result<(), StoreError> {
-        let sql = "INSERT INTO attempts (tenant, key, updated_at, document) VALUES ($1, $2, $3, $4) \
-                   ON CONFLICT (tenant, key) DO UPDATE SET updated_at = excluded.updated_at, \
-                   document = excluded.document";
-        self.put_document("an attempt", sql, &attempt.key, attempt.last_at, attempt).await
+    async fn attempt(&mut self, key: &ResourceKey) -> Result<Option<Attempt>, StoreError> {
+        self.document_of("attempts", "SELECT document FROM attempts WHERE tenant = $1 AND key = $2", key).await
     }
 
-    async fn remove_attempt(&mut self, key: &ResourceKey) -> Result<(), StoreError> {
-        self.remove("an attempt", "DELETE FROM attempts WHERE tenant = $1 AND key = $2", key).await
+    async fn put_attempts(&mut self, attempts: &[Attempt]) -> Result<(), StoreError> {
+        const WHAT: &str = "an attempt";
+        for some in attempts.chunks(ROWS_AT_ONCE) {
+            let mut rows = Vec::with_capacity(some.len());
+            for attempt in some {
+                self.claim(WHAT, &attempt.key.tenant)?;
+                rows.push((attempt, document(WHAT, attempt)?));
+            }
+            let mut sql = QueryBuilder::<Db>::new("INSERT INTO attempts (tenant, key, updated_at, document) ");
+            sql.push_values(rows, |mut row, (attempt, document)| {
+                row.push_bind(&attempt.key.tenant)
+                    .push_bind(attempt.key.to_string())
+                    .push_bind(time(attempt.last_at))
+                    .push_bind(document);
+            });
+            sql.push(
+                " ON CONFLICT (tenant, key) DO UPDATE SET updated_at = excluded.updated_at, \
+                 document = excluded.document",
+            );
+            self.write(WHAT, sql.build()).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_attempts(&mut self, keys: &[ResourceKey]) -> Result<(), StoreError> {
+        const WHAT: &str = "an attempt";
+        for some in keys.chunk_by(|a, b| a.tenant == b.tenant).flat_map(|of_tenant| of_tenant.chunks(ROWS_AT_ONCE)) {
+            let Some(first) = some.first() else { continue };
+            self.claim(WHAT, &first.tenant)?;
+            let mut sql = QueryBuilder::<Db>::new("DELETE FROM attempts WHERE tenant = ");
+            sql.push_bind(&first.tenant).push(" AND key IN (");
+            let mut listed = sql.separated(", ");
+            for key in some {
+                listed.push_bind(key.to_string());
+            }
+            sql.push(")");
+            self.write(WHAT, sql.build()).await?;
+        }
+        Ok(())
     }
 
     async fn circuits(&mut self) -> Result<BTreeMap<String, Circuit>, StoreError> {

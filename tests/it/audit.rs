@@ -22,6 +22,52 @@ fn of<'a>(rows: &'a [Value], action: &'a str) -> Vec<&'a Value> {
     rows.iter().filter(|row| row["action"] == action).collect()
 }
 
+/// A history of so many commits on top of the branch, and of a branch beside it that was merged in, as `git
+/// fast-import` reads it. Their clocks went backwards.
+fn many_commits(desk: &Desk, number: usize) -> usize {
+    let (head, base) = (desk.tenant.head(), 1_900_000_000);
+    let mut stream = String::new();
+    let mut add = |branch: &str, mark: usize, from: &str, merged: Option<usize>| {
+        let subject = format!("Commit {mark}");
+        let merged = merged.map(|mark| format!("merge :{mark}\n")).unwrap_or_default();
+        stream.push_str(&format!(
+            "commit refs/heads/{branch}\nmark :{mark}\ncommitter Ada <ada@example.com> {} +0000\ndata {}\n{subject}\nfrom {from}\n{merged}\n",
+            base - mark,
+            subject.len()
+        ));
+    };
+    for mark in 1..=number {
+        let from = if mark == 1 { head.clone() } else { format!(":{}", mark - 1) };
+        add("main", mark, &from, None);
+    }
+    add("beside", number + 1, &head, None);
+    add("main", number + 2, &format!(":{number}"), Some(number + 1));
+    let file = desk.folder().join("history");
+    std::fs::write(&file, stream).unwrap();
+    let import = format!("git fast-import --quiet < {}", file.display());
+    desk.tenant.git(&["-c", &format!("alias.import=!{import}"), "import"]);
+    desk.tenant.git(&["push", "--quiet", "origin", "main"]);
+    number + 2
+}
+
+#[test]
+fn however_many_commits_come_at_once_all_are_written_down() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let number = many_commits(&desk, 10_020);
+    let applied = desk.plumb(&["apply"]);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let rows = exported(&desk, &["-t", "checkout"]);
+    let commits: Vec<&str> = of(&rows, "commit").iter().map(|row| row["details"]["commit"].as_str().unwrap()).collect();
+    let distinct: std::collections::BTreeSet<&str> = commits.iter().copied().collect();
+    assert_eq!((commits.len(), distinct.len()), (1 + number, 1 + number));
+    assert_eq!(commits.last(), Some(&desk.tenant.remote_head("main").unwrap().as_str()));
+    assert_eq!(desk.plumb(&["audit", "--verify"]).code, 0);
+    // Once.
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    assert_eq!(of(&exported(&desk, &["-t", "checkout"]), "commit").len(), 1 + number);
+}
+
 /// Runs a statement as somebody with the `sqlite3` shell would.
 async fn by_hand(desk: &Desk, sql: &'static str) {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(desk.data("plumb.db"));

@@ -154,6 +154,7 @@ async fn child() {
         platform_token: None,
         data_dir: data,
         replica: Replica(format!("process {}", std::process::id())),
+        person: "somebody".to_owned(),
         lease: LEASE,
     };
     let watcher = Arc::clone(&killer);

@@ -202,6 +202,30 @@ async fn nothing_moves_while_somebody_reconciles() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_restored_beneath_somebody_who_reconciles() {
+    let office = Office::open();
+    let (home, target) = (office.sqlite("home"), empty_postgres().await);
+    office.did(&home, &["apply"]);
+    let file = office.desk.folder().join("state.backup").display().to_string();
+    assert_eq!(office.plumb(&home, &["db", "backup", &file]).code, 0);
+    // A replica that leads, and has found no platform yet.
+    let store = plumb::store::postgres::PostgresStore::open(&target, plumb::store::Mode::Reconcile).await.unwrap();
+    let lead = plumb::store::Queue::lead(&store).await.unwrap().unwrap();
+    let refused = office.plumb(&target, &["db", "restore", &file]);
+    assert_eq!((refused.code, refused.stderr.contains("stop every replica first")), (1, true), "{refused:?}");
+    drop(lead);
+    let ask = plumb::engine::Ask { trigger: plumb::model::Trigger::CommandLine, width: plumb::engine::Width::Deep };
+    let (replica, long) = (plumb::model::Replica("host/1/abc".to_owned()), std::time::Duration::from_secs(600));
+    let claim = plumb::store::Queue::claim_tenant(&store, "checkout", ask, &replica, long).await.unwrap().unwrap();
+    let refused = office.plumb(&target, &["db", "restore", &file]);
+    assert_eq!((refused.code, refused.stderr.contains("host/1/abc looks at checkout")), (1, true), "{refused:?}");
+    let release = plumb::model::Release { seen: None, retry: None, news: None };
+    plumb::store::Queue::release(&store, &claim.lease, &release).await.unwrap();
+    plumb::store::Queue::keep_only(&store, &[]).await.unwrap();
+    office.did(&target, &["db", "restore", &file]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn migrations_are_told_and_a_login_that_may_not_run_them_says_who_can() {
     let office = Office::open();
     let home = office.sqlite("home");

@@ -10,10 +10,11 @@ use plumb::model::{
     Attempt, Circuit, ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Reason, ResourceKey,
 };
 use plumb::store::Scope;
+use plumb::store::audit::{AuditAction, AuditFilter};
 
 use crate::harness::clock::SetClock;
 use crate::harness::faulty::Faults;
-use crate::harness::world::{World, held, held_message, parse, unseen};
+use crate::harness::world::{World, held, held_message, parse, run_sql, unseen};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const CARTS: &str = "checkout/staging/Database/carts";
@@ -124,7 +125,8 @@ async fn what_cannot_work_is_tried_once_until_a_commit_or_a_person_says_so() {
     assert_eq!(faults.tried(), ["orders"]);
     // A person says so.
     let key = parse(ORDERS);
-    let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&key)).await.unwrap();
+    let retried =
+        plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&key), "ada").await.unwrap();
     assert_eq!(retried, [key]);
     world.scheduled().await;
     assert_eq!(faults.tried(), ["orders"]);
@@ -140,6 +142,35 @@ async fn what_cannot_work_is_tried_once_until_a_commit_or_a_person_says_so() {
     world.platform.commit("Write something else");
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert!(attempts(&world).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_something_tried_again_is_written_down_with_it_or_neither_is() {
+    let (world, faults, _clock) = faulty_world().await;
+    faults.fail("orders", refused());
+    world.scheduled().await;
+    let orders = parse(ORDERS);
+    let retry = async || plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await;
+    let state = world.data().join("plumb.db");
+    run_sql(&state, "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END").await;
+    retry().await.unwrap_err();
+    assert!(attempts(&world).await[&orders].is_dead(), "it is as it was");
+    run_sql(&state, "DROP TRIGGER full").await;
+    assert_eq!(retry().await.unwrap(), std::slice::from_ref(&orders));
+    assert!(!attempts(&world).await[&orders].is_dead());
+    // An apply has everything tried again that failed.
+    world.apply().await;
+    let filter = AuditFilter { limit: 1000, ..AuditFilter::default() };
+    let rows = world.store().read(Scope::Tenant(world.name.clone())).await.unwrap().audit(&filter).await.unwrap();
+    let told = rows.into_iter().filter(|row| row.action == AuditAction::Retried).map(|row| (row.actor, row.key));
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [("ada".to_owned(), Some(orders.clone())), ("tester".to_owned(), Some(orders))]
+    );
+    // What did not fail is not tried again, and not written down.
+    faults.mend("orders");
+    world.in_sync().await;
+    assert!(retry().await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use plumb::engine::view::{self, AttentionKind, DeadLetterView, LetterState};
 use plumb::managers::ManagerError;
 use plumb::model::{ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason, Saga};
 use plumb::store::Scope;
@@ -120,7 +121,8 @@ async fn a_retry_does_a_change_that_was_undone_once_more() {
     assert_eq!(versions(&world).await, [1, 1, 2]);
     faults.mend("carts");
     let carts = parse(CARTS);
-    let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&carts)).await.unwrap();
+    let retried =
+        plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&carts), "ada").await.unwrap();
     assert_eq!(retried, [carts]);
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert_eq!(versions(&world).await, [2, 2, 2]);
@@ -137,14 +139,14 @@ async fn an_undoing_that_fails_is_a_dead_letter_of_its_own() {
     let report = world.scheduled().await;
     assert_eq!(report.outcome, ExecutionOutcome::Failed);
     assert_eq!(versions(&world).await, [2, 1, 2]);
-    let mut tx = world.store().read(Scope::Tenant(world.name.clone())).await.unwrap();
-    let attempts = tx.attempts().await.unwrap();
-    drop(tx);
-    assert!(attempts[&parse(ORDERS)].is_dead());
+    let letters = letters(&world).await;
+    let told: Vec<_> = letters.iter().map(|letter| (letter.key.to_string(), letter.state)).collect();
+    assert_eq!(told, [(CARTS.to_owned(), LetterState::Undone), (ORDERS.to_owned(), LetterState::NotUndone)]);
+    assert_eq!(letters[1].said(), "it could not be undone: no such page size");
     // Mended, it is undone by a retry of it alone.
     faults.mend("orders");
     let orders = parse(ORDERS);
-    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&orders)).await.unwrap();
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&orders), "ada").await.unwrap();
     world.scheduled().await;
     assert_eq!(versions(&world).await, [1, 1, 2]);
 }
@@ -267,7 +269,7 @@ async fn a_retry_in_the_middle_of_undoing_forgets_nothing_that_may_have_to_be_un
     world.on_event(|_| {});
     assert_eq!(versions(&world).await, [2, 1, 2], "orders could not be undone");
     faults.mend("orders");
-    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None).await.unwrap();
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
     world.scheduled().await;
     assert_eq!(versions(&world).await, [1, 1, 2]);
 }
@@ -290,6 +292,70 @@ async fn undoing_that_this_look_has_no_room_for_is_the_next_looks() {
     assert_eq!(report.next_try, Some(Duration::ZERO));
     world.scheduled().await;
     assert_eq!(versions(&world).await, [1, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_undone_is_a_dead_letter_until_it_is_retried_or_another_is_committed() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+    let letters = letters(&world).await;
+    let [letter] = letters.as_slice() else { panic!("{letters:#?}") };
+    assert_eq!((letter.key.to_string().as_str(), letter.state), (CARTS, LetterState::Undone));
+    assert_eq!((letter.reason, letter.provider.as_str(), letter.failures), (Reason::Rejected, "files", 1));
+    assert_eq!(letter.undone, [parse(CARTS), parse(ORDERS)]);
+    assert!(letter.help.contains(&format!("plumb retry {CARTS}")), "{letter:?}");
+    // The page says so too, with what a person can do.
+    let overview = view::overview(world.store(), world.clock.as_ref()).await.unwrap();
+    let shown = overview.attention.iter().find(|one| one.key == Some(parse(CARTS))).expect("it is shown");
+    assert_eq!((shown.kind, shown.reason), (AttentionKind::Stalled, Some(Reason::Rejected)));
+    assert_eq!((&shown.message, shown.help.as_ref()), (&letter.said(), Some(&letter.help)));
+    // A database that could not be made has nothing to undo, and is told of once.
+    faults.mend("carts");
+    write(&world, 3);
+    world.write_resource("staging", "Database", "baskets", ROLLBACK, "userVersion: 3\ndependsOn: [Database/carts]");
+    world.tenant.commit("Want version 3, and baskets");
+    faults.fail("baskets", refused());
+    world.scheduled().await;
+    let letters = self::letters(&world).await;
+    let told: Vec<_> = letters.iter().map(|letter| (letter.key.name.as_str(), letter.state)).collect();
+    assert_eq!(told, [("baskets", LetterState::Undone)], "{letters:#?}");
+    faults.mend("baskets");
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
+    world.scheduled().await;
+    assert_eq!((versions(&world).await, self::letters(&world).await), ([3, 3, 3], Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_nobody_managed_is_undone_to_what_it_was_live_and_is_nobodys_again() {
+    let (world, faults) = world_at(1).await;
+    // The version of orders is somebody else's from now on.
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "");
+    world.tenant.commit("Leave the version of orders alone");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 41").await;
+    world.in_sync().await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [41, 1, 2]);
+    for _ in 0..2 {
+        assert_eq!((world.scheduled().await.done, versions(&world).await), (0, [41, 1, 2]));
+    }
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    faults.mend("carts");
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "");
+    world.tenant.commit("Want version 2 of carts alone");
+    world.in_sync().await;
+    assert_eq!(versions(&world).await, [42, 2, 2]);
+}
+
+async fn letters(world: &World) -> Vec<DeadLetterView> {
+    view::dead_letters(world.store(), Some(&world.name), world.clock.as_ref()).await.unwrap()
 }
 
 async fn sagas(world: &World) -> Vec<Saga> {

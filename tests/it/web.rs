@@ -530,6 +530,15 @@ async fn few_whole_states_are_read_at_once_however_many_ask() {
 }
 
 #[tokio::test]
+async fn one_resource_is_explained_without_the_whole_state() {
+    let server = Server::start().await;
+    for key in ["checkout/staging/Database/orders", "billing/production/Database/payouts"] {
+        assert_eq!(server.get(&format!("/api/v1/resources/{key}/explain")).await.status(), StatusCode::OK, "{key}");
+    }
+    assert_eq!(server.store.seen().most_inventories.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn the_page_is_served_with_careful_headers_and_strong_tags() {
     let server = Server::start().await;
     let views = [

@@ -3,7 +3,7 @@
 //! The command, the page and the API say the same, since all of them ask [`explain`]. It reads what was recorded and
 //! guesses nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -103,7 +103,10 @@ pub async fn explain(
     key: &ResourceKey,
     clock: &dyn Clock,
 ) -> Result<Option<Explanation>, StoreError> {
-    let facts = Facts::load(store, scope_of(Some(&key.tenant))).await?;
+    let facts = match Facts::around(store, key).await? {
+        Some(facts) => facts,
+        None => Facts::load(store, scope_of(Some(&key.tenant))).await?,
+    };
     let place = store.place(&key.tenant).await?;
     Ok(from_facts(&facts, place.as_ref(), key, clock.now()))
 }
@@ -123,9 +126,38 @@ pub(super) fn from_facts(
         .and_then(|status| status.condition(ConditionType::Ready))
         .map_or(ConditionStatus::Unknown, |ready| ready.status);
     let chain = chain(facts, key, tenant);
-    let notes = notes(facts, place, tenant, now);
+    let mut notes = notes(facts, place, tenant, now);
+    if let (Some(tenant), true) = (tenant, chain.is_empty())
+        && let Some(unread) = unread(tenant)
+    {
+        // What git says now nobody knows.
+        notes.retain(|note| *note != unread);
+        let answer = answer_unread(key, tenant, ready, &unread);
+        let ready = ConditionStatus::Unknown;
+        return Some(Explanation { key: key.clone(), ready, answer, chain: vec![unread], notes });
+    }
     let answer = answer(key, status, &chain);
     Some(Explanation { key: key.clone(), ready, answer, chain, notes })
+}
+
+/// Why git is not read for a tenant.
+fn unread(tenant: &TenantState) -> Option<Cause> {
+    let removed = || {
+        let message = "it is not in the platform any more; its resources are frozen, and nobody looks at them";
+        Cause::new(SubjectKind::Tenant, &tenant.tenant, Reason::TenantRemoved, message)
+    };
+    let failing = || (!tenant.error.is_empty()).then(|| unreadable(tenant));
+    if tenant.removed { Some(removed()) } else { failing() }
+}
+
+/// What is known of a resource that nothing kept from being as git said when that was read last.
+fn answer_unread(key: &ResourceKey, tenant: &TenantState, ready: ConditionStatus, unread: &Cause) -> String {
+    let known = match (&tenant.head, ready) {
+        (Some(head), ConditionStatus::True) => format!("it was at {head}, the last that was read"),
+        (Some(head), ConditionStatus::False | ConditionStatus::Unknown) => format!("{head} is the last that was read"),
+        (None, _) => "its repository was never read".to_owned(),
+    };
+    format!("it is not known whether {key} is as git says: {known}; {}: {}", unread.name(), unread.message)
 }
 
 /// The links from `key` to the root.
@@ -187,20 +219,33 @@ fn waited_for(
     message: &str,
     seen: &BTreeSet<ResourceKey>,
 ) -> Option<ResourceKey> {
-    let words = message.split([' ', ',']).filter_map(|word| word.parse::<ResourceKey>().ok());
-    if let Some(named) = words.into_iter().find(|key| facts.statuses.contains_key(key) && !seen.contains(key)) {
-        return Some(named);
-    }
-    let is_ready = |key: &ResourceKey| {
-        let ready = facts.statuses.get(key).and_then(|status| status.condition(ConditionType::Ready));
-        ready.is_some_and(|ready| ready.status == ConditionStatus::True)
-    };
-    let needed = status.depends_on.iter().find(|key| !is_ready(key) && !seen.contains(*key));
     let needing = || {
         let others = facts.statuses.values().filter(|other| other.depends_on.contains(&status.key));
-        others.map(|other| &other.key).find(|key| !is_ready(key) && !seen.contains(*key))
+        others.map(|other| &other.key).find(|key| !is_ready(&facts.statuses, key) && !seen.contains(*key)).cloned()
     };
-    needed.or_else(needing).cloned()
+    named_or_needed(&facts.statuses, status, message, seen).or_else(needing)
+}
+
+/// The same, where it is named or needed: no other statuses than of those are asked.
+pub(super) fn named_or_needed(
+    statuses: &BTreeMap<ResourceKey, ResourceStatus>,
+    status: &ResourceStatus,
+    message: &str,
+    seen: &BTreeSet<ResourceKey>,
+) -> Option<ResourceKey> {
+    let mut named = named(message).filter(|key| statuses.contains_key(key) && !seen.contains(key));
+    let needed = || status.depends_on.iter().find(|key| !is_ready(statuses, key) && !seen.contains(*key)).cloned();
+    named.next().or_else(needed)
+}
+
+/// The resources that a message speaks of.
+pub(super) fn named(message: &str) -> impl Iterator<Item = ResourceKey> {
+    message.split([' ', ',']).filter_map(|word| word.parse().ok())
+}
+
+fn is_ready(statuses: &BTreeMap<ResourceKey, ResourceStatus>, key: &ResourceKey) -> bool {
+    let ready = statuses.get(key).and_then(|status| status.condition(ConditionType::Ready));
+    ready.is_some_and(|ready| ready.status == ConditionStatus::True)
 }
 
 /// A resource of which no look has said anything.
@@ -298,15 +343,8 @@ fn notes(facts: &Facts, place: Option<&Place>, tenant: Option<&TenantState>, now
         let message = format!("its head {rejected} does not validate; {} stays in force", platform.commit);
         notes.push(Cause::new(SubjectKind::Platform, "platform", Reason::InvalidManifest, message));
     }
-    if let Some(tenant) = tenant {
-        if tenant.removed {
-            let message = "it is not in the platform any more; its resources are frozen";
-            notes.push(Cause::new(SubjectKind::Tenant, &tenant.tenant, Reason::TenantRemoved, message));
-        }
-        if !tenant.error.is_empty() {
-            notes.push(unreadable(tenant));
-        }
-    }
+    notes.extend(tenant.and_then(unread));
+    notes.extend(tenant.filter(|tenant| tenant.removed && !tenant.error.is_empty()).map(unreadable));
     if let Some(place) = place {
         let of_tenant = |message: String| Cause::new(SubjectKind::Tenant, &place.tenant, Reason::Pending, message);
         let at = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::explain;
 use crate::model::{
-    Attempt, Circuit, Execution, Inventory, Proposal, Reason, Record, ResourceKey, ResourceStatus, Stray,
+    Attempt, Circuit, ConditionStatus, ConditionType, Execution, Inventory, Proposal, Reason, Record, ResourceKey,
+    ResourceStatus, Saga, Stray,
 };
-use crate::store::{HeldPlan, HistoryFilter, PlatformState, Scope, Store, StoreError, TenantState};
+use crate::store::{HeldPlan, HistoryFilter, PlatformState, Scope, Store, StoreError, TenantState, Tx};
 
 /// How many of the newest executions are searched for each tenant's last before tenants are asked one by one: more
 /// than a busy platform makes between two looks.
@@ -28,7 +30,8 @@ pub(super) struct Facts {
     pub held: BTreeMap<String, Vec<HeldPlan>>,
     pub attempts: BTreeMap<ResourceKey, Attempt>,
     pub circuits: BTreeMap<String, Circuit>,
-    _room: SemaphorePermit<'static>,
+    pub sagas: Vec<Saga>,
+    _room: Option<SemaphorePermit<'static>>,
 }
 
 impl Facts {
@@ -53,9 +56,37 @@ impl Facts {
             proposals: tx.proposals().await?,
             attempts: tx.attempts().await?,
             circuits: tx.circuits().await?,
+            sagas: tx.sagas().await?,
             held,
-            _room: room,
+            _room: Some(room),
         })
+    }
+
+    /// What explains one resource: statuses and failed steps of it and of what it waits for, and no inventory. `None` where
+    /// what it waits for is only found among all of its tenant.
+    pub async fn around(store: &dyn Store, key: &ResourceKey) -> Result<Option<Self>, StoreError> {
+        let mut tx = store.read(Scope::Tenant(key.tenant.clone())).await?;
+        let Some(statuses) = statuses_around(tx.as_mut(), key).await? else { return Ok(None) };
+        let plans = tx.held_plans(&key.tenant).await?;
+        let mut attempts = BTreeMap::new();
+        for key in statuses.keys() {
+            if let Some(attempt) = tx.attempt(key).await? {
+                attempts.insert(key.clone(), attempt);
+            }
+        }
+        Ok(Some(Self {
+            platform: tx.platform().await?,
+            tenants: tx.tenants().await?,
+            inventory: Inventory::default(),
+            statuses,
+            strays: tx.strays().await?,
+            proposals: tx.proposals().await?,
+            attempts,
+            circuits: tx.circuits().await?,
+            sagas: Vec::new(),
+            held: BTreeMap::from([(key.tenant.clone(), plans)]),
+            _room: None,
+        }))
     }
 
     /// Every resource there is something to say of: looked at, or recorded and not forgotten on purpose.
@@ -84,6 +115,36 @@ impl Facts {
             says(Reason::EnvironmentRemoved).then_some(Frozen::Environment)
         }
     }
+}
+
+/// The statuses of a resource and of what it waits for, down to the root, with those that are asked on the way.
+async fn statuses_around(
+    tx: &mut dyn Tx,
+    key: &ResourceKey,
+) -> Result<Option<BTreeMap<ResourceKey, ResourceStatus>>, StoreError> {
+    let (mut statuses, mut seen) = (BTreeMap::new(), BTreeSet::new());
+    let mut next = Some(key.clone());
+    while let Some(key) = next.take().filter(|key| seen.insert(key.clone())) {
+        let Some(status) = tx.status(&key).await? else { break };
+        statuses.insert(key, status.clone());
+        let Some(ready) = status.condition(ConditionType::Ready) else { break };
+        if ready.status == ConditionStatus::True || ready.reason != Reason::DependencyNotReady {
+            break;
+        }
+        let asked = explain::named(&ready.message).chain(status.depends_on.iter().cloned());
+        for other in asked.collect::<BTreeSet<_>>() {
+            if !statuses.contains_key(&other)
+                && let Some(status) = tx.status(&other).await?
+            {
+                statuses.insert(other, status);
+            }
+        }
+        next = explain::named_or_needed(&statuses, &status, &ready.message, &seen);
+        if next.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(statuses))
 }
 
 /// What is no longer there, and so freezes the resources in it.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::attempt::{DeadLetterView, letters};
 use super::facts::{Facts, last_executions, scope_of, trailer};
 use super::history::ExecutionView;
 use super::orphan::{self, OrphanKind};
@@ -247,6 +248,13 @@ fn attention(facts: &Facts, now: DateTime<Utc>) -> Vec<Attention> {
     let open: Vec<&Proposal> = facts.proposals.values().filter(|proposal| proposal.status.is_undecided()).collect();
     let mut told: BTreeSet<&ResourceKey> = open.iter().map(|proposal| &proposal.key).collect();
     list.extend(open.into_iter().map(|proposal| proposed(proposal, now)));
+    let letters = letters(&facts.attempts, &facts.sagas, now);
+    for letter in &letters {
+        if facts.inventory.get(&letter.key).is_none_or(|record| facts.frozen(record).is_none()) {
+            list.push(dead_letter(letter));
+            told.insert(&letter.key);
+        }
+    }
     for (key, status) in &facts.statuses {
         if told.contains(key) || facts.inventory.get(key).is_some_and(|record| facts.frozen(record).is_some()) {
             continue;
@@ -286,6 +294,20 @@ fn attention(facts: &Facts, now: DateTime<Utc>) -> Vec<Attention> {
     ));
     list.sort_by_key(|attention| attention.kind);
     list
+}
+
+fn dead_letter(letter: &DeadLetterView) -> Attention {
+    let DeadLetterView { key, reason, first_at, age_seconds, help, .. } = letter;
+    Attention {
+        kind: AttentionKind::Stalled,
+        tenant: Some(key.tenant.clone()),
+        key: Some(key.clone()),
+        reason: Some(*reason),
+        message: letter.said(),
+        help: Some(help.clone()),
+        since: Some(*first_at),
+        age_seconds: Some(*age_seconds),
+    }
 }
 
 /// Whether a person has to approve before something is deleted, or made again empty.

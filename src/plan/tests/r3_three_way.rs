@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::world::*;
-use crate::model::{Action, DriftMode, FieldHash, FieldPath, ProposedField, Reason, Settle};
+use crate::model::{Action, Change, DriftMode, FieldHash, FieldPath, ProposedField, Reason, Settle};
 
 /// One database with `connectionLimit: 20`, everything in plumb.
 fn orders() -> World {
@@ -480,6 +480,23 @@ fn r3_git_decides_over_an_ignored_difference() {
     world.person_ignores(&db("orders"), limits(20, 20, 50));
     world.git_sets(&db("orders"), LIMIT, 30);
     assert_applies(&world, 30);
+}
+
+#[test]
+fn r3_what_is_undone_of_a_field_that_nobody_managed_goes_back_to_what_it_was() {
+    let undone = || Change { path: LIMIT.into(), from: Some(json!(7)), to: Some(json!(20)) };
+    // The step was done, and recorded.
+    let mut world = orders();
+    world.git_unsets(&db("orders"), LIMIT);
+    world.decisions.unmanaged_before.insert(db("orders"), vec![undone()]);
+    assert_applies(&world, 7);
+    world.reconciles();
+    assert!(world.plan().is_quiet(), "it is nobody's again");
+    // What a step left that was half done is put back; what a person set since is not.
+    world.live_becomes(&db("orders"), LIMIT, 20);
+    assert_applies(&world, 7);
+    world.live_becomes(&db("orders"), LIMIT, 8);
+    assert!(world.plan().is_quiet());
 }
 
 #[test]

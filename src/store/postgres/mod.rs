@@ -97,6 +97,8 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 /// How transactions begin, whatever the defaults of the database or the login.
 const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// What the role does with rows.
+const ROWS: &str = "SELECT, INSERT, UPDATE, DELETE";
 /// The longest name that PostgreSQL keeps whole, in bytes.
 const LONGEST_NAME: usize = 63;
 /// How long a transaction waits for a connection.
@@ -144,8 +146,11 @@ impl PostgresStore {
                 // A login that owns nothing there works in what the owner made, and gave it the role for.
                 let is_guest = is_up_to_date(&mut login, &name).await? && !owns_schema(&mut login, &name).await?;
                 if !is_guest {
-                    migrated = migrate(&mut login, &name).await?;
+                    make_schema(&mut login, &name).await?;
+                    // Before the migrations: replicas of the version before work on in what these make.
                     provide_role(&mut login, &role, &name).await?;
+                    migrated = migrate(&mut login, &name).await?;
+                    grant(&mut login, &role, &name).await?;
                 }
             }
             Mode::Append | Mode::ReadOnly => expect_this_version(&mut login, &name).await?,
@@ -493,13 +498,17 @@ async fn owns_schema(login: &mut PgConnection, name: &Arc<str>) -> Result<bool, 
         .map_err(|source| failed(name, "the owner of its schema", source))
 }
 
-/// Applies what is missing; says what that was.
-async fn migrate(login: &mut PgConnection, name: &Arc<str>) -> Result<Vec<String>, StoreError> {
+/// Makes the schema, if it is not there and the login may.
+async fn make_schema(login: &mut PgConnection, name: &Arc<str>) -> Result<(), StoreError> {
     if !owns_schema(login, name).await? {
         return Err(StoreError::MayNotMigrate { path: name.to_string() });
     }
     let make = AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}"));
-    sqlx::query(make).execute(&mut *login).await.map_err(|source| failed(name, "its schema", source))?;
+    sqlx::query(make).execute(&mut *login).await.map(drop).map_err(|source| failed(name, "its schema", source))
+}
+
+/// Applies what is missing; says what that was.
+async fn migrate(login: &mut PgConnection, name: &Arc<str>) -> Result<Vec<String>, StoreError> {
     const APPLIED: &str = "SELECT version, description FROM plumb._sqlx_migrations WHERE success ORDER BY version";
     // A schema in which nothing was made yet has no such table.
     let before: Vec<(i64, String)> = sqlx::query_as(APPLIED).fetch_all(&mut *login).await.unwrap_or_default();
@@ -514,7 +523,7 @@ async fn migrate(login: &mut PgConnection, name: &Arc<str>) -> Result<Vec<String
     }
 }
 
-/// Makes the role, if it is not there, and lets it use the tables; its rows are the policies' to choose.
+/// Makes the role, if it is not there, and lets it use every table from the moment on that it is made.
 async fn provide_role(login: &mut PgConnection, role: &str, name: &Arc<str>) -> Result<(), StoreError> {
     let cannot = |source| StoreError::Role { path: name.to_string(), role: role.to_owned(), source };
     let mut tx = login.begin().await.map_err(cannot)?;
@@ -543,12 +552,28 @@ async fn provide_role(login: &mut PgConnection, role: &str, name: &Arc<str>) -> 
         statements.push(format!("GRANT {role} TO CURRENT_USER"));
     }
     statements.push(format!("GRANT USAGE ON SCHEMA {SCHEMA} TO {role}"));
-    statements.push(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} TO {role}"));
-    statements.push(format!("GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA} TO {role}"));
+    let from_now_on = format!("ALTER DEFAULT PRIVILEGES IN SCHEMA {SCHEMA} GRANT");
+    statements.push(format!("{from_now_on} {ROWS} ON TABLES TO {role}"));
+    statements.push(format!("{from_now_on} USAGE ON SEQUENCES TO {role}"));
+    for statement in statements {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await.map_err(cannot)?;
+    }
+    tx.commit().await.map_err(cannot)
+}
+
+/// Lets the role use what is there; its rows are the policies' to choose.
+async fn grant(login: &mut PgConnection, role: &str, name: &Arc<str>) -> Result<(), StoreError> {
+    let cannot = |source| StoreError::Role { path: name.to_string(), role: role.to_owned(), source };
+    let role = quoted(role);
+    let mut tx = login.begin().await.map_err(cannot)?;
+    let mut statements = vec![
+        format!("GRANT {ROWS} ON ALL TABLES IN SCHEMA {SCHEMA} TO {role}"),
+        format!("GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA} TO {role}"),
+        format!("REVOKE INSERT, UPDATE, DELETE ON {SCHEMA}._sqlx_migrations FROM {role}"),
+    ];
     for function in ["make_months(text, integer)", "drop_months(text, text)"] {
         statements.push(format!("GRANT EXECUTE ON FUNCTION {SCHEMA}.{function} TO {role}"));
     }
-    statements.push(format!("REVOKE INSERT, UPDATE, DELETE ON {SCHEMA}._sqlx_migrations FROM {role}"));
     for statement in statements {
         sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await.map_err(cannot)?;
     }

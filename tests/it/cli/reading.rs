@@ -207,6 +207,33 @@ fn explain_names_the_chain_down_to_the_root() {
 }
 
 #[test]
+fn explain_says_what_is_not_known_where_git_cannot_be_read_or_the_tenant_is_gone() {
+    let desk = Desk::with_starter();
+    let orders = "checkout/staging/Database/orders";
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let head = desk.tenant.head();
+    desk.tenant.vanish();
+    assert_eq!(desk.plumb(&["apply"]).code, 1);
+    let unread = desk.plumb(&["explain", orders]);
+    assert_eq!(unread.code, 1, "{unread:?}");
+    let answer = unread.stdout.lines().next().unwrap();
+    assert!(answer.contains("it is not known whether") && answer.contains(&head), "{unread:?}");
+    assert!(unread.stdout.contains("SourceUnavailable"), "{unread:?}");
+    desk.tenant.come_back();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    assert_eq!(desk.plumb(&["explain", orders]).code, 0);
+    // Frozen, and looked at no more.
+    let tenants = desk.platform.show("main:tenants.yaml");
+    desk.platform.write("tenants.yaml", tenants.replace("{name: checkout}", "{name: another}"));
+    desk.platform.commit("Have another tenant");
+    desk.plumb(&["apply"]);
+    let removed = desk.plumb(&["explain", orders]);
+    assert_eq!(removed.code, 1, "{removed:?}");
+    assert!(removed.stdout.lines().next().unwrap().contains("it is not known whether"), "{removed:?}");
+    assert!(removed.stdout.contains("TenantRemoved"), "{removed:?}");
+}
+
+#[test]
 fn what_is_held_says_when_it_goes_on_or_what_lifts_it() {
     let desk = Desk::with_starter();
     let platform = desk.platform.show("main:platform.yaml");

@@ -202,6 +202,7 @@ impl World {
             platform_token: None,
             data_dir: self.data(),
             replica: Replica("test".to_owned()),
+            person: "tester".to_owned(),
             lease: LEASE,
         };
         let (events, hook) = (Arc::clone(&self.events), Arc::clone(&self.hook));

@@ -257,6 +257,7 @@ asked! {
     Write async fn put_records(&mut self, records: &[Record]) -> Result<(), StoreError>;
     Write async fn forget(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
     Read async fn statuses(&mut self) -> Result<BTreeMap<ResourceKey, ResourceStatus>, StoreError>;
+    Read async fn status(&mut self, key: &ResourceKey) -> Result<Option<ResourceStatus>, StoreError>;
     Write async fn put_statuses(&mut self, statuses: &[ResourceStatus]) -> Result<(), StoreError>;
     Write async fn remove_status(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
     Read async fn strays(&mut self) -> Result<BTreeMap<ResourceKey, Stray>, StoreError>;
@@ -265,8 +266,9 @@ asked! {
     Write async fn put_proposal(&mut self, proposal: &Proposal) -> Result<(), StoreError>;
     Write async fn remove_proposal(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
     Read async fn attempts(&mut self) -> Result<BTreeMap<ResourceKey, Attempt>, StoreError>;
-    Write async fn put_attempt(&mut self, attempt: &Attempt) -> Result<(), StoreError>;
-    Write async fn remove_attempt(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
+    Read async fn attempt(&mut self, key: &ResourceKey) -> Result<Option<Attempt>, StoreError>;
+    Write async fn put_attempts(&mut self, attempts: &[Attempt]) -> Result<(), StoreError>;
+    Write async fn remove_attempts(&mut self, keys: &[ResourceKey]) -> Result<(), StoreError>;
     Read async fn circuits(&mut self) -> Result<BTreeMap<String, Circuit>, StoreError>;
     Write async fn put_circuit(&mut self, circuit: &Circuit) -> Result<(), StoreError>;
     Write async fn remove_circuit(&mut self, provider: &str) -> Result<(), StoreError>;

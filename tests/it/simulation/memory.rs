@@ -532,6 +532,11 @@ impl Tx for MemoryTx {
         self.by_key(|tables| &tables.statuses)
     }
 
+    async fn status(&mut self, key: &ResourceKey) -> Result<Option<ResourceStatus>, StoreError> {
+        self.expect_sound()?;
+        Ok(self.tables.statuses.get(key).filter(|_| self.sees(&key.tenant)).cloned())
+    }
+
     async fn put_statuses(&mut self, statuses: &[ResourceStatus]) -> Result<(), StoreError> {
         for status in statuses {
             let tables = self.write("a status", Some(&status.key.tenant))?;
@@ -580,15 +585,24 @@ impl Tx for MemoryTx {
         self.by_key(|tables| &tables.attempts)
     }
 
-    async fn put_attempt(&mut self, attempt: &Attempt) -> Result<(), StoreError> {
-        let tables = self.write("an attempt", Some(&attempt.key.tenant))?;
-        Arc::make_mut(&mut tables.attempts).insert(attempt.key.clone(), attempt.clone());
+    async fn attempt(&mut self, key: &ResourceKey) -> Result<Option<Attempt>, StoreError> {
+        self.expect_sound()?;
+        Ok(self.tables.attempts.get(key).filter(|_| self.sees(&key.tenant)).cloned())
+    }
+
+    async fn put_attempts(&mut self, attempts: &[Attempt]) -> Result<(), StoreError> {
+        for attempt in attempts {
+            let tables = self.write("an attempt", Some(&attempt.key.tenant))?;
+            Arc::make_mut(&mut tables.attempts).insert(attempt.key.clone(), attempt.clone());
+        }
         Ok(())
     }
 
-    async fn remove_attempt(&mut self, key: &ResourceKey) -> Result<(), StoreError> {
-        let tables = self.write("an attempt", Some(&key.tenant))?;
-        Arc::make_mut(&mut tables.attempts).remove(key);
+    async fn remove_attempts(&mut self, keys: &[ResourceKey]) -> Result<(), StoreError> {
+        for key in keys {
+            let tables = self.write("an attempt", Some(&key.tenant))?;
+            Arc::make_mut(&mut tables.attempts).remove(key);
+        }
         Ok(())
     }
 

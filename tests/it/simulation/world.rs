@@ -334,6 +334,7 @@ impl<'a> World<'a> {
                 platform_token: None,
                 data_dir: self.ground.data(),
                 replica: Replica(format!("life-{life}")),
+                person: "somebody".to_owned(),
                 lease: LEASE,
             },
             seed: self.seed.wrapping_mul(1000).wrapping_add(u64::from(life)),

@@ -146,7 +146,14 @@ async fn attempts_and_circuits_read_back_are_replaced_and_are_removed(store: &dy
     for attempt in [&orders, &dead, &attempt(&key("checkout", "gone"))] {
         tx.put_attempt(attempt).await.unwrap();
     }
-    tx.remove_attempt(&key("checkout", "gone")).await.unwrap();
+    // More than one statement takes.
+    let many: Vec<Attempt> =
+        (0..450).map(|number| attempt(&key(["billing", "checkout"][number % 2], &format!("many-{number}")))).collect();
+    tx.put_attempts(&many).await.unwrap();
+    let mut gone: Vec<_> = many.iter().map(|attempt| attempt.key.clone()).chain([key("checkout", "gone")]).collect();
+    assert_eq!(tx.attempts().await.unwrap().len(), 453);
+    gone.sort();
+    tx.remove_attempts(&gone).await.unwrap();
     tx.put_circuit(&Circuit { retry_at: None, ..circuit("pg-main") }).await.unwrap();
     for provider in ["pg-main", "redis-main"] {
         tx.put_circuit(&circuit(provider)).await.unwrap();

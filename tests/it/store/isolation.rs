@@ -83,7 +83,7 @@ impl Write {
             Write::Proposal => tx.put_proposal(&proposal(&orders)).await,
             Write::RemoveProposal => tx.remove_proposal(&orders).await,
             Write::Attempt => tx.put_attempt(&attempt(&orders)).await,
-            Write::RemoveAttempt => tx.remove_attempt(&orders).await,
+            Write::RemoveAttempt => tx.remove_attempts(std::slice::from_ref(&orders)).await,
             Write::Saga => tx.put_saga(&saga(name)).await,
             Write::RemoveSaga => tx.remove_saga(name, "staging").await,
             Write::Circuit => tx.put_circuit(&circuit("redis")).await,
@@ -145,9 +145,14 @@ pub async fn a_tenant_sees_its_own_rows_alone(store: &dyn Store) {
         assert!(tx.record(&mine).await.unwrap().is_some());
         assert_eq!(tx.record(&theirs).await.unwrap(), None);
         assert_eq!(tx.statuses().await.unwrap().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&mine));
+        assert_eq!(tx.status(&mine).await.unwrap(), Some(status(&mine)));
+        assert_eq!(tx.status(&theirs).await.unwrap(), None);
+        assert_eq!(tx.status(&key(own, "nothing")).await.unwrap(), None);
         assert_eq!(tx.strays().await.unwrap().into_keys().collect::<Vec<_>>(), [key(own, "stray")]);
         assert_eq!(tx.proposals().await.unwrap().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&mine));
         assert_eq!(tx.attempts().await.unwrap().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&mine));
+        assert_eq!(tx.attempt(&mine).await.unwrap(), Some(attempt(&mine)));
+        assert_eq!(tx.attempt(&theirs).await.unwrap(), None);
         assert_eq!(tx.circuits().await.unwrap().len(), 1);
         assert_eq!(tx.sagas().await.unwrap(), [saga(own)]);
         assert_eq!(tx.held_plans(own).await.unwrap().len(), 1);

@@ -1,5 +1,6 @@
 //! What is PostgreSQL's own: rows that the database itself keeps apart, one reconciler, a login without superuser.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
@@ -99,6 +100,57 @@ async fn the_database_keeps_tenants_apart_whatever_is_asked() {
         assert!(given_away.to_string().contains("row-level security"), "{table}: {given_away}");
         run(&mut service, "ROLLBACK".to_owned()).await.unwrap();
     }
+}
+
+/// A database as it was left by a Plumb that knew the migrations up to `last`, with its role.
+async fn of_an_older_plumb(database: &str, last: &str) -> (String, PgConnection) {
+    let server = PostgresServer::shared();
+    let (login, password) = server.login();
+    server.psql(&format!("CREATE DATABASE {database} OWNER {login}")).await;
+    let mut owner = server.connect(database, login, password).await.unwrap();
+    let known = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres")).unwrap() {
+        let file = file.unwrap();
+        if file.file_name().to_str().unwrap() <= last {
+            std::fs::copy(file.path(), known.path().join(file.file_name())).unwrap();
+        }
+    }
+    run(&mut owner, "CREATE SCHEMA plumb; SET search_path = plumb".to_owned()).await.unwrap();
+    sqlx::migrate::Migrator::new(known.path()).await.unwrap().run(&mut owner).await.unwrap();
+    let role = format!("plumb_{database}_service");
+    let grants = format!(
+        "CREATE ROLE {role} NOLOGIN; GRANT {role} TO CURRENT_USER; GRANT USAGE ON SCHEMA plumb TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA plumb TO {role};
+         GRANT USAGE ON ALL SEQUENCES IN SCHEMA plumb TO {role}"
+    );
+    run(&mut owner, grants).await.unwrap();
+    (format!("postgres://{login}:{password}@127.0.0.1:{}/{database}", server.port()), owner)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_of_the_version_before_are_refused_nothing_while_the_schema_is_migrated() {
+    let (url, mut replica) = of_an_older_plumb("state_growing", "0005_audit.sql").await;
+    run(&mut replica, "SET ROLE plumb_state_growing_service".to_owned()).await.unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let works_on = tokio::spawn(async move {
+        let (mut asked, mut refused) = (0, BTreeSet::new());
+        while !*stopped.borrow() {
+            let asks =
+                "BEGIN; SET LOCAL plumb.scope = 'platform'; SELECT count(*) FROM events; SELECT count(*) FROM audit";
+            if let Err(error) = run(&mut replica, asks.to_owned()).await {
+                refused.insert(error.to_string());
+            }
+            run(&mut replica, "ROLLBACK".to_owned()).await.unwrap();
+            asked += 1;
+        }
+        (asked, refused)
+    });
+    let store = PostgresStore::open(&url, Mode::Reconcile).await.unwrap();
+    assert!(store.migrated().iter().any(|name| name.contains("months")), "{:?}", store.migrated());
+    stop.send_replace(true);
+    let (asked, refused) = works_on.await.unwrap();
+    assert!(asked > 10, "{asked}");
+    assert!(refused.is_empty(), "{refused:?}, of {asked}");
 }
 
 /// Claims a tenant for long.

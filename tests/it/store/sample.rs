@@ -122,6 +122,7 @@ pub fn saga(tenant: &str) -> Saga {
         ]),
         failure: Some(Failure {
             key: orders,
+            provider: "pg-main".into(),
             reason: Reason::Rejected,
             message: HOSTILE.into(),
             failures: 1,

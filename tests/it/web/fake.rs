@@ -193,6 +193,9 @@ impl Tx for Snapshot {
     async fn statuses(&mut self) -> Result<BTreeMap<ResourceKey, ResourceStatus>, StoreError> {
         Ok(self.mine(&self.data.statuses))
     }
+    async fn status(&mut self, key: &ResourceKey) -> Result<Option<ResourceStatus>, StoreError> {
+        Ok(self.data.statuses.get(key).filter(|_| self.sees(&key.tenant)).cloned())
+    }
     async fn put_statuses(&mut self, _: &[ResourceStatus]) -> Result<(), StoreError> {
         panic!("the page only reads")
     }
@@ -217,10 +220,13 @@ impl Tx for Snapshot {
     async fn attempts(&mut self) -> Result<BTreeMap<ResourceKey, Attempt>, StoreError> {
         Ok(self.mine(&self.data.attempts))
     }
-    async fn put_attempt(&mut self, _: &Attempt) -> Result<(), StoreError> {
+    async fn attempt(&mut self, key: &ResourceKey) -> Result<Option<Attempt>, StoreError> {
+        Ok(self.data.attempts.get(key).filter(|_| self.sees(&key.tenant)).cloned())
+    }
+    async fn put_attempts(&mut self, _: &[Attempt]) -> Result<(), StoreError> {
         panic!("the page only reads")
     }
-    async fn remove_attempt(&mut self, _: &ResourceKey) -> Result<(), StoreError> {
+    async fn remove_attempts(&mut self, _: &[ResourceKey]) -> Result<(), StoreError> {
         panic!("the page only reads")
     }
     async fn circuits(&mut self) -> Result<BTreeMap<String, Circuit>, StoreError> {

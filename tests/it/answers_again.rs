@@ -2,12 +2,50 @@
 
 use plumb::model::{ProposalKind, ProposalStatus};
 
-use crate::drift::{BRANCH, ORDERS, VERSION, world_with, world_with_proposal};
+use crate::drift::{BRANCH, MANIFEST, ORDERS, VERSION, world_with, world_with_proposal};
+use crate::harness::git::MergeHow;
 use crate::harness::world::World;
 
 async fn ignoring_what_is_closed(world: &World) {
     world.write_tenant("providers: [files]\nonClose: ignore");
     world.platform.commit("Ignore what is closed");
+}
+
+/// Merged and reverted, and the branch is still there.
+async fn merged_and_reverted_in_one_look() -> World {
+    let world = world_with_proposal().await;
+    world.tenant.remote_git(&["config", "receive.denyDeletes", "true"]);
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    world.tenant.git(&["revert", "--no-edit", "HEAD"]);
+    world.tenant.git(&["push", "origin", "main"]);
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 7, "a person took it back");
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_counts_once_though_its_branch_cannot_be_deleted() {
+    let world = merged_and_reverted_in_one_look().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    for look in 0..2 {
+        world.apply().await;
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}: nobody was asked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_counts_once_though_its_branch_cannot_be_deleted() {
+    let world = world_with_proposal().await;
+    world.tenant.remote_git(&["config", "receive.denyDeletes", "true"]);
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    world.apply().await;
+    world.tenant.git(&["revert", "--no-edit", "HEAD"]);
+    world.tenant.git(&["push", "origin", "main"]);
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 7);
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42, "nobody was asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,6 +92,18 @@ async fn r14_branches_that_move_to_main_at_once_are_an_accident() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r4_a_merged_branch_that_is_not_known_answers_no_new_question() {
+    let mut world = merged_and_reverted_in_one_look().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.lose_state().await;
+    for look in 0..3 {
+        world.apply().await;
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}: nobody was asked");
+    }
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r14_a_branch_that_vanishes_with_a_history_that_says_otherwise_decides_nothing() {
     let world = world_with("").await;
     let old = world.tenant.head();
@@ -91,4 +141,57 @@ async fn r8_a_history_without_the_document_does_not_let_go_of_what_is_missing() 
         world.apply().await;
         assert!(!world.file("staging", "orders").exists(), "look {look}: made again empty");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_a_question_about_drift_remembers_that_there_was_data_where_its_removal_cannot_be_offered() {
+    let mut world = world_with("").await;
+    world.write_database("staging", "other", "userVersion: 1");
+    world.tenant.commit("Other");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.write_platform("id: test-platform\nwindows: [{mode: deny, schedule: \"* * * * *\", duration: 1h}]");
+    world.platform.commit("Nothing changes now");
+    world.write_database("staging", "orders", "journalMode: delete\nuserVersion: 7");
+    world.write_database("staging", "reports", "dependsOn: [Database/orders]");
+    world.tenant.commit("Another journal");
+    world.lose_state().await;
+    for _ in 0..2 {
+        world.apply().await;
+    }
+    assert_eq!(world.proposal(ORDERS).await.unwrap().kind, ProposalKind::Drift);
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    for _ in 0..2 {
+        world.apply().await;
+    }
+    world.write_platform("id: test-platform");
+    world.platform.commit("Go on");
+    for look in 0..2 {
+        world.apply().await;
+        assert!(!world.file("staging", "orders").exists(), "look {look}: made again empty");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_persons_commit_on_a_branch_that_was_merged_is_never_overwritten() {
+    let world = world_with_proposal().await;
+    world.tenant.remote_git(&["config", "receive.denyDeletes", "true"]);
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    world.apply().await;
+    world.tenant.pull();
+    world.tenant.checkout(BRANCH);
+    world.tenant.write("notes.txt", "to be kept");
+    world.tenant.git(&["add", "--all"]);
+    world.tenant.git(&["commit", "--message", "Go on here"]);
+    world.tenant.git(&["push", "origin", &format!("HEAD:{BRANCH}")]);
+    world.tenant.git(&["checkout", "main"]);
+    let tip = world.tenant.remote_head(BRANCH);
+    world.tenant.remote_git(&["config", "receive.denyDeletes", "false"]);
+    world.by_hand("staging", "orders", "PRAGMA user_version = 45").await;
+    for _ in 0..3 {
+        world.apply().await;
+        assert_eq!(world.tenant.remote_head(BRANCH), tip);
+        assert_eq!(world.number("staging", "orders", VERSION).await, 45);
+    }
+    assert!(world.tenant.show(&format!("main:{MANIFEST}")).contains("userVersion: 42"));
 }

@@ -1,8 +1,10 @@
 //! What is no answer, though it looks like one; and what is not forgotten with a question.
 
-use plumb::model::{ProposalKind, ProposalStatus};
+use plumb::managers::ManagerError;
+use plumb::model::{ProposalKind, ProposalStatus, Reason};
 
 use crate::drift::{BRANCH, MANIFEST, ORDERS, VERSION, world_with, world_with_proposal};
+use crate::harness::faulty::Faults;
 use crate::harness::git::MergeHow;
 use crate::harness::world::World;
 
@@ -140,6 +142,62 @@ async fn r8_a_history_without_the_document_does_not_let_go_of_what_is_missing() 
     for look in 0..2 {
         world.apply().await;
         assert!(!world.file("staging", "orders").exists(), "look {look}: made again empty");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_alone_stays_so_while_a_change_is_undone() {
+    let mut world = World::with_files().await;
+    let faults = Faults::new();
+    world.connect = Some(faults.connect());
+    world.restart().await;
+    ignoring_what_is_closed(&world).await;
+    let write = |world: &World, version: u32, more: &str| {
+        world.write_resource(
+            "staging",
+            "Database",
+            "orders",
+            "plumb.dev/on-failure: rollback",
+            &format!("userVersion: {version}{more}"),
+        );
+        world.write_resource(
+            "staging",
+            "Database",
+            "carts",
+            "plumb.dev/on-failure: rollback",
+            &format!("userVersion: {version}\ndependsOn: [Database/orders]"),
+        );
+    };
+    write(&world, 1, "");
+    world.tenant.commit("Begin");
+    world.in_sync().await;
+    // Both change at once: a person says to leave it alone.
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    write(&world, 2, "");
+    world.tenant.commit("Want 2");
+    world.scheduled().await;
+    world.tenant.delete_branch(BRANCH);
+    world.scheduled().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Ignored);
+    faults.fail("carts", ManagerError::terminal(Reason::Rejected, "no"));
+    world.write_resource(
+        "staging",
+        "Database",
+        "orders",
+        "plumb.dev/on-failure: rollback",
+        "userVersion: 2\nforeignKeys: true",
+    );
+    world.write_resource(
+        "staging",
+        "Database",
+        "carts",
+        "plumb.dev/on-failure: rollback",
+        "userVersion: 3\ndependsOn: [Database/orders]",
+    );
+    world.tenant.commit("Foreign keys");
+    for look in 0..3 {
+        world.scheduled().await;
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}");
     }
 }
 

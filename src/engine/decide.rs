@@ -19,9 +19,9 @@ enum Seen {
     Waiting(ObjectHex),
     /// A person's commit is on it.
     TakenOver,
-    /// Its commits are in the head.
+    /// It is in the head, as it was offered or as somebody changed it.
     Merged,
-    /// Its branch is gone, and nothing of it is in the head.
+    /// Its branch is gone, or has nothing more on it, and nothing of it is in the head.
     Vanished,
     /// Its branch is gone, and nobody is asked about the resource at this head.
     Moot,
@@ -108,19 +108,15 @@ fn look_at(
     }
     match (refs.drift.get(&proposal.branch), &proposal.pushed) {
         (Some(tip), _) if proposal.made(tip) => Ok(Seen::Waiting(tip.clone())),
-        // Put back to where it began: nothing of it is in the head.
-        (Some(tip), Some(_)) if mirror.contains(tip, &proposal.base)? && mirror.contains(&proposal.base, head)? => {
-            Ok(Seen::Vanished)
-        }
-        // What is not known to have been out was merged by nobody: the tip is what was there before.
-        (Some(tip), Some(_)) if mirror.contains(tip, head)? => Ok(Seen::Merged),
-        (Some(_), Some(_)) => Ok(Seen::TakenOver),
-        // Not known to have been out, so nobody took it over or closed it.
+        // Not known to have been out, so nobody took it over, merged or closed it.
         (Some(_) | None, None) => Ok(Seen::Undecidable),
-        (None, Some(_)) if git_followed(proposal, tenant, desired) => Ok(Seen::Merged),
-        (None, Some(_)) if asks_nobody(proposal, tenant, desired) => Ok(Seen::Moot),
-        (None, Some(_)) if mirror.contains(&proposal.base, head)? => Ok(Seen::Vanished),
-        (None, Some(_)) => Ok(Seen::Undecidable),
+        (Some(tip), Some(_)) if !mirror.contains(tip, head)? => Ok(Seen::TakenOver),
+        // From here on there is no branch, or nothing on it that is not in the head: it was edited and merged, or moved to
+        // some commit of the tenant's branch. Which of them, only what git says can tell.
+        _ if !mirror.contains(&proposal.base, head)? => Ok(Seen::Undecidable),
+        _ if git_followed(proposal, tenant, desired) => Ok(Seen::Merged),
+        _ if asks_nobody(proposal, tenant, desired) => Ok(Seen::Moot),
+        _ => Ok(Seen::Vanished),
     }
 }
 

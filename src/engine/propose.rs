@@ -365,7 +365,6 @@ impl Engine {
             return;
         }
         // A tip that is not known from the state must say of itself that it is Plumb's, or be merged: then it asks nobody.
-        let forgotten = topic.forgotten.get(key);
         if let Some(tip) = tip
             && !known.is_some_and(|known| known.made(tip))
             && let Some(message) = forgotten::not_ours(topic, tip, key, &branch)
@@ -375,7 +374,9 @@ impl Engine {
         }
         let earlier = known.filter(|known| known.failed).map(|known| &known.message);
         offers.troubles.extend(earlier.map(|message| (key.clone(), Trouble::failed(message))));
-        // As old as what is out says: the same offer is the same commit, and nothing is pushed.
+        // As old as what is out says: the same offer is the same commit, and nothing is pushed. What is merged already must
+        // not be offered again, since it would read as merged.
+        let forgotten = topic.forgotten.get(key).filter(|forgotten| !forgotten.merged);
         let opened_at = known
             .map(|known| known.opened_at)
             .or(forgotten.map(|forgotten| forgotten.at))
@@ -518,11 +519,14 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let key = &proposal.key;
         let mut ended = proposal.clone();
-        if proposal.status.is_undecided() {
+        if proposal.status != ProposalStatus::Closed {
             // Remembered before the branch goes: nobody must take its absence for a person's answer, neither after a
-            // death in between nor where another replica has the tenant by then.
+            // death in between nor where another replica has the tenant by then. An answer is over too, whether or not
+            // the branch can be deleted: it says nothing about what differs next.
             (ended.status, ended.failed, ended.message) = (ProposalStatus::Closed, false, String::new());
             self.remember_proposal(topic.held.lease(), &ended).await?;
+        }
+        if proposal.status.is_undecided() {
             let (branch, status) = (proposal.branch.clone(), ended.status);
             timeline.note_of(key, EventKind::ProposalDecided { branch, status, message: why });
         }
@@ -651,11 +655,7 @@ fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<St
     let key = &proposal.key;
     let undecided = proposal.status.is_undecided();
     let absent = matches!(topic.seen(key), Some(Observation::Absent { .. }));
-    if proposal.kind == ProposalKind::Missing
-        && absent
-        && topic.prior.get(key).is_none()
-        && topic.desired.resources.contains_key(key)
-    {
+    if absent && topic.prior.get(key).is_none() && topic.desired.resources.contains_key(key) {
         // Nothing else remembers that there was data (R8).
         return None;
     }

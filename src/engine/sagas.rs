@@ -47,10 +47,14 @@ pub(super) fn undo(
         for (key, part) in &saga.parts {
             let Some(now) = desired.resources.get(key) else { continue };
             decisions.rolled_back.insert(key.clone(), sentence(key, failure));
-            // What is wanted now was set by nobody, so it answers no question.
+            // What is wanted now was set by nobody, so it answers no question, and is no newer word than what was said.
             decisions.open.remove(key);
             match &part.former {
                 Some(former) => {
+                    let said = [decisions.lifted.get_mut(key), decisions.ignored.get_mut(key)];
+                    for field in said.into_iter().flatten().flatten() {
+                        field.git = former.applied.0.get(&field.path).cloned();
+                    }
                     wanted.resources.insert(key.clone(), Arc::new(as_before(now, former)));
                     decisions.lifted.entry(key.clone()).or_default().extend(half_done(part, former));
                     decisions.unmanaged_before.insert(key.clone(), unmanaged_before(part, former));

@@ -3,6 +3,7 @@
 mod harness;
 
 mod answers;
+mod answers_again;
 mod audit;
 mod caches;
 mod cli;

@@ -26,7 +26,7 @@ pub(in super::super) struct Out {
     /// What it was made on.
     pub base: Option<ObjectHex>,
     /// It is in the head, and asks nobody anything.
-    merged: bool,
+    pub merged: bool,
 }
 
 /// The branches that `source` showed which are proposals of this tenant's, and that `known` does not hold.

@@ -1,0 +1,255 @@
+//! What is no answer, though it looks like one; and what is not forgotten with a question.
+
+use plumb::managers::ManagerError;
+use plumb::model::{ProposalKind, ProposalStatus, Reason};
+
+use crate::drift::{BRANCH, MANIFEST, ORDERS, VERSION, world_with, world_with_proposal};
+use crate::harness::faulty::Faults;
+use crate::harness::git::MergeHow;
+use crate::harness::world::World;
+
+async fn ignoring_what_is_closed(world: &World) {
+    world.write_tenant("providers: [files]\nonClose: ignore");
+    world.platform.commit("Ignore what is closed");
+}
+
+/// Merged and reverted, and the branch is still there.
+async fn merged_and_reverted_in_one_look() -> World {
+    let world = world_with_proposal().await;
+    world.tenant.remote_git(&["config", "receive.denyDeletes", "true"]);
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    world.tenant.git(&["revert", "--no-edit", "HEAD"]);
+    world.tenant.git(&["push", "origin", "main"]);
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 7, "a person took it back");
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_counts_once_though_its_branch_cannot_be_deleted() {
+    let world = merged_and_reverted_in_one_look().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    for look in 0..2 {
+        world.apply().await;
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}: nobody was asked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_counts_once_though_its_branch_cannot_be_deleted() {
+    let world = world_with_proposal().await;
+    world.tenant.remote_git(&["config", "receive.denyDeletes", "true"]);
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    world.apply().await;
+    world.tenant.git(&["revert", "--no-edit", "HEAD"]);
+    world.tenant.git(&["push", "origin", "main"]);
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 7);
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42, "nobody was asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_was_moved_to_a_later_commit_of_main_is_not_merged() {
+    let world = world_with_proposal().await;
+    ignoring_what_is_closed(&world).await;
+    world.write_database("staging", "other", "userVersion: 1");
+    world.tenant.commit("Something else");
+    world.tenant.git(&["push", "--force", "origin", &format!("main:{BRANCH}")]);
+    for look in 0..2 {
+        world.apply().await;
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_branches_that_move_to_main_at_once_are_an_accident() {
+    let world = World::with_files().await;
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        world.write_database("staging", name, "userVersion: 7");
+    }
+    world.tenant.commit("Add");
+    world.in_sync().await;
+    for name in names {
+        world.by_hand("staging", name, "PRAGMA user_version = 42").await;
+    }
+    world.apply().await;
+    world.write_database("staging", "other", "userVersion: 1");
+    world.tenant.commit("Something else");
+    for name in names {
+        world.tenant.git(&["push", "--force", "origin", &format!("main:plumb/drift/staging/database-{name}")]);
+    }
+    for look in 0..2 {
+        world.apply().await;
+        for name in names {
+            assert_eq!(world.number("staging", name, VERSION).await, 42, "{name}, look {look}");
+        }
+    }
+    let main = world.tenant.remote_head("main");
+    for name in names {
+        assert_ne!(world.tenant.remote_head(&format!("plumb/drift/staging/database-{name}")), main, "pushed again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_a_merged_branch_that_is_not_known_answers_no_new_question() {
+    let mut world = merged_and_reverted_in_one_look().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.lose_state().await;
+    for look in 0..3 {
+        world.apply().await;
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}: nobody was asked");
+    }
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_a_branch_that_vanishes_with_a_history_that_says_otherwise_decides_nothing() {
+    let world = world_with("").await;
+    let old = world.tenant.head();
+    world.write_database("staging", "orders", "journalMode: wal\nuserVersion: 9");
+    world.tenant.commit("Nine");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.apply().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    world.tenant.git(&["push", "--force", "origin", &format!("{old}:main")]);
+    world.tenant.delete_branch(BRANCH);
+    for look in 0..2 {
+        world.apply().await;
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_a_history_without_the_document_does_not_let_go_of_what_is_missing() {
+    let world = World::with_files().await;
+    world.write_database("staging", "other", "userVersion: 1");
+    let old = world.tenant.commit("Other");
+    world.write_database("staging", "orders", "userVersion: 7");
+    let new = world.tenant.commit("Add orders");
+    world.in_sync().await;
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    world.apply().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().kind, ProposalKind::Missing);
+    // An old backup of the repository is put in its place, and then the right one.
+    world.tenant.git(&["push", "--force", "origin", &format!("{old}:main")]);
+    world.tenant.delete_branch(BRANCH);
+    world.apply().await;
+    world.tenant.git(&["push", "--force", "origin", &format!("{new}:main")]);
+    for look in 0..2 {
+        world.apply().await;
+        assert!(!world.file("staging", "orders").exists(), "look {look}: made again empty");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_alone_stays_so_while_a_change_is_undone() {
+    let mut world = World::with_files().await;
+    let faults = Faults::new();
+    world.connect = Some(faults.connect());
+    world.restart().await;
+    ignoring_what_is_closed(&world).await;
+    let write = |world: &World, version: u32, more: &str| {
+        world.write_resource(
+            "staging",
+            "Database",
+            "orders",
+            "plumb.dev/on-failure: rollback",
+            &format!("userVersion: {version}{more}"),
+        );
+        world.write_resource(
+            "staging",
+            "Database",
+            "carts",
+            "plumb.dev/on-failure: rollback",
+            &format!("userVersion: {version}\ndependsOn: [Database/orders]"),
+        );
+    };
+    write(&world, 1, "");
+    world.tenant.commit("Begin");
+    world.in_sync().await;
+    // Both change at once: a person says to leave it alone.
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    write(&world, 2, "");
+    world.tenant.commit("Want 2");
+    world.scheduled().await;
+    world.tenant.delete_branch(BRANCH);
+    world.scheduled().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Ignored);
+    faults.fail("carts", ManagerError::terminal(Reason::Rejected, "no"));
+    world.write_resource(
+        "staging",
+        "Database",
+        "orders",
+        "plumb.dev/on-failure: rollback",
+        "userVersion: 2\nforeignKeys: true",
+    );
+    world.write_resource(
+        "staging",
+        "Database",
+        "carts",
+        "plumb.dev/on-failure: rollback",
+        "userVersion: 3\ndependsOn: [Database/orders]",
+    );
+    world.tenant.commit("Foreign keys");
+    for look in 0..3 {
+        world.scheduled().await;
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_a_question_about_drift_remembers_that_there_was_data_where_its_removal_cannot_be_offered() {
+    let mut world = world_with("").await;
+    world.write_database("staging", "other", "userVersion: 1");
+    world.tenant.commit("Other");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.write_platform("id: test-platform\nwindows: [{mode: deny, schedule: \"* * * * *\", duration: 1h}]");
+    world.platform.commit("Nothing changes now");
+    world.write_database("staging", "orders", "journalMode: delete\nuserVersion: 7");
+    world.write_database("staging", "reports", "dependsOn: [Database/orders]");
+    world.tenant.commit("Another journal");
+    world.lose_state().await;
+    for _ in 0..2 {
+        world.apply().await;
+    }
+    assert_eq!(world.proposal(ORDERS).await.unwrap().kind, ProposalKind::Drift);
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    for _ in 0..2 {
+        world.apply().await;
+    }
+    world.write_platform("id: test-platform");
+    world.platform.commit("Go on");
+    for look in 0..2 {
+        world.apply().await;
+        assert!(!world.file("staging", "orders").exists(), "look {look}: made again empty");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_persons_commit_on_a_branch_that_was_merged_is_never_overwritten() {
+    let world = world_with_proposal().await;
+    world.tenant.remote_git(&["config", "receive.denyDeletes", "true"]);
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    world.apply().await;
+    world.tenant.pull();
+    world.tenant.checkout(BRANCH);
+    world.tenant.write("notes.txt", "to be kept");
+    world.tenant.git(&["add", "--all"]);
+    world.tenant.git(&["commit", "--message", "Go on here"]);
+    world.tenant.git(&["push", "origin", &format!("HEAD:{BRANCH}")]);
+    world.tenant.git(&["checkout", "main"]);
+    let tip = world.tenant.remote_head(BRANCH);
+    world.tenant.remote_git(&["config", "receive.denyDeletes", "false"]);
+    world.by_hand("staging", "orders", "PRAGMA user_version = 45").await;
+    for _ in 0..3 {
+        world.apply().await;
+        assert_eq!(world.tenant.remote_head(BRANCH), tip);
+        assert_eq!(world.number("staging", "orders", VERSION).await, 45);
+    }
+    assert!(world.tenant.show(&format!("main:{MANIFEST}")).contains("userVersion: 42"));
+}

@@ -29,9 +29,9 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         Some(tenant) => bail!("there is no tenant {tenant:?}; the state knows {}", known.join(", ")),
         None => known,
     };
-    let mut keys = Vec::new();
+    let (by, mut keys) = (house::person(), Vec::new());
     for tenant in &tenants {
-        keys.extend(retry(store.as_ref(), &SystemClock, tenant, args.key.as_ref(), &house::person()).await?);
+        keys.extend(retry(store.as_ref(), &SystemClock, tenant, args.key.as_ref(), &by).await?);
     }
     if let Some(key) = &args.key
         && keys.is_empty()

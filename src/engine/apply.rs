@@ -1,7 +1,7 @@
 //! Runs a plan's steps: in parallel as the graph allows, within each provider's and the tenant's limits. Decides
 //! nothing; a failed step blocks only its dependents.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +56,7 @@ impl Engine {
         let mut applied = Applied::default();
         let mut waiting: Vec<&Step> = plan.steps.iter().rev().collect();
         let mut running: Running<'_, '_> = FuturesUnordered::new();
-        let mut arrived = VecDeque::new();
+        let mut arrived = Vec::new();
         loop {
             let coming = arrived.len();
             start_ready(&mut waiting, &mut applied, |step| {
@@ -71,7 +71,7 @@ impl Engine {
             }
             // What is there by now goes together.
             while let Some(Some(more)) = running.next().now_or_never() {
-                arrived.push_back(more);
+                arrived.push(more);
             }
             if arrived.is_empty() {
                 break;
@@ -97,7 +97,7 @@ impl Engine {
                     Ok(()) => running.push(self.take_step(platform, step, manager, slot, held).boxed()),
                     Err(error) => {
                         held.slots().give(slot.slot).await;
-                        arrived.push_back(Progress::Over { step, result: Err(error.clone()), millis: 0 });
+                        arrived.push(Progress::Over { step, result: Err(error.clone()), millis: 0 });
                     }
                 }
             }
@@ -226,14 +226,14 @@ async fn write_ahead(timeline: &mut Timeline<'_>, held: &Held) -> Result<(), Man
 async fn meanwhile<'s, T>(
     work: impl Future<Output = T>,
     running: &mut Running<'_, 's>,
-    arrived: &mut VecDeque<Progress<'s>>,
+    arrived: &mut Vec<Progress<'s>>,
 ) -> T {
     let mut work = pin!(work);
     loop {
         tokio::select! {
             biased;
             done = &mut work => return done,
-            Some(progress) = running.next(), if !running.is_empty() => arrived.push_back(progress),
+            Some(progress) = running.next(), if !running.is_empty() => arrived.push(progress),
         }
     }
 }

@@ -117,7 +117,7 @@ impl Engine {
         }
         for settle in &pass.plan.settles {
             let reason = match settle {
-                Settle::Record { key, reason, .. } => match pass.before.objects.get(key).and_then(present) {
+                Settle::Record { key, reason, .. } => match pass.before.present(key) {
                     Some(live) => self.record_object(pass, key, live, *reason, &mut written.changes),
                     None => Reason::NotObserved,
                 },
@@ -142,9 +142,8 @@ impl Engine {
     /// The record of an object after a step, for writing.
     fn record_step(&self, pass: &Pass<'_>, step: &Step, reason: Reason, changes: &mut Changes) -> Reason {
         // What cannot be read back is not recorded; the next pass finds it by its mark.
-        let Some(after) = pass.after.objects.get(&step.key).and_then(present) else { return Reason::NotObserved };
-        let before = pass.before.objects.get(&step.key).and_then(present);
-        let live = read_back(step, before, after);
+        let Some(after) = pass.after.present(&step.key) else { return Reason::NotObserved };
+        let live = read_back(step, pass.before.present(&step.key), after);
         self.record_object(pass, &step.key, &live, reason, changes)
     }
 
@@ -216,7 +215,7 @@ impl Engine {
         let record = pass.prior.get(key);
         let provider = resource.map(|r| r.provider.clone()).or(record.map(|r| r.provider.clone())).unwrap_or_default();
         let seen = pass.after.objects.get(key).or_else(|| pass.before.objects.get(key));
-        let live = seen.and_then(present);
+        let live = seen.and_then(Observation::present);
         let unseen = matches!(seen, Some(Observation::Unknown(_)) | None);
         let desired = resource.map(|r| r.fields.clone()).or(record.map(|r| r.applied.clone())).unwrap_or_default();
         ResourceStatus {
@@ -281,13 +280,6 @@ fn shown(desired: &Fields, live: &Live, before: Option<&ResourceStatus>) -> Fiel
             value.map(|value| (path.clone(), value.clone()))
         })
         .collect()
-}
-
-fn present(seen: &Observation) -> Option<&Live> {
-    match seen {
-        Observation::Present(live) => Some(live),
-        Observation::Absent { .. } | Observation::Unknown(_) => None,
-    }
 }
 
 fn identity_of<'a>(pass: &Pass<'a>, provider: &str) -> Option<&'a ProviderIdentity> {

@@ -102,6 +102,16 @@ pub enum Observation {
     Unknown(Unknown),
 }
 
+impl Observation {
+    /// The object, where it was seen.
+    pub fn present(&self) -> Option<&Live> {
+        match self {
+            Self::Present(live) => Some(live),
+            Self::Absent { .. } | Self::Unknown(_) => None,
+        }
+    }
+}
+
 /// A live object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Live {
@@ -131,6 +141,13 @@ pub struct Observations {
     pub identities: BTreeMap<String, ProviderIdentity>,
     /// Marked objects of this platform and tenant that neither git nor the inventory speaks of.
     pub strays: BTreeMap<ResourceKey, Stray>,
+}
+
+impl Observations {
+    /// The object of `key`, where it was seen.
+    pub fn present(&self, key: &ResourceKey) -> Option<&Live> {
+        self.objects.get(key)?.present()
+    }
 }
 
 /// A marked object that nobody asked for.

@@ -222,6 +222,33 @@ impl SqlTx {
         Ok(())
     }
 
+    /// The same of many at once; `insert` begins the statement.
+    async fn put_documents<'r, T: Serialize + Sync + 'r>(
+        &mut self,
+        what: &'static str,
+        insert: &'static str,
+        rows: impl Iterator<Item = (&'r ResourceKey, DateTime<Utc>, &'r T)> + Send,
+    ) -> Result<(), StoreError> {
+        let rows: Vec<_> = rows.collect();
+        for some in rows.chunks(ROWS_AT_ONCE) {
+            let mut documents = Vec::with_capacity(some.len());
+            for (key, at, value) in some {
+                self.claim(what, &key.tenant)?;
+                documents.push((key, *at, document(what, value)?));
+            }
+            let mut sql = QueryBuilder::<Db>::new(insert);
+            sql.push_values(documents, |mut row, (key, at, document)| {
+                row.push_bind(&key.tenant).push_bind(key.to_string()).push_bind(time(at)).push_bind(document);
+            });
+            sql.push(
+                " ON CONFLICT (tenant, key) DO UPDATE SET updated_at = excluded.updated_at, \
+                 document = excluded.document",
+            );
+            self.write(what, sql.build()).await?;
+        }
+        Ok(())
+    }
+
     /// Removes the rows of a key.
     async fn remove(&mut self, what: &'static str, sql: &'static str, key: &ResourceKey) -> Result<(), StoreError> {
         self.claim(what, &key.tenant)?;
@@ -360,27 +387,8 @@ impl Tx for SqlTx {
     }
 
     async fn put_statuses(&mut self, statuses: &[ResourceStatus]) -> Result<(), StoreError> {
-        const WHAT: &str = "a status";
-        for some in statuses.chunks(ROWS_AT_ONCE) {
-            let mut rows = Vec::with_capacity(some.len());
-            for status in some {
-                self.claim(WHAT, &status.key.tenant)?;
-                rows.push((status, document(WHAT, status)?));
-            }
-            let mut sql = QueryBuilder::<Db>::new("INSERT INTO statuses (tenant, key, updated_at, document) ");
-            sql.push_values(rows, |mut row, (status, document)| {
-                row.push_bind(&status.key.tenant)
-                    .push_bind(status.key.to_string())
-                    .push_bind(time(status.updated_at))
-                    .push_bind(document);
-            });
-            sql.push(
-                " ON CONFLICT (tenant, key) DO UPDATE SET updated_at = excluded.updated_at, \
-                 document = excluded.document",
-            );
-            self.write(WHAT, sql.build()).await?;
-        }
-        Ok(())
+        let rows = statuses.iter().map(|status| (&status.key, status.updated_at, status));
+        self.put_documents("a status", "INSERT INTO statuses (tenant, key, updated_at, document) ", rows).await
     }
 
     async fn remove_status(&mut self, key: &ResourceKey) -> Result<(), StoreError> {
@@ -438,27 +446,8 @@ impl Tx for SqlTx {
     }
 
     async fn put_attempts(&mut self, attempts: &[Attempt]) -> Result<(), StoreError> {
-        const WHAT: &str = "an attempt";
-        for some in attempts.chunks(ROWS_AT_ONCE) {
-            let mut rows = Vec::with_capacity(some.len());
-            for attempt in some {
-                self.claim(WHAT, &attempt.key.tenant)?;
-                rows.push((attempt, document(WHAT, attempt)?));
-            }
-            let mut sql = QueryBuilder::<Db>::new("INSERT INTO attempts (tenant, key, updated_at, document) ");
-            sql.push_values(rows, |mut row, (attempt, document)| {
-                row.push_bind(&attempt.key.tenant)
-                    .push_bind(attempt.key.to_string())
-                    .push_bind(time(attempt.last_at))
-                    .push_bind(document);
-            });
-            sql.push(
-                " ON CONFLICT (tenant, key) DO UPDATE SET updated_at = excluded.updated_at, \
-                 document = excluded.document",
-            );
-            self.write(WHAT, sql.build()).await?;
-        }
-        Ok(())
+        let rows = attempts.iter().map(|attempt| (&attempt.key, attempt.last_at, attempt));
+        self.put_documents("an attempt", "INSERT INTO attempts (tenant, key, updated_at, document) ", rows).await
     }
 
     async fn remove_attempts(&mut self, keys: &[ResourceKey]) -> Result<(), StoreError> {

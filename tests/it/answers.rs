@@ -1,5 +1,7 @@
 //! What counts as an answer to a question about drift, and for how long.
 
+use std::sync::Arc;
+
 use plumb::engine::PreviewSource;
 use plumb::managers::ManagerError;
 use plumb::model::{ProposalKind, ProposalStatus, Reason};
@@ -203,34 +205,32 @@ async fn the_end_of_an_undoing_answers_no_question() {
     assert_eq!(world.number("staging", "orders", VERSION).await, 42, "git did not set it since");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_begin_of_an_undoing_answers_no_question() {
+/// A world with faults in which orders, and carts that need them, are in plumb and go back together.
+pub async fn world_that_undoes() -> (World, Arc<Faults>) {
     let mut world = World::with_files().await;
     let faults = Faults::new();
     world.connect = Some(faults.connect());
     world.restart().await;
-    let write = |world: &World, version: u32, more: &str| {
-        world.write_resource(
-            "staging",
-            "Database",
-            "orders",
-            "plumb.dev/on-failure: rollback",
-            &format!("userVersion: {version}{more}"),
-        );
-        world.write_resource(
-            "staging",
-            "Database",
-            "carts",
-            "plumb.dev/on-failure: rollback",
-            &format!("userVersion: {version}\ndependsOn: [Database/orders]"),
-        );
-    };
-    write(&world, 1, "");
+    want(&world, "userVersion: 1", 1);
     world.tenant.commit("Begin");
     world.in_sync().await;
+    (world, faults)
+}
+
+/// Writes what is wanted of orders, and the version of carts.
+pub fn want(world: &World, orders: &str, carts: u32) {
+    const ROLLBACK: &str = "plumb.dev/on-failure: rollback";
+    world.write_resource("staging", "Database", "orders", ROLLBACK, orders);
+    let carts = format!("userVersion: {carts}\ndependsOn: [Database/orders]");
+    world.write_resource("staging", "Database", "carts", ROLLBACK, &carts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_begin_of_an_undoing_answers_no_question() {
+    let (world, faults) = world_that_undoes().await;
     // Both change at once: held, a question.
     world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
-    write(&world, 2, "\nforeignKeys: true");
+    want(&world, "userVersion: 2\nforeignKeys: true", 2);
     world.tenant.commit("Want 2");
     faults.fail("carts", ManagerError::terminal(Reason::Rejected, "no"));
     for look in 0..3 {

@@ -3,14 +3,22 @@
 use plumb::managers::ManagerError;
 use plumb::model::{ProposalKind, ProposalStatus, Reason};
 
+use crate::answers::{want, world_that_undoes};
 use crate::drift::{BRANCH, MANIFEST, ORDERS, VERSION, world_with, world_with_proposal};
-use crate::harness::faulty::Faults;
 use crate::harness::git::MergeHow;
 use crate::harness::world::World;
 
 async fn ignoring_what_is_closed(world: &World) {
     world.write_tenant("providers: [files]\nonClose: ignore");
     world.platform.commit("Ignore what is closed");
+}
+
+/// What a hand has set stays, since nobody has said otherwise.
+async fn is_left_alone(world: &World) {
+    for look in 0..2 {
+        world.apply().await;
+        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}: nobody was asked");
+    }
 }
 
 /// Merged and reverted, and the branch is still there.
@@ -29,10 +37,7 @@ async fn merged_and_reverted_in_one_look() -> World {
 async fn an_answer_counts_once_though_its_branch_cannot_be_deleted() {
     let world = merged_and_reverted_in_one_look().await;
     world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
-    for look in 0..2 {
-        world.apply().await;
-        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}: nobody was asked");
-    }
+    is_left_alone(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,10 +62,7 @@ async fn a_branch_that_was_moved_to_a_later_commit_of_main_is_not_merged() {
     world.write_database("staging", "other", "userVersion: 1");
     world.tenant.commit("Something else");
     world.tenant.git(&["push", "--force", "origin", &format!("main:{BRANCH}")]);
-    for look in 0..2 {
-        world.apply().await;
-        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}");
-    }
+    is_left_alone(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,10 +119,7 @@ async fn r14_a_branch_that_vanishes_with_a_history_that_says_otherwise_decides_n
     assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
     world.tenant.git(&["push", "--force", "origin", &format!("{old}:main")]);
     world.tenant.delete_branch(BRANCH);
-    for look in 0..2 {
-        world.apply().await;
-        assert_eq!(world.number("staging", "orders", VERSION).await, 42, "look {look}");
-    }
+    is_left_alone(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,53 +146,18 @@ async fn r8_a_history_without_the_document_does_not_let_go_of_what_is_missing() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_left_alone_stays_so_while_a_change_is_undone() {
-    let mut world = World::with_files().await;
-    let faults = Faults::new();
-    world.connect = Some(faults.connect());
-    world.restart().await;
+    let (world, faults) = world_that_undoes().await;
     ignoring_what_is_closed(&world).await;
-    let write = |world: &World, version: u32, more: &str| {
-        world.write_resource(
-            "staging",
-            "Database",
-            "orders",
-            "plumb.dev/on-failure: rollback",
-            &format!("userVersion: {version}{more}"),
-        );
-        world.write_resource(
-            "staging",
-            "Database",
-            "carts",
-            "plumb.dev/on-failure: rollback",
-            &format!("userVersion: {version}\ndependsOn: [Database/orders]"),
-        );
-    };
-    write(&world, 1, "");
-    world.tenant.commit("Begin");
-    world.in_sync().await;
     // Both change at once: a person says to leave it alone.
     world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
-    write(&world, 2, "");
+    want(&world, "userVersion: 2", 2);
     world.tenant.commit("Want 2");
     world.scheduled().await;
     world.tenant.delete_branch(BRANCH);
     world.scheduled().await;
     assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Ignored);
     faults.fail("carts", ManagerError::terminal(Reason::Rejected, "no"));
-    world.write_resource(
-        "staging",
-        "Database",
-        "orders",
-        "plumb.dev/on-failure: rollback",
-        "userVersion: 2\nforeignKeys: true",
-    );
-    world.write_resource(
-        "staging",
-        "Database",
-        "carts",
-        "plumb.dev/on-failure: rollback",
-        "userVersion: 3\ndependsOn: [Database/orders]",
-    );
+    want(&world, "userVersion: 2\nforeignKeys: true", 3);
     world.tenant.commit("Foreign keys");
     for look in 0..3 {
         world.scheduled().await;

@@ -30,6 +30,17 @@ async fn world_at(version: u32) -> (World, Arc<Faults>) {
     (world, faults)
 }
 
+/// The same, where the change to version 2 failed at carts and was undone.
+async fn undone() -> (World, Arc<Faults>) {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+    (world, faults)
+}
+
 fn write(world: &World, version: u32) {
     world.write_resource("staging", "Database", "orders", ROLLBACK, &format!("userVersion: {version}"));
     let carts = format!("userVersion: {version}\ndependsOn: [Database/orders]");
@@ -113,12 +124,7 @@ async fn what_a_failed_commit_did_is_undone_in_reverse_and_stays_so_until_the_ne
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_does_a_change_that_was_undone_once_more() {
-    let (world, faults) = world_at(1).await;
-    write(&world, 2);
-    world.tenant.commit("Want version 2");
-    faults.fail("carts", refused());
-    world.scheduled().await;
-    assert_eq!(versions(&world).await, [1, 1, 2]);
+    let (world, faults) = undone().await;
     faults.mend("carts");
     let carts = parse(CARTS);
     let retried =
@@ -296,12 +302,7 @@ async fn undoing_that_this_look_has_no_room_for_is_the_next_looks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_was_undone_is_a_dead_letter_until_it_is_retried_or_another_is_committed() {
-    let (world, faults) = world_at(1).await;
-    write(&world, 2);
-    world.tenant.commit("Want version 2");
-    faults.fail("carts", refused());
-    world.scheduled().await;
-    assert_eq!(versions(&world).await, [1, 1, 2]);
+    let (world, faults) = undone().await;
     let letters = letters(&world).await;
     let [letter] = letters.as_slice() else { panic!("{letters:#?}") };
     assert_eq!((letter.key.to_string().as_str(), letter.state), (CARTS, LetterState::Undone));

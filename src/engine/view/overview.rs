@@ -248,15 +248,16 @@ fn attention(facts: &Facts, now: DateTime<Utc>) -> Vec<Attention> {
     let open: Vec<&Proposal> = facts.proposals.values().filter(|proposal| proposal.status.is_undecided()).collect();
     let mut told: BTreeSet<&ResourceKey> = open.iter().map(|proposal| &proposal.key).collect();
     list.extend(open.into_iter().map(|proposal| proposed(proposal, now)));
+    let is_frozen = |key: &ResourceKey| facts.inventory.get(key).is_some_and(|record| facts.frozen(record).is_some());
     let letters = letters(&facts.attempts, &facts.sagas, now);
     for letter in &letters {
-        if facts.inventory.get(&letter.key).is_none_or(|record| facts.frozen(record).is_none()) {
+        if !is_frozen(&letter.key) {
             list.push(dead_letter(letter));
             told.insert(&letter.key);
         }
     }
     for (key, status) in &facts.statuses {
-        if told.contains(key) || facts.inventory.get(key).is_some_and(|record| facts.frozen(record).is_some()) {
+        if told.contains(key) || is_frozen(key) {
             continue;
         }
         let approvals: Vec<String> = facts.held_for(key).map(trailer).collect();

@@ -22,10 +22,7 @@ fn our_mark<'w>(world: &World, key: &ResourceKey, live: &'w Live) -> Option<&'w 
 }
 
 fn live<'w>(world: &'w World, key: &ResourceKey) -> Option<&'w Live> {
-    match world.live.objects.get(key) {
-        Some(Observation::Present(live)) => Some(live),
-        Some(Observation::Absent { .. } | Observation::Unknown(_)) | None => None,
-    }
+    world.live.present(key)
 }
 
 /// What a step loses, in the sense of R6.

@@ -354,11 +354,7 @@ impl World {
                     self.prior.records.remove(&step.key);
                 }
                 Action::Create | Action::Update | Action::Replace | Action::Adopt => {
-                    let before = match seen.objects.get(&step.key) {
-                        Some(Observation::Present(live)) => Some(&**live),
-                        _ => None,
-                    };
-                    let live = plan::read_back(step, before, self.live_mut(&step.key));
+                    let live = plan::read_back(step, seen.present(&step.key), self.live_mut(&step.key));
                     let held = plan.held.get(&step.key).cloned().unwrap_or_default();
                     self.record_as(&step.key, &live, &held);
                 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use plumb::engine::vault::{StoredSecrets, Vault, system_rng};
 use plumb::engine::{
@@ -22,6 +23,9 @@ use tempfile::TempDir;
 
 use super::git::GitRepo;
 use super::postgres::PostgresServer;
+
+/// How long the rest of a look may keep the state after its engine ended.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The tenant's name in every world.
 pub const TENANT: &str = "checkout";
@@ -222,9 +226,16 @@ impl World {
         self.running = Some(Running { engine, store, secrets });
     }
 
-    /// Ends the engine, as a new process would find things.
+    /// Ends the engine, as a new process would find things. What is left of a look that was given up may have the state a
+    /// little longer; it is waited for.
     pub fn stop(&mut self) {
-        self.running = None;
+        let Some(Running { engine, store, secrets }) = self.running.take() else { return };
+        let left = Arc::downgrade(&store);
+        drop((engine, store, secrets));
+        let until = Instant::now() + PATIENCE;
+        while left.strong_count() > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// A new process.

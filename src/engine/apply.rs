@@ -95,10 +95,7 @@ impl Engine {
             for (step, manager, slot) in beginning {
                 match &written {
                     Ok(()) => running.push(self.take_step(platform, step, manager, slot, held).boxed()),
-                    Err(error) => {
-                        held.slots().give(slot.slot).await;
-                        arrived.push(Progress::Over { step, result: Err(error.clone()), millis: 0 });
-                    }
+                    Err(error) => running.push(give_up(step, slot, error.clone(), held).boxed()),
                 }
             }
         }
@@ -220,6 +217,12 @@ async fn write_ahead(timeline: &mut Timeline<'_>, held: &Held) -> Result<(), Man
         Ok(()) => Ok(()),
         Err(error) => Err(ManagerError::retry(Reason::Internal, chain(&error))),
     }
+}
+
+/// Ends a step that was not begun. Beside the others: giving back may have to wait for one of them.
+async fn give_up<'s>(step: &'s Step, slot: Taken, error: ManagerError, held: &Held) -> Progress<'s> {
+    held.slots().give(slot.slot).await;
+    Progress::Over { step, result: Err(error), millis: 0 }
 }
 
 /// Waits for `work`, while what runs goes on.

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Action, Approval, ApprovalKind, Decisions, DesiredState, DriftMode, ObjectHex, OnClose, Plan, PlanId, Proposal,
-    ProposalKind, ProposalStatus, ProposedField, ResourceKey, TenantSpec,
+    Action, Approval, ApprovalKind, Decisions, DesiredState, DriftMode, ObjectHex, OnClose, Plan, PlanId, PlatformId,
+    Proposal, ProposalKind, ProposalStatus, ProposedField, ResourceKey, TenantSpec,
 };
 use crate::source::{CommitInfo, Mirror, Refs, SourceError};
 use crate::store::HeldPlan;
+
+use super::propose::About;
 
 /// More proposals than these vanishing at once are taken for an accident, not for decisions (R14).
 const MOST_RESTORED_AT_ONCE: usize = 3;
@@ -21,37 +23,54 @@ enum Seen {
     TakenOver,
     /// It is in the head, as it was offered or as somebody changed it.
     Merged,
-    /// Its branch is gone, or has nothing more on it, and nothing of it is in the head.
+    /// Its branch is gone, and nothing of it is in the head.
     Vanished,
+    /// Its branch is there, with nothing on it but what is in the head, and that is nothing of the proposal.
+    Emptied,
     /// Its branch is gone, and nobody is asked about the resource at this head.
     Moot,
     /// Its branch is not there, but that decides nothing: never pushed, another remote, a rewritten history.
     Undecidable,
+    /// Another source, or another history, has it already, which decides nothing; the same commit would read as merged.
+    Overtaken,
 }
 
-/// Brings each undecided proposal to where the refs say it is. Gives those that changed, and the messages.
-///
-/// Only the one advertisement in `refs` is looked at; `url` is the remote that it came from.
+/// What answers are read from: one advertisement, and what git says at its head.
+#[derive(Clone, Copy)]
+pub(super) struct Evidence<'a> {
+    pub platform: &'a PlatformId,
+    pub tenant: &'a TenantSpec,
+    pub refs: &'a Refs,
+    /// The remote that the refs came from.
+    pub url: &'a str,
+    pub mirror: &'a Mirror,
+    pub desired: &'a DesiredState,
+    /// The head is of another source, or of another history, than what was read last: it says what it says, and answers
+    /// nothing (R9).
+    pub is_other: bool,
+}
+
+/// Brings each proposal to where the refs say it is. Gives those that changed, and the messages.
 pub(super) fn read_proposals(
     proposals: &BTreeMap<ResourceKey, Proposal>,
-    refs: &Refs,
-    url: &str,
-    tenant: &TenantSpec,
-    desired: &DesiredState,
-    mirror: &Mirror,
+    evidence: Evidence<'_>,
 ) -> Result<Vec<Proposal>, SourceError> {
     let mut seen = Vec::new();
     for proposal in proposals.values().filter(|proposal| proposal.status.is_undecided()) {
-        seen.push((proposal, look_at(proposal, refs, url, tenant, desired, mirror)?));
+        seen.push((proposal, evidence.look_at(proposal)?));
     }
     let vanished = seen.iter().filter(|(_, seen)| *seen == Seen::Vanished).count();
-    Ok(seen
+    let mut read: BTreeMap<&ResourceKey, Proposal> = seen
         .into_iter()
-        .filter_map(|(proposal, seen)| {
-            let read = after(proposal, seen, vanished, tenant.on_close);
-            (read != *proposal).then_some(read)
-        })
-        .collect())
+        .map(|(proposal, seen)| (&proposal.key, after(proposal, seen, vanished, evidence.tenant.on_close)))
+        .collect();
+    if evidence.is_other {
+        for (key, proposal) in proposals {
+            let asked = read.remove(key).unwrap_or_else(|| proposal.clone());
+            read.insert(key, asked_of_another_source(asked, evidence.desired));
+        }
+    }
+    Ok(read.into_iter().filter(|(key, read)| *read != proposals[*key]).map(|(_, read)| read).collect())
 }
 
 /// The proposal as it stands after what was seen; `vanished` is how many branches are gone.
@@ -88,35 +107,90 @@ fn after(proposal: &Proposal, seen: Seen, vanished: usize, on_close: OnClose) ->
             OnClose::Restore => decided(ProposalStatus::Restored, "the branch was deleted: git's value is put back"),
             OnClose::Ignore => decided(ProposalStatus::Ignored, "the branch was deleted: the difference is left alone"),
         },
+        Seen::Emptied => Proposal {
+            failed: false,
+            ..again(format!(
+                "{} was put on a commit that git has already, which is no answer, so it is pushed again: merge it to \
+                 accept what is live, delete it to put git's value back",
+                proposal.branch
+            ))
+        },
         Seen::Undecidable => again(proposal.message.clone()),
+        Seen::Overtaken => Proposal { pushing: None, ..again(proposal.message.clone()) },
     }
 }
 
-fn look_at(
-    proposal: &Proposal,
-    refs: &Refs,
-    url: &str,
-    tenant: &TenantSpec,
-    desired: &DesiredState,
-    mirror: &Mirror,
-) -> Result<Seen, SourceError> {
-    let Some(head) = refs.head.as_ref().filter(|_| proposal.url == url) else { return Ok(Seen::Undecidable) };
-    for commit in [&proposal.pushed, &proposal.pushing].into_iter().flatten() {
-        if mirror.contains(commit, head)? {
-            return Ok(Seen::Merged);
+/// What is asked where another source, or another history, is read: about what git says there. What it says answers no
+/// question that was asked before, nor does it end a word to leave something alone.
+fn asked_of_another_source(proposal: Proposal, desired: &DesiredState) -> Proposal {
+    let drift = proposal.kind == ProposalKind::Drift;
+    match proposal.status {
+        // Accepted was what the other one said.
+        ProposalStatus::Accepted if drift => Proposal {
+            status: ProposalStatus::Closed,
+            message: "it was accepted elsewhere than in what is read now".to_owned(),
+            ..proposal
+        },
+        // A decision lifts the hold, whatever the head says then (R14).
+        ProposalStatus::Accepted | ProposalStatus::Restored | ProposalStatus::Closed => proposal,
+        ProposalStatus::Pending | ProposalStatus::Open | ProposalStatus::HandsOff | ProposalStatus::Ignored => {
+            let resource = desired.resources.get(&proposal.key);
+            // Where nobody can tell what git says, it is asked anew once somebody can.
+            let restated = |fields: Vec<ProposedField>| match resource {
+                Some(resource) => fields
+                    .into_iter()
+                    .map(|field| ProposedField { git: resource.fields.0.get(&field.path).cloned(), ..field })
+                    .collect(),
+                None => Vec::new(),
+            };
+            Proposal {
+                fields: restated(proposal.fields.clone()),
+                silenced: restated(proposal.silenced.clone()),
+                ..proposal
+            }
         }
     }
-    match (refs.drift.get(&proposal.branch), &proposal.pushed) {
-        (Some(tip), _) if proposal.made(tip) => Ok(Seen::Waiting(tip.clone())),
-        // Not known to have been out, so nobody took it over, merged or closed it.
-        (Some(_) | None, None) => Ok(Seen::Undecidable),
-        (Some(tip), Some(_)) if !mirror.contains(tip, head)? => Ok(Seen::TakenOver),
-        // From here on there is no branch, or nothing on it that is not in the head: it was edited and merged, or moved to
-        // some commit of the tenant's branch. Which of them, only what git says can tell.
-        _ if !mirror.contains(&proposal.base, head)? => Ok(Seen::Undecidable),
-        _ if git_followed(proposal, tenant, desired) => Ok(Seen::Merged),
-        _ if asks_nobody(proposal, tenant, desired) => Ok(Seen::Moot),
-        _ => Ok(Seen::Vanished),
+}
+
+impl Evidence<'_> {
+    fn look_at(self, proposal: &Proposal) -> Result<Seen, SourceError> {
+        let Self { tenant, refs, mirror, desired, .. } = self;
+        let Some(head) = refs.head.as_ref().filter(|_| proposal.url == self.url) else { return Ok(Seen::Undecidable) };
+        for commit in [&proposal.pushed, &proposal.pushing].into_iter().flatten() {
+            if mirror.contains(commit, head)? {
+                return Ok(if self.is_other { Seen::Overtaken } else { Seen::Merged });
+            }
+        }
+        let tip = match (refs.drift.get(&proposal.branch), &proposal.pushed) {
+            (Some(tip), _) if proposal.made(tip) => return Ok(Seen::Waiting(tip.clone())),
+            // Not known to have been out, so nobody took it over, merged or closed it.
+            (Some(_) | None, None) => return Ok(Seen::Undecidable),
+            (Some(tip), Some(_)) if !mirror.contains(tip, head)? => return Ok(Seen::TakenOver),
+            (tip, Some(_)) => tip,
+        };
+        // From here on there is no branch, or nothing on it that is not in the head: it was edited and merged, or moved
+        // to some commit of the tenant's branch. Which of them, only what git says can tell.
+        if self.is_other || !mirror.contains(&proposal.base, head)? {
+            return Ok(Seen::Undecidable);
+        }
+        if git_followed(proposal, tenant, desired) {
+            return Ok(Seen::Merged);
+        }
+        if asks_nobody(proposal, tenant, desired) {
+            return Ok(Seen::Moot);
+        }
+        match tip {
+            None => Ok(Seen::Vanished),
+            Some(tip) if self.speaks_of(proposal, tip)? => Ok(Seen::Merged),
+            Some(_) => Ok(Seen::Emptied),
+        }
+    }
+
+    /// Whether a commit on the branch says that it is about this: a person who amends the proposal keeps its trailers.
+    fn speaks_of(self, proposal: &Proposal, tip: &ObjectHex) -> Result<bool, SourceError> {
+        let commits = self.mirror.commits_between(Some(&proposal.base), tip)?;
+        let about = About { key: proposal.key.clone(), platform: self.platform.clone() };
+        Ok(commits.iter().filter_map(About::of).any(|said| said == about))
     }
 }
 
@@ -161,6 +235,9 @@ pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decision
         if !proposal.silenced.is_empty() {
             decisions.ignored.insert(key.clone(), proposal.silenced.clone());
         }
+        if proposal.kind == ProposalKind::Missing && proposal.status != ProposalStatus::Closed {
+            decisions.let_go.insert(key.clone());
+        }
         match (proposal.kind, proposal.status) {
             (ProposalKind::Missing, ProposalStatus::Restored | ProposalStatus::Ignored) => {
                 decisions.were_there.insert(key.clone());
@@ -169,7 +246,11 @@ pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decision
             (ProposalKind::Missing, ProposalStatus::Pending | ProposalStatus::Open | ProposalStatus::HandsOff) => {
                 decisions.were_there.insert(key);
             }
-            (ProposalKind::Missing, ProposalStatus::Accepted | ProposalStatus::Closed) => {}
+            // Merged and taken back: the document is there again, and the object is not.
+            (ProposalKind::Missing, ProposalStatus::Accepted) => {
+                decisions.were_there.insert(key);
+            }
+            (ProposalKind::Missing, ProposalStatus::Closed) => {}
             (ProposalKind::Drift, status) => {
                 if status != ProposalStatus::Closed {
                     decisions.were_there.insert(key.clone());

@@ -5,31 +5,29 @@ use crate::model::{Decisions, DesiredState, Inventory, ObjectHex, Plan, PlanScop
 use super::apply::Applied;
 use super::memory::Memory;
 
-/// Why all deletions of a tenant are held. `files` is how many manifests its tree holds, `descends_from` whether its head
-/// descends from a commit.
-pub(super) fn prune_holds<E>(
+/// Why a tenant's head is not a later word of what was read last: another source, or another history.
+/// `descends_from` is whether the head descends from a commit.
+pub(super) fn departure<E>(
     spec: &TenantSpec,
     memory: &Memory,
-    files: usize,
     descends_from: impl FnOnce(&ObjectHex) -> Result<bool, E>,
-) -> Result<Vec<(Reason, String)>, E> {
-    let mut holds: Vec<(Reason, String)> = empty_tree(memory, files).into_iter().collect();
-    let Some(state) = &memory.state else { return Ok(holds) };
+) -> Result<Option<Reason>, E> {
+    let Some(state) = &memory.state else { return Ok(None) };
     let repository = &spec.repository;
-    let moved = state.url != repository.url || state.branch != repository.branch || state.path != repository.path;
-    let rewritten = match &state.head {
-        Some(before) if !moved => !descends_from(before)?,
-        Some(_) | None => false,
-    };
-    let reason = if moved {
-        Some(Reason::SourceChanged)
-    } else if rewritten {
-        Some(Reason::HistoryRewritten)
-    } else {
-        state.hold
-    };
-    holds.extend(reason.map(|reason| (reason, hold_message(reason))));
-    Ok(holds)
+    if state.url != repository.url || state.branch != repository.branch || state.path != repository.path {
+        return Ok(Some(Reason::SourceChanged));
+    }
+    match &state.head {
+        Some(before) if !descends_from(before)? => Ok(Some(Reason::HistoryRewritten)),
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// Why all deletions of a tenant are held. `files` is how many manifests its tree holds.
+pub(super) fn prune_holds(memory: &Memory, files: usize, departure: Option<Reason>) -> Vec<(Reason, String)> {
+    let before = memory.state.as_ref().and_then(|state| state.hold);
+    let source = departure.or(before).map(|reason| (reason, hold_message(reason)));
+    empty_tree(memory, files).into_iter().chain(source).collect()
 }
 
 /// A tree without any manifest, of a tenant that has something.
@@ -45,14 +43,6 @@ fn hold_message(reason: Reason) -> String {
             "the branch was rewritten: its head does not descend from the one before".to_owned()
         }
         other => other.explain().trim().trim_end_matches('.').to_lowercase(),
-    }
-}
-
-/// Another source, or another history, says what it says and answers nothing.
-pub(super) fn keep_questions(decisions: &mut Decisions) {
-    let is_other = |(reason, _): &(Reason, String)| matches!(reason, Reason::SourceChanged | Reason::HistoryRewritten);
-    if decisions.prune_holds.iter().any(is_other) {
-        decisions.open.clear();
     }
 }
 

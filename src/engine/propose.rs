@@ -4,6 +4,7 @@
 //! In two stages, with the pass written down in between: [`Engine::offers`] works out what is to be said, so that the
 //! record can tell which differences nobody is asked about and why; [`Engine::propose`] says it.
 
+mod about;
 mod edit;
 mod forgotten;
 mod words;
@@ -24,8 +25,9 @@ use super::desired::{Owner, Workspace};
 use super::lease::{Going, Held};
 use super::timeline::Timeline;
 use super::{Engine, EngineError, beside, decide};
+pub(super) use about::About;
 use edit::{Edited, edit, proposed};
-pub(super) use forgotten::{Forgotten, forgotten, unmerged};
+pub(super) use forgotten::{Forgotten, forgotten};
 pub(super) use words::sentence;
 
 /// More proposals than these are not open in one repository at once, so that nobody drowns in them.
@@ -33,10 +35,6 @@ const MOST_OPEN: usize = 10;
 
 /// So many pushes that are refused in one pass are taken for a remote that takes none.
 const MOST_REFUSED: usize = 5;
-
-/// The trailers that tell a platform's own proposals from other branches when the state is lost.
-const KEY_TRAILER: &str = "Plumb-Key";
-const PLATFORM_TRAILER: &str = "Plumb-Platform";
 
 /// What the conversations of one pass are about.
 pub(super) struct Topic<'a> {
@@ -376,7 +374,7 @@ impl Engine {
         offers.troubles.extend(earlier.map(|message| (key.clone(), Trouble::failed(message))));
         // As old as what is out says: the same offer is the same commit, and nothing is pushed. What is merged already must
         // not be offered again, since it would read as merged.
-        let forgotten = topic.forgotten.get(key).filter(|forgotten| !forgotten.merged);
+        let forgotten = topic.forgotten.proposals.get(key).filter(|forgotten| !forgotten.merged);
         let opened_at = known
             .map(|known| known.opened_at)
             .or(forgotten.map(|forgotten| forgotten.at))
@@ -385,7 +383,11 @@ impl Engine {
             draft: Draft {
                 branch: branch.clone(),
                 base: topic.head.clone(),
-                message: words::commit_message(drift, &left_out, key, &topic.owner.platform.id),
+                message: words::commit_message(
+                    drift,
+                    &left_out,
+                    &About { key: key.clone(), platform: topic.owner.platform.id.clone() },
+                ),
                 edits: vec![FileEdit { path, content: content.map(String::into_bytes) }],
                 at: opened_at,
                 expected: tip.cloned(),
@@ -675,6 +677,14 @@ fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<St
     };
     match (seen, topic.desired.resources.get(key)) {
         (Observation::Unknown(_), _) => None,
+        // Its document let go of what was gone: remembered until that is clear, since it came back (R7).
+        (Observation::Present(_), None)
+            if proposal.kind == ProposalKind::Missing
+                && topic.prior.get(key).is_some()
+                && !topic.applied.done.contains(key) =>
+        {
+            None
+        }
         (_, None) => decide::is_removed(key, topic.owner.tenant, topic.desired).then(removed),
         (seen, Some(resource)) => match offers.troubles.get(key) {
             // What is out says what was live before.

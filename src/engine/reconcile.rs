@@ -21,6 +21,7 @@ use crate::store::Scope;
 use super::apply::Applied;
 use super::attempts::{self, Heads};
 use super::circuits::Circuits;
+use super::decide::{self, Evidence};
 use super::desired::{Loaded, Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
 use super::lease::{Going, Held};
@@ -28,13 +29,13 @@ use super::memory::Memory;
 use super::observe::{Look, targets};
 use super::passwords::Seen;
 use super::platform::PlatformStatus;
-use super::propose::{self, Topic, forgotten};
+use super::propose::{Topic, forgotten};
 use super::record::{Pass, Written};
 use super::replay;
 use super::sagas;
 use super::timeline::Timeline;
 use super::worker::name_of;
-use super::{Engine, EngineError, audit, beside, blocking, decide, holds, mirrors, windows};
+use super::{Engine, EngineError, audit, beside, blocking, holds, mirrors, windows};
 
 /// How often a pass is planned anew at once because a target was not what a step expected.
 pub(super) const MOST_REPLANS: u32 = 3;
@@ -106,22 +107,24 @@ impl<'a> Subject<'a> {
         known: &BTreeMap<ResourceKey, Proposal>,
         source: &Source,
         desired: &DesiredState,
+        departure: Option<Reason>,
     ) -> Result<Vec<Proposal>, EngineError> {
-        let Source { mirror, refs, .. } = source;
-        let url = &self.spec.repository.url;
-        beside(|| decide::read_proposals(known, refs, url, self.spec, desired, mirror))
-            .map_err(|error| unreadable(self.tenant, error))
+        let evidence = Evidence {
+            platform: &self.in_force.platform.id,
+            tenant: self.spec,
+            refs: &source.refs,
+            url: &self.spec.repository.url,
+            mirror: &source.mirror,
+            desired,
+            is_other: departure.is_some(),
+        };
+        beside(|| decide::read_proposals(known, evidence)).map_err(|error| unreadable(self.tenant, error))
     }
 
-    /// Why all deletions are held (R9).
-    fn deletion_holds(
-        self,
-        memory: &Memory,
-        source: &Source,
-        reading: &Reading,
-    ) -> Result<Vec<(Reason, String)>, EngineError> {
+    /// Why the head is not a later word of what was read last (R9).
+    fn departure(self, memory: &Memory, source: &Source) -> Result<Option<Reason>, EngineError> {
         let Source { mirror, head, .. } = source;
-        beside(|| holds::prune_holds(self.spec, memory, reading.files, |before| mirror.contains(before, head)))
+        beside(|| holds::departure(self.spec, memory, |before| mirror.contains(before, head)))
             .map_err(|error| unreadable(self.tenant, error))
     }
 }
@@ -297,19 +300,19 @@ impl Engine {
                 if memory.state.is_none()
                     && let Ok(source) = self.read_source(subject, &subject.spec.repository.branch).await
                 {
-                    decisions.were_there.extend(propose::unmerged(&forgotten(owner, &source, &memory.proposals)));
+                    decisions.were_there.extend(forgotten(owner, &source, &memory.proposals).were_there());
                 }
                 decisions
             }
             Some(source) => {
                 let mut proposals = memory.proposals.clone();
-                let read = subject.read_proposals(&proposals, &source, &reading.desired)?;
+                let departure = subject.departure(&memory, &source)?;
+                let read = subject.read_proposals(&proposals, &source, &reading.desired, departure)?;
                 proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
                 let mut decisions = decide::decisions(&proposals);
-                decisions.were_there.extend(propose::unmerged(&forgotten(owner, &source, &memory.proposals)));
+                decisions.were_there.extend(forgotten(owner, &source, &memory.proposals).were_there());
                 decisions.approvals = self.approvals(tenant, &source, &memory).await?;
-                decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
-                holds::keep_questions(&mut decisions);
+                decisions.prune_holds = holds::prune_holds(&memory, reading.files, departure);
                 decisions
             }
         };
@@ -418,13 +421,13 @@ impl Engine {
         timeline.audit(self.commits_to_audit(lease, &source, &memory).await?);
 
         // what people decided
-        self.read_decisions(subject, lease, &source, &desired, &mut memory, timeline).await?;
+        let departure = subject.departure(&memory, &source)?;
+        self.read_decisions(subject, lease, &source, &desired, departure, &mut memory, timeline).await?;
         let forgotten = forgotten(owner, &source, &memory.proposals);
         let mut decisions = decide::decisions(&memory.proposals);
-        decisions.were_there.extend(propose::unmerged(&forgotten));
+        decisions.were_there.extend(forgotten.were_there());
         decisions.approvals = self.approvals(tenant, &source, &memory).await?;
-        decisions.prune_holds = subject.deletion_holds(&memory, &source, &reading)?;
-        holds::keep_questions(&mut decisions);
+        decisions.prune_holds = holds::prune_holds(&memory, reading.files, departure);
         self.complete(&mut decisions, subject, &memory);
         let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
         let planned_at = self.clock.now();
@@ -601,10 +604,11 @@ impl Engine {
         lease: &Lease,
         source: &Source,
         desired: &DesiredState,
+        departure: Option<Reason>,
         memory: &mut Memory,
         timeline: &mut Timeline<'_>,
     ) -> Result<(), EngineError> {
-        let read = subject.read_proposals(&memory.proposals, source, desired)?;
+        let read = subject.read_proposals(&memory.proposals, source, desired, departure)?;
         if read.is_empty() {
             return Ok(());
         }
@@ -615,9 +619,18 @@ impl Engine {
             let (branch, status) = (proposal.branch.clone(), proposal.status);
             let message = proposal.message.clone();
             let before = memory.proposals.get(&proposal.key).map(|known| known.status);
-            if before != Some(status) && !matches!(status, ProposalStatus::Pending | ProposalStatus::Open) {
-                decided.push(audit::decided(&proposal));
-                timeline.note_of(&proposal.key, EventKind::ProposalDecided { branch, status, message });
+            match status {
+                _ if before == Some(status) => {}
+                ProposalStatus::Open => {}
+                // What looks like an answer and is none.
+                ProposalStatus::Pending if message.is_empty() => {}
+                ProposalStatus::Pending => {
+                    timeline.note_of(&proposal.key, EventKind::Warning { reason: Reason::ProposalFailed, message });
+                }
+                _ => {
+                    decided.push(audit::decided(&proposal));
+                    timeline.note_of(&proposal.key, EventKind::ProposalDecided { branch, status, message });
+                }
             }
             tx.put_proposal(&proposal).await?;
             memory.proposals.insert(proposal.key.clone(), proposal);

@@ -253,6 +253,10 @@ pub struct Decisions {
     /// Keys whose objects were there, whatever else was lost: a proposal says that they are gone, or one of Plumb's own
     /// is out that the state does not know (R8).
     pub were_there: BTreeSet<ResourceKey>,
+    /// Keys whose objects were gone when their documents were removed, as far as anybody knew: that lets go of what is
+    /// not there, and gives no permission to delete what came back (R7).
+    #[serde(default)]
+    pub let_go: BTreeSet<ResourceKey>,
     pub approvals: Vec<Approval>,
     /// Keys whose deletion was held before and is not approved since. They stay held, whatever else the tenant has by
     /// now: resources that were added meanwhile must not make the share that goes look small (R6).

@@ -77,7 +77,19 @@ impl Draft<'_> {
                             self.block(key, Reason::DeletionProtected, message, Some(step));
                         }
                         Deletion::Retain => self.forget(key, Reason::Retained),
-                        Deletion::Delete => self.plan.steps.push(step),
+                        Deletion::Delete => {
+                            if self.decisions.let_go.contains(key) {
+                                let message = format!(
+                                    "{} was gone when its document was removed, and it is there again; to keep it under \
+                                     management commit its document again",
+                                    record.object_name
+                                );
+                                let held =
+                                    Held { reason: Reason::DeletionsHeld, message, approval: ApprovalKind::Deletes };
+                                self.held_steps.insert(key.clone(), held);
+                            }
+                            self.plan.steps.push(step);
+                        }
                     }
                 }
             },

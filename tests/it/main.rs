@@ -14,6 +14,7 @@ mod drift;
 mod examples;
 mod faults;
 mod gates;
+mod histories;
 mod managers_postgres;
 mod managers_redis;
 mod managers_sqlite;

@@ -1,7 +1,7 @@
 //! Proposals that are out and that the state does not know, since it was lost: what they say of themselves is believed
 //! when they say that they are Plumb's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
@@ -13,10 +13,16 @@ use super::super::desired::Owner;
 use super::super::reconcile::Source;
 use super::super::timeline::Timeline;
 use super::super::{beside, decide, mirrors};
-use super::{KEY_TRAILER, Offers, PLATFORM_TRAILER, Topic, branch_of};
+use super::{About, Offers, Topic, branch_of};
 
-/// The forgotten proposals of a tenant, by what they are about.
-pub(in super::super) type Forgotten = BTreeMap<ResourceKey, Out>;
+/// What the branches of a tenant tell that the state does not know.
+#[derive(Default)]
+pub(in super::super) struct Forgotten {
+    /// The forgotten proposals, by what they are about.
+    pub proposals: BTreeMap<ResourceKey, Out>,
+    /// What branches that somebody has committed to are about.
+    taken_over: BTreeSet<ResourceKey>,
+}
 
 /// A forgotten proposal, as its branch shows it.
 pub(in super::super) struct Out {
@@ -29,34 +35,47 @@ pub(in super::super) struct Out {
     pub merged: bool,
 }
 
-/// The branches that `source` showed which are proposals of this tenant's, and that `known` does not hold.
+impl Forgotten {
+    /// The keys whose objects were there: a branch says so, whoever committed to it and whether or not it is merged (R8).
+    pub(in super::super) fn were_there(&self) -> impl Iterator<Item = ResourceKey> + '_ {
+        self.proposals.keys().chain(&self.taken_over).cloned()
+    }
+}
+
+/// Looks at the branches that `source` showed, and that `known` does not hold, for proposals of this tenant's.
 pub(in super::super) fn forgotten(
     owner: Owner<'_>,
     source: &Source,
     known: &BTreeMap<ResourceKey, Proposal>,
 ) -> Forgotten {
-    let branches = source.refs.drift.iter();
-    branches
-        .filter(|(branch, _)| known.values().all(|proposal| proposal.branch != **branch))
-        .filter_map(|(branch, tip)| {
-            let Said { platform, key, at, base } = said(&source.mirror, tip)?;
-            let is_here = key.tenant == owner.name && branch_of(owner, &key) == *branch;
-            let is_own = platform == owner.platform.id.0 && is_here && !known.contains_key(&key);
-            let merged = source.mirror.contains(tip, &source.head).unwrap_or(false);
-            is_own.then(|| (key, Out { tip: tip.clone(), at, base, merged }))
-        })
-        .collect()
-}
-
-/// What the forgotten proposals that nobody has merged are about.
-pub(in super::super) fn unmerged(forgotten: &Forgotten) -> impl Iterator<Item = ResourceKey> + '_ {
-    forgotten.iter().filter(|(_, out)| !out.merged).map(|(key, _)| key.clone())
+    let Source { mirror, refs, head } = source;
+    let mut forgotten = Forgotten::default();
+    let branches = refs.drift.iter().filter(|(branch, _)| known.values().all(|proposal| proposal.branch != **branch));
+    for (branch, tip) in branches {
+        let is_own = |about: &About| {
+            let About { key, platform } = about;
+            let is_here = key.tenant == owner.name && branch_of(owner, key) == *branch;
+            *platform == owner.platform.id && is_here && !known.contains_key(key)
+        };
+        match said(mirror, tip) {
+            Some(Said { about, at, base }) if is_own(&about) => {
+                let merged = mirror.contains(tip, head).unwrap_or(false);
+                forgotten.proposals.insert(about.key, Out { tip: tip.clone(), at, base, merged });
+            }
+            Some(_) => {}
+            None => {
+                let commits = beside(|| mirror.commits_between(Some(head), tip)).unwrap_or_default();
+                let about = commits.iter().filter_map(About::of).find(is_own);
+                forgotten.taken_over.extend(about.map(|about| about.key));
+            }
+        }
+    }
+    forgotten
 }
 
 /// What a commit of Plumb's says of itself.
 struct Said {
-    platform: String,
-    key: ResourceKey,
+    about: About,
     at: DateTime<Utc>,
     base: Option<ObjectHex>,
 }
@@ -64,20 +83,11 @@ struct Said {
 /// What the commit `tip` says, when it is one that a Plumb made and nobody changed since.
 fn said(mirror: &Mirror, tip: &ObjectHex) -> Option<Said> {
     let commit = beside(|| mirror.commits_between(None, tip)).ok()?.into_iter().next()?;
-    let trailer = |wanted: &str| {
-        let mut named = commit.trailers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
-        named.next().map(|(_, value)| value.clone())
-    };
     // Whoever amends the commit keeps its trailers and becomes its committer.
     if commit.committer != mirrors::author() {
         return None;
     }
-    Some(Said {
-        platform: trailer(PLATFORM_TRAILER)?,
-        key: trailer(KEY_TRAILER)?.parse().ok()?,
-        at: commit.time,
-        base: commit.parent.clone(),
-    })
+    Some(Said { about: About::of(&commit)?, at: commit.time, base: commit.parent.clone() })
 }
 
 /// Why a branch with this tip is not taken for a proposal about `key`; `None` where it may be.
@@ -86,16 +96,16 @@ pub(super) fn not_ours(topic: &Topic<'_>, tip: &ObjectHex, key: &ResourceKey, br
         return None;
     }
     match said(topic.mirror, tip) {
-        Some(said) if said.platform == topic.owner.platform.id.0 && said.key == *key => None,
-        Some(said) if said.platform != topic.owner.platform.id.0 => Some(format!(
+        Some(Said { about, .. }) if about.platform == topic.owner.platform.id && about.key == *key => None,
+        Some(Said { about, .. }) if about.platform != topic.owner.platform.id => Some(format!(
             "the branch {branch} is a proposal of the platform {}; decide it there, or give the tenants of the two \
              platforms repositories of their own",
-            said.platform
+            about.platform
         )),
-        Some(said) => Some(format!(
+        Some(Said { about, .. }) => Some(format!(
             "the branch {branch} is a proposal about {}; decide that first, or give the two tenants different paths in \
              the repository",
-            said.key
+            about.key
         )),
         None => Some(format!("the branch {branch} is there and holds somebody's commits; delete it to get a proposal")),
     }
@@ -105,7 +115,7 @@ pub(super) fn not_ours(topic: &Topic<'_>, tip: &ObjectHex, key: &ResourceKey, br
 /// all may be open about their resource, and all of it must have been seen (R5).
 pub(super) fn settled<'a>(topic: &'a Topic<'_>, offers: &Offers) -> Vec<(&'a ResourceKey, &'a ObjectHex, String)> {
     let mut settled = Vec::new();
-    for (key, Out { tip, .. }) in topic.forgotten {
+    for (key, Out { tip, .. }) in &topic.forgotten.proposals {
         if offers.drafts.iter().any(|offer| offer.proposal.key == *key) || offers.troubles.contains_key(key) {
             continue;
         }

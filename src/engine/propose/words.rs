@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::model::{Drift, DriftedField, FieldPath, LeftOut, PlatformId, ResourceKey};
+use crate::model::{Drift, DriftedField, FieldPath, LeftOut};
 
-use super::{KEY_TRAILER, PLATFORM_TRAILER};
+use super::About;
 
 /// A value as people read it.
 fn spoken(value: Option<&serde_json::Value>) -> String {
@@ -49,7 +49,8 @@ pub(super) fn not_offered(left_out: &[LeftOut]) -> String {
 }
 
 /// The commit message of a proposal: what differs, how to decide, and whose it is.
-pub(super) fn commit_message(drift: &Drift, left_out: &[LeftOut], key: &ResourceKey, platform: &PlatformId) -> String {
+pub(super) fn commit_message(drift: &Drift, left_out: &[LeftOut], about: &About) -> String {
+    let key = &about.key;
     let place = format!("{}/{}", key.environment, key.local());
     let mut text = String::new();
     if drift.missing {
@@ -81,6 +82,6 @@ pub(super) fn commit_message(drift: &Drift, left_out: &[LeftOut], key: &Resource
         }
         text.push_str("\nMerge this to accept the live value. Delete the branch to put git's value back.\n");
     }
-    let _ = write!(text, "\n{KEY_TRAILER}: {key}\n{PLATFORM_TRAILER}: {platform}\n");
+    let _ = write!(text, "\n{about}");
     text
 }

@@ -393,6 +393,7 @@ fn tenant(name: &str, at: DateTime<Utc>) -> TenantState {
         path: ".".to_owned(),
         applied: None,
         head: Some("c0ffee".into()),
+        left: Vec::new(),
         hold: None,
         removed: false,
         error: String::new(),

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
+
 use crate::model::{
     Action, Approval, ApprovalKind, Decisions, DesiredState, DriftMode, ObjectHex, OnClose, Plan, PlanId, PlatformId,
     Proposal, ProposalKind, ProposalStatus, ProposedField, ResourceKey, TenantSpec,
@@ -48,6 +50,20 @@ pub(super) struct Evidence<'a> {
     /// The head is of another source, or of another history, than what was read last: it says what it says, and answers
     /// nothing (R9).
     pub is_other: bool,
+    /// The tree holds no manifest at all (R9).
+    pub is_empty: bool,
+    /// What was removed from git while its object was gone, as far as anybody knew.
+    pub let_go: &'a [Removal],
+}
+
+/// A document that was removed while its object was gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Removal {
+    pub key: ResourceKey,
+    /// The file it stood in.
+    pub file: String,
+    /// When that was seen.
+    pub at: DateTime<Utc>,
 }
 
 /// Brings each proposal to where the refs say it is. Gives those that changed, and the messages.
@@ -55,22 +71,26 @@ pub(super) fn read_proposals(
     proposals: &BTreeMap<ResourceKey, Proposal>,
     evidence: Evidence<'_>,
 ) -> Result<Vec<Proposal>, SourceError> {
-    let mut seen = Vec::new();
-    for proposal in proposals.values().filter(|proposal| proposal.status.is_undecided()) {
-        seen.push((proposal, evidence.look_at(proposal)?));
-    }
-    let vanished = seen.iter().filter(|(_, seen)| *seen == Seen::Vanished).count();
-    let mut read: BTreeMap<&ResourceKey, Proposal> = seen
-        .into_iter()
-        .map(|(proposal, seen)| (&proposal.key, after(proposal, seen, vanished, evidence.tenant.on_close)))
-        .collect();
-    if evidence.is_other {
-        for (key, proposal) in proposals {
-            let asked = read.remove(key).unwrap_or_else(|| proposal.clone());
-            read.insert(key, asked_of_another_source(asked, evidence.desired));
+    let (mut read, mut seen) = (BTreeMap::new(), Vec::new());
+    for (key, proposal) in proposals {
+        let asked = evidence.asked_here(proposal)?;
+        if asked.status.is_undecided() {
+            let found = evidence.look_at(&asked)?;
+            seen.push((asked, found));
+        } else {
+            read.insert(key, asked);
         }
     }
-    Ok(read.into_iter().filter(|(key, read)| *read != proposals[*key]).map(|(_, read)| read).collect())
+    let vanished = seen.iter().filter(|(_, seen)| *seen == Seen::Vanished).count();
+    for (proposal, seen) in seen {
+        let (key, _) = proposals.get_key_value(&proposal.key).expect("it is one of them");
+        read.insert(key, after(&proposal, seen, vanished, evidence.tenant.on_close));
+    }
+    for removal in evidence.let_go {
+        let known = read.remove(&removal.key);
+        read.insert(&removal.key, evidence.let_go_of(removal, known));
+    }
+    Ok(read.into_iter().filter(|(key, read)| proposals.get(*key) != Some(read)).map(|(_, read)| read).collect())
 }
 
 /// The proposal as it stands after what was seen; `vanished` is how many branches are gone.
@@ -86,6 +106,7 @@ fn after(proposal: &Proposal, seen: Seen, vanished: usize, on_close: OnClose) ->
         message,
         ..proposal.clone()
     };
+    let still_failing = || if proposal.failed { proposal.message.clone() } else { String::new() };
     match seen {
         Seen::Waiting(tip) => {
             Proposal { status: ProposalStatus::Open, pushed: Some(tip), pushing: None, ..proposal.clone() }
@@ -115,51 +136,103 @@ fn after(proposal: &Proposal, seen: Seen, vanished: usize, on_close: OnClose) ->
                 proposal.branch
             ))
         },
-        Seen::Undecidable => again(proposal.message.clone()),
-        Seen::Overtaken => Proposal { pushing: None, ..again(proposal.message.clone()) },
-    }
-}
-
-/// What is asked where another source, or another history, is read: about what git says there. What it says answers no
-/// question that was asked before, nor does it end a word to leave something alone.
-fn asked_of_another_source(proposal: Proposal, desired: &DesiredState) -> Proposal {
-    let drift = proposal.kind == ProposalKind::Drift;
-    match proposal.status {
-        // Accepted was what the other one said.
-        ProposalStatus::Accepted if drift => Proposal {
-            status: ProposalStatus::Closed,
-            message: "it was accepted elsewhere than in what is read now".to_owned(),
-            ..proposal
-        },
-        // A decision lifts the hold, whatever the head says then (R14).
-        ProposalStatus::Accepted | ProposalStatus::Restored | ProposalStatus::Closed => proposal,
-        ProposalStatus::Pending | ProposalStatus::Open | ProposalStatus::HandsOff | ProposalStatus::Ignored => {
-            let resource = desired.resources.get(&proposal.key);
-            // Where nobody can tell what git says, it is asked anew once somebody can.
-            let restated = |fields: Vec<ProposedField>| match resource {
-                Some(resource) => fields
-                    .into_iter()
-                    .map(|field| ProposedField { git: resource.fields.0.get(&field.path).cloned(), ..field })
-                    .collect(),
-                None => Vec::new(),
-            };
-            Proposal {
-                fields: restated(proposal.fields.clone()),
-                silenced: restated(proposal.silenced.clone()),
-                ..proposal
-            }
-        }
+        Seen::Undecidable => again(still_failing()),
+        Seen::Overtaken => Proposal { pushing: None, ..again(still_failing()) },
     }
 }
 
 impl Evidence<'_> {
+    /// The proposal as it is asked at this head. Where another source, or another history, is read, it is about what git
+    /// says there, which answers no question that was asked before, nor ends a word to leave something alone.
+    fn asked_here(self, proposal: &Proposal) -> Result<Proposal, SourceError> {
+        let proposal = proposal.clone();
+        if !(self.is_other || self.is_empty || proposal.elsewhere) {
+            return Ok(proposal);
+        }
+        match proposal.status {
+            ProposalStatus::Accepted if proposal.kind == ProposalKind::Drift && self.is_other => {
+                let stands =
+                    self.has_commit_of(&proposal)? || git_followed(&proposal, self.tenant, self.desired, self.is_empty);
+                // A decision lifts the hold, whatever the head says then (R14); but this is what the other one said.
+                Ok(if stands {
+                    proposal
+                } else {
+                    let message = "it was accepted elsewhere than in what is read now".to_owned();
+                    Proposal { status: ProposalStatus::Closed, message, ..proposal }
+                })
+            }
+            ProposalStatus::Accepted | ProposalStatus::Restored | ProposalStatus::Closed => Ok(proposal),
+            ProposalStatus::Pending | ProposalStatus::Open | ProposalStatus::HandsOff | ProposalStatus::Ignored => {
+                let Some(resource) = self.desired.resources.get(&proposal.key) else {
+                    return Ok(Proposal { elsewhere: true, ..proposal });
+                };
+                let restated = |fields: &[ProposedField]| {
+                    let git = |field: &ProposedField| resource.fields.0.get(&field.path).cloned();
+                    fields.iter().map(|field| ProposedField { git: git(field), ..field.clone() }).collect()
+                };
+                Ok(Proposal {
+                    fields: restated(&proposal.fields),
+                    silenced: restated(&proposal.silenced),
+                    elsewhere: false,
+                    ..proposal
+                })
+            }
+        }
+    }
+
+    /// What is remembered of a document that let go of what was gone: the object may come back before it is forgotten.
+    fn let_go_of(self, removal: &Removal, known: Option<Proposal>) -> Proposal {
+        let Removal { key, file, at } = removal;
+        let known = known.unwrap_or_else(|| Proposal {
+            key: key.clone(),
+            kind: ProposalKind::Missing,
+            branch: key.drift_branch(self.tenant.repository.path != "."),
+            url: self.url.to_owned(),
+            base: self.refs.head.clone().unwrap_or_default(),
+            pushed: None,
+            pushing: None,
+            blob: ObjectHex::default(),
+            file: file.clone(),
+            fields: Vec::new(),
+            left_out: Vec::new(),
+            silenced: Vec::new(),
+            status: ProposalStatus::Accepted,
+            elsewhere: false,
+            failed: false,
+            message: String::new(),
+            diff: String::new(),
+            opened_at: *at,
+            updated_at: *at,
+        });
+        Proposal {
+            kind: ProposalKind::Missing,
+            fields: Vec::new(),
+            left_out: Vec::new(),
+            silenced: Vec::new(),
+            status: ProposalStatus::Accepted,
+            elsewhere: false,
+            failed: false,
+            message: "its document was removed while the object was gone".to_owned(),
+            ..known
+        }
+    }
+
+    /// Whether a commit of Plumb's that was, or may have been, on the branch is in the head.
+    fn has_commit_of(self, proposal: &Proposal) -> Result<bool, SourceError> {
+        let Some(head) = self.refs.head.as_ref() else { return Ok(false) };
+        for commit in [&proposal.pushed, &proposal.pushing].into_iter().flatten() {
+            if self.mirror.contains(commit, head)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn look_at(self, proposal: &Proposal) -> Result<Seen, SourceError> {
         let Self { tenant, refs, mirror, desired, .. } = self;
         let Some(head) = refs.head.as_ref().filter(|_| proposal.url == self.url) else { return Ok(Seen::Undecidable) };
-        for commit in [&proposal.pushed, &proposal.pushing].into_iter().flatten() {
-            if mirror.contains(commit, head)? {
-                return Ok(if self.is_other { Seen::Overtaken } else { Seen::Merged });
-            }
+        if self.has_commit_of(proposal)? {
+            return Ok(if self.is_other { Seen::Overtaken } else { Seen::Merged });
         }
         let tip = match (refs.drift.get(&proposal.branch), &proposal.pushed) {
             (Some(tip), _) if proposal.made(tip) => return Ok(Seen::Waiting(tip.clone())),
@@ -173,7 +246,7 @@ impl Evidence<'_> {
         if self.is_other || !mirror.contains(&proposal.base, head)? {
             return Ok(Seen::Undecidable);
         }
-        if git_followed(proposal, tenant, desired) {
+        if git_followed(proposal, tenant, desired, self.is_empty) {
             return Ok(Seen::Merged);
         }
         if asks_nobody(proposal, tenant, desired) {
@@ -189,18 +262,20 @@ impl Evidence<'_> {
     /// Whether a commit on the branch says that it is about this: a person who amends the proposal keeps its trailers.
     fn speaks_of(self, proposal: &Proposal, tip: &ObjectHex) -> Result<bool, SourceError> {
         let commits = self.mirror.commits_between(Some(&proposal.base), tip)?;
-        let about = About { key: proposal.key.clone(), platform: self.platform.clone() };
-        Ok(commits.iter().filter_map(About::of).any(|said| said == about))
+        let is_about = |about: About| about.platform == *self.platform && about.key == proposal.key;
+        Ok(commits.iter().filter_map(About::of).any(is_about))
     }
 }
 
-/// Whether git has set what the proposal is about since it was opened: squashed, edited, or by other hands.
-fn git_followed(proposal: &Proposal, tenant: &TenantSpec, desired: &DesiredState) -> bool {
+/// Whether git has set what the proposal is about since it was opened: squashed, edited, or by other hands. An empty tree
+/// removes nothing (R9).
+fn git_followed(proposal: &Proposal, tenant: &TenantSpec, desired: &DesiredState, is_empty: bool) -> bool {
     match (desired.resources.get(&proposal.key), proposal.kind) {
-        (None, ProposalKind::Missing) => is_removed(&proposal.key, tenant, desired),
+        (None, ProposalKind::Missing) => !is_empty && !proposal.elsewhere && is_removed(&proposal.key, tenant, desired),
         (None, ProposalKind::Drift) | (Some(_), ProposalKind::Missing) => false,
         (Some(resource), ProposalKind::Drift) => {
-            proposal.fields.iter().all(|field| resource.fields.0.get(&field.path) != field.git.as_ref())
+            let moved = |field: &ProposedField| resource.fields.0.get(&field.path) != field.git.as_ref();
+            !proposal.fields.is_empty() && proposal.fields.iter().all(moved)
         }
     }
 }
@@ -211,7 +286,10 @@ fn asks_nobody(proposal: &Proposal, tenant: &TenantSpec, desired: &DesiredState)
     let Some(resource) = desired.resources.get(&proposal.key) else { return false };
     let annotations = &resource.annotations;
     let only_observes = annotations.drift.unwrap_or(tenant.drift) == DriftMode::Observe;
-    let ignores = || proposal.fields.iter().all(|field| annotations.ignores(&field.path));
+    let ignores = || {
+        let fields = &proposal.fields;
+        !fields.is_empty() && fields.iter().all(|field| annotations.ignores(&field.path))
+    };
     // A conflict is a question whatever the mode, and that data is gone must be remembered (R8).
     let is_conflict = |field: &ProposedField| field.base.is_none() || field.git != field.base;
     let observes = || only_observes && !proposal.fields.iter().any(is_conflict);

@@ -5,22 +5,50 @@ use crate::model::{Decisions, DesiredState, Inventory, ObjectHex, Plan, PlanScop
 use super::apply::Applied;
 use super::memory::Memory;
 
-/// Why a tenant's head is not a later word of what was read last: another source, or another history.
-/// `descends_from` is whether the head descends from a commit.
-pub(super) fn departure<E>(
+/// So many heads that were left are remembered.
+const MOST_LEFT: usize = 16;
+
+/// How a tenant's head follows what was read last.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lineage {
+    /// Why it is not a later word of that: another source, or another history.
+    pub departure: Option<Reason>,
+    /// Heads that were left, and did not come back.
+    pub left: Vec<ObjectHex>,
+}
+
+/// How the head follows what `memory` knows. `descends_from` is whether the head descends from a commit.
+///
+/// A history that is put right again is a departure too: it says what it said before it was left, and not anew.
+pub(super) fn lineage<E>(
     spec: &TenantSpec,
     memory: &Memory,
-    descends_from: impl FnOnce(&ObjectHex) -> Result<bool, E>,
-) -> Result<Option<Reason>, E> {
-    let Some(state) = &memory.state else { return Ok(None) };
+    descends_from: impl Fn(&ObjectHex) -> Result<bool, E>,
+) -> Result<Lineage, E> {
+    let Some(state) = &memory.state else { return Ok(Lineage::default()) };
     let repository = &spec.repository;
-    if state.url != repository.url || state.branch != repository.branch || state.path != repository.path {
-        return Ok(Some(Reason::SourceChanged));
+    let moved = state.url != repository.url || state.branch != repository.branch || state.path != repository.path;
+    let mut left = Vec::new();
+    for head in &state.left {
+        if !descends_from(head)? {
+            left.push(head.clone());
+        }
     }
-    match &state.head {
-        Some(before) if !descends_from(before)? => Ok(Some(Reason::HistoryRewritten)),
-        Some(_) | None => Ok(None),
+    let came_back = left.len() < state.left.len();
+    let mut rewritten = false;
+    if let Some(before) = &state.head
+        && !descends_from(before)?
+    {
+        rewritten = true;
+        left.push(before.clone());
     }
+    left.drain(..left.len().saturating_sub(MOST_LEFT));
+    let departure = match (moved, rewritten || came_back) {
+        (true, _) => Some(Reason::SourceChanged),
+        (false, true) => Some(Reason::HistoryRewritten),
+        (false, false) => None,
+    };
+    Ok(Lineage { departure, left })
 }
 
 /// Why all deletions of a tenant are held. `files` is how many manifests its tree holds.
@@ -39,9 +67,7 @@ pub(super) fn empty_tree(memory: &Memory, files: usize) -> Option<(Reason, Strin
 fn hold_message(reason: Reason) -> String {
     match reason {
         Reason::SourceChanged => "the tenant's repository, branch or path changed".to_owned(),
-        Reason::HistoryRewritten => {
-            "the branch was rewritten: its head does not descend from the one before".to_owned()
-        }
+        Reason::HistoryRewritten => "the branch was rewritten: its head does not follow the ones before".to_owned(),
         other => other.explain().trim().trim_end_matches('.').to_lowercase(),
     }
 }
@@ -63,9 +89,6 @@ pub(super) fn left_over(
         |key: &ResourceKey| applied.done.contains(key) || plan.settles.iter().any(|settle| settle.key() == key);
     let still_holds = plan.scope != PlanScope::Full
         || !desired.unreadable.is_empty()
-        || prior.live().any(|record| {
-            let key = &record.key;
-            !desired.resources.contains_key(key) && !desired.rejected.contains_key(key) && !is_settled(key)
-        });
+        || prior.unwanted(desired).any(|record| !is_settled(&record.key));
     sticky(decisions).filter(|_| still_holds)
 }

@@ -187,12 +187,14 @@ impl Engine {
         spec: &TenantSpec,
         memory: &Memory,
         head: &ObjectHex,
+        left: &[ObjectHex],
         hold: Option<Reason>,
         findings: &[Diagnostic],
     ) -> Result<(), EngineError> {
         let state = TenantState {
             applied: Some(head.clone()),
             head: Some(head.clone()),
+            left: left.to_vec(),
             hold,
             findings: findings.to_vec(),
             ..self.blank_state(&lease.tenant, spec)
@@ -238,6 +240,7 @@ impl Engine {
             path: spec.repository.path.clone(),
             applied: None,
             head: None,
+            left: Vec::new(),
             hold: None,
             removed: false,
             error: String::new(),

@@ -15,7 +15,7 @@ use crate::forge::{Draft, FileEdit, Forge, ForgeError, ProposalRef};
 use crate::model::{
     Blocked, ConditionType, DesiredState, Drift, DriftMode, EventKind, FieldPath, Inventory, Lease, LeftOut, ObjectHex,
     Observation, Observations, Plan, Proposal, ProposalKind, ProposalStatus, ProposedField, Reason, Resource,
-    ResourceKey, ResourceStatus,
+    ResourceKey, ResourceStatus, Settle,
 };
 use crate::source::{Mirror, Refs};
 use crate::store::Scope;
@@ -59,6 +59,8 @@ pub(super) struct Topic<'a> {
     pub forgotten: &'a Forgotten,
     /// What was known when the pass began.
     pub prior: &'a Inventory,
+    /// That a document is not there says nothing: another source or history is read, or an empty tree (R9).
+    pub keeps_all: bool,
 }
 
 impl Topic<'_> {
@@ -109,6 +111,19 @@ impl Topic<'_> {
         let is_outstanding =
             |field: &&ProposedField| waiting.contains(&&field.path) || self.could_not_see(resource, &field.path);
         decided.fields.iter().filter(is_outstanding).cloned().collect()
+    }
+
+    /// Whether the object can only be made again, which waits for all that is asked of it: an answer that waits for that
+    /// must not keep the rest from being asked.
+    fn waits_to_be_made_again(&self, key: &ResourceKey) -> bool {
+        let replaces = |reason| matches!(reason, Reason::ConflictHeld | Reason::ReplaceProtected);
+        self.plan.blocked.iter().any(|blocked| blocked.key == *key && replaces(blocked.reason))
+    }
+
+    /// Whether this pass lets go of what is known of `key`.
+    fn lets_go_of(&self, key: &ResourceKey) -> bool {
+        let forgets = |settle: &Settle| matches!(settle, Settle::Forget { key: forgotten, .. } if forgotten == key);
+        self.applied.done.contains(key) || self.plan.settles.iter().any(forgets)
     }
 
     /// Whether nothing about `key` was compared: its object is not Plumb's, or stands elsewhere.
@@ -272,7 +287,10 @@ impl Engine {
         // That the object is gone is worse news than whatever was decided about it.
         let is_to_be_carried_out = |decided: &Proposal| {
             let was_answered = matches!(decided.status, ProposalStatus::Accepted | ProposalStatus::Restored);
-            was_answered && !drift.missing && !topic.outstanding(resource, decided).is_empty()
+            was_answered
+                && !drift.missing
+                && !topic.waits_to_be_made_again(key)
+                && !topic.outstanding(resource, decided).is_empty()
         };
         if known.is_some_and(is_to_be_carried_out) {
             // One proposal a resource: another would take the place of the answer.
@@ -386,7 +404,7 @@ impl Engine {
                 message: words::commit_message(
                     drift,
                     &left_out,
-                    &About { key: key.clone(), platform: topic.owner.platform.id.clone() },
+                    &About { key: key.clone(), platform: topic.owner.platform.id.clone(), kind },
                 ),
                 edits: vec![FileEdit { path, content: content.map(String::into_bytes) }],
                 at: opened_at,
@@ -406,6 +424,7 @@ impl Engine {
                 left_out,
                 silenced,
                 status: ProposalStatus::Pending,
+                elsewhere: false,
                 failed: false,
                 message: String::new(),
                 diff,
@@ -443,9 +462,6 @@ impl Engine {
                 forgotten::withdraw(topic, key, tip, why, timeline).await;
             }
         }
-        for proposal in proposals.values() {
-            self.keep_what_is_outstanding(topic, proposal, &offers).await?;
-        }
         let Offers { drafts, standing, left_alone, mut troubles } = offers;
         for known in standing.difference(&left_alone).filter_map(|key| proposals.get(key)) {
             // An update of it failed, and what it says is right again.
@@ -481,34 +497,6 @@ impl Engine {
         }
         tell(topic, &troubles, timeline);
         Ok(troubles)
-    }
-
-    /// What of an answer was carried out has been said: it must not be taken for an answer to a later question.
-    async fn keep_what_is_outstanding(
-        &self,
-        topic: &Topic<'_>,
-        proposal: &Proposal,
-        offers: &Offers,
-    ) -> Result<(), EngineError> {
-        let key = &proposal.key;
-        let was_answered = matches!(proposal.status, ProposalStatus::Accepted | ProposalStatus::Restored);
-        let Some(resource) = topic.desired.resources.get(key) else { return Ok(()) };
-        let is_seen = matches!(topic.seen(key), Some(Observation::Present(_))) && !topic.was_not_compared(key);
-        let is_replaced = offers.drafts.iter().any(|offer| offer.proposal.key == *key);
-        if !was_answered
-            || proposal.kind != ProposalKind::Drift
-            || !is_seen
-            || is_replaced
-            || settled(topic, offers, proposal).is_some()
-            || topic.held.going() == Going::Lost
-        {
-            return Ok(());
-        }
-        let fields = topic.outstanding(resource, proposal);
-        if fields.len() < proposal.fields.len() {
-            self.remember_proposal(topic.held.lease(), &Proposal { fields, ..proposal.clone() }).await?;
-        }
-        Ok(())
     }
 
     /// Ends a proposal, and takes its branch away.
@@ -631,6 +619,31 @@ impl Engine {
     }
 }
 
+/// Answers as they stand once the pass is recorded: what of one was carried out has been said, and must not be taken for
+/// an answer to a later question. One that is carried out whole is over.
+pub(super) fn carried_out(
+    topic: &Topic<'_>,
+    proposals: &BTreeMap<ResourceKey, Proposal>,
+    offers: &Offers,
+) -> Vec<Proposal> {
+    let answered = proposals.values().filter(|proposal| {
+        let was_answered = matches!(proposal.status, ProposalStatus::Accepted | ProposalStatus::Restored);
+        let is_replaced = offers.drafts.iter().any(|offer| offer.proposal.key == proposal.key);
+        was_answered && proposal.kind == ProposalKind::Drift && !is_replaced
+    });
+    let after = answered.filter_map(|proposal| {
+        let key = &proposal.key;
+        let resource = topic.desired.resources.get(key)?;
+        let is_seen = topic.applied.done.contains(key)
+            || (matches!(topic.seen(key), Some(Observation::Present(_))) && !topic.was_not_compared(key));
+        let fields = topic.outstanding(resource, proposal);
+        let status = if fields.is_empty() { ProposalStatus::Closed } else { proposal.status };
+        let is_shorter = is_seen && (fields.len() < proposal.fields.len() || status != proposal.status);
+        is_shorter.then(|| Proposal { fields, status, ..proposal.clone() })
+    });
+    after.collect()
+}
+
 fn asks_a_person(drift: &Drift) -> bool {
     drift.mode == DriftMode::Propose && !drift.silenced
 }
@@ -671,21 +684,25 @@ fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<St
     if proposal.status == ProposalStatus::Closed {
         return Some("it is over".to_owned());
     }
-    let removed = || "git removed the document".to_owned();
+    // Where git cannot be said to have removed it, the question outlives that, and so does what is to be left alone.
+    let outlives = undecided || proposal.status == ProposalStatus::Ignored;
+    let stands = outlives && (topic.keeps_all || proposal.elsewhere) && !topic.lets_go_of(key);
+    let is_removed = || {
+        let removed = !stands && decide::is_removed(key, topic.owner.tenant, topic.desired);
+        removed.then(|| "git removed the document".to_owned())
+    };
     let Some(seen) = topic.seen(key) else {
-        return topic.is_gone_from_git(key).then(removed);
+        return is_removed().filter(|_| topic.prior.get(key).is_none());
     };
     match (seen, topic.desired.resources.get(key)) {
         (Observation::Unknown(_), _) => None,
-        // Its document let go of what was gone: remembered until that is clear, since it came back (R7).
-        (Observation::Present(_), None)
-            if proposal.kind == ProposalKind::Missing
-                && topic.prior.get(key).is_some()
-                && !topic.applied.done.contains(key) =>
+        // Its document let go of what was gone: remembered until that is done, since it may come back (R7).
+        (_, None)
+            if proposal.kind == ProposalKind::Missing && topic.prior.get(key).is_some() && !topic.lets_go_of(key) =>
         {
             None
         }
-        (_, None) => decide::is_removed(key, topic.owner.tenant, topic.desired).then(removed),
+        (_, None) => is_removed(),
         (seen, Some(resource)) => match offers.troubles.get(key) {
             // What is out says what was live before.
             Some(trouble) if undecided && trouble.of_all && trouble.reason == Reason::NotExpressible => {

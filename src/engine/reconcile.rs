@@ -10,32 +10,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    AppliedDocument, Approval, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Inventory,
-    Lease, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal, ProposalStatus, Reason,
-    ResourceKey, Saga, Summary, TenantSpec, Unknown, Width,
+    AppliedDocument, Approval, Ask, ConditionType, Decisions, Depth, DesiredState, Diagnostic, EventKind,
+    ExecutionOutcome, Inventory, Lease, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal,
+    ProposalKind, ProposalStatus, Reason, ResourceKey, Saga, Summary, TenantSpec, Unknown, Width,
 };
 use crate::plan::{self, Terms};
-use crate::source::{Mirror, Refs, Side, Wanted, WorkingTree};
+use crate::source::{CommitInfo, Mirror, Refs, Side, Wanted, WorkingTree};
 use crate::store::Scope;
 
 use super::apply::Applied;
 use super::attempts::{self, Heads};
 use super::circuits::Circuits;
-use super::decide::{self, Evidence};
+use super::decide::{self, Evidence, Removal};
 use super::desired::{Loaded, Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
+use super::holds::{self, Lineage};
 use super::lease::{Going, Held};
 use super::memory::Memory;
 use super::observe::{Look, targets};
 use super::passwords::Seen;
 use super::platform::PlatformStatus;
-use super::propose::{Topic, forgotten};
+use super::propose::{self, About, Topic, forgotten};
 use super::record::{Pass, Written};
 use super::replay;
 use super::sagas;
 use super::timeline::Timeline;
 use super::worker::name_of;
-use super::{Engine, EngineError, audit, beside, blocking, holds, mirrors, windows};
+use super::{Engine, EngineError, audit, beside, blocking, mirrors, windows};
 
 /// How often a pass is planned anew at once because a target was not what a step expected.
 pub(super) const MOST_REPLANS: u32 = 3;
@@ -106,8 +107,8 @@ impl<'a> Subject<'a> {
         self,
         known: &BTreeMap<ResourceKey, Proposal>,
         source: &Source,
-        desired: &DesiredState,
-        departure: Option<Reason>,
+        reading: &Reading,
+        news: &News,
     ) -> Result<Vec<Proposal>, EngineError> {
         let evidence = Evidence {
             platform: &self.in_force.platform.id,
@@ -115,16 +116,18 @@ impl<'a> Subject<'a> {
             refs: &source.refs,
             url: &self.spec.repository.url,
             mirror: &source.mirror,
-            desired,
-            is_other: departure.is_some(),
+            desired: &reading.desired,
+            is_other: news.lineage.departure.is_some(),
+            is_empty: reading.files == 0,
+            let_go: &news.let_go,
         };
         beside(|| decide::read_proposals(known, evidence)).map_err(|error| unreadable(self.tenant, error))
     }
 
-    /// Why the head is not a later word of what was read last (R9).
-    fn departure(self, memory: &Memory, source: &Source) -> Result<Option<Reason>, EngineError> {
+    /// How the head follows what was read last (R9).
+    fn lineage(self, memory: &Memory, source: &Source) -> Result<Lineage, EngineError> {
         let Source { mirror, head, .. } = source;
-        beside(|| holds::departure(self.spec, memory, |before| mirror.contains(before, head)))
+        beside(|| holds::lineage(self.spec, memory, |before| mirror.contains(before, head)))
             .map_err(|error| unreadable(self.tenant, error))
     }
 }
@@ -134,6 +137,14 @@ pub(super) struct Source {
     pub mirror: Arc<Mirror>,
     pub refs: Refs,
     pub head: ObjectHex,
+}
+
+/// What the head says beside its documents.
+struct News {
+    lineage: Lineage,
+    /// The commits since the last pass. Those of another source or history are not heard: they may have been heard before.
+    commits: Vec<CommitInfo>,
+    let_go: Vec<Removal>,
 }
 
 /// What a preview is of.
@@ -306,13 +317,13 @@ impl Engine {
             }
             Some(source) => {
                 let mut proposals = memory.proposals.clone();
-                let departure = subject.departure(&memory, &source)?;
-                let read = subject.read_proposals(&proposals, &source, &reading.desired, departure)?;
+                let news = self.news(subject, &source, &memory, &reading.desired).await?;
+                let read = subject.read_proposals(&proposals, &source, &reading, &news)?;
                 proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
                 let mut decisions = decide::decisions(&proposals);
                 decisions.were_there.extend(forgotten(owner, &source, &memory.proposals).were_there());
-                decisions.approvals = self.approvals(tenant, &source, &memory).await?;
-                decisions.prune_holds = holds::prune_holds(&memory, reading.files, departure);
+                decisions.approvals = approvals(&memory, &news);
+                decisions.prune_holds = holds::prune_holds(&memory, reading.files, news.lineage.departure);
                 decisions
             }
         };
@@ -407,7 +418,7 @@ impl Engine {
         workspace: &mut Workspace,
         timeline: &mut Timeline<'_>,
     ) -> Result<Passed, EngineError> {
-        let Subject { in_force, tenant, spec } = subject;
+        let Subject { in_force, spec, .. } = subject;
         let lease = held.lease();
         let Start { source, loaded, mut memory } = start;
         held.reads(name_of(&source.refs), in_force.platform.commit.as_ref());
@@ -421,13 +432,13 @@ impl Engine {
         timeline.audit(self.commits_to_audit(lease, &source, &memory).await?);
 
         // what people decided
-        let departure = subject.departure(&memory, &source)?;
-        self.read_decisions(subject, lease, &source, &desired, departure, &mut memory, timeline).await?;
+        let news = self.news(subject, &source, &memory, &desired).await?;
+        self.read_decisions(subject, lease, &source, &reading, &news, &mut memory, timeline).await?;
         let forgotten = forgotten(owner, &source, &memory.proposals);
         let mut decisions = decide::decisions(&memory.proposals);
         decisions.were_there.extend(forgotten.were_there());
-        decisions.approvals = self.approvals(tenant, &source, &memory).await?;
-        decisions.prune_holds = holds::prune_holds(&memory, reading.files, departure);
+        decisions.approvals = approvals(&memory, &news);
+        decisions.prune_holds = holds::prune_holds(&memory, reading.files, news.lineage.departure);
         self.complete(&mut decisions, subject, &memory);
         let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
         let planned_at = self.clock.now();
@@ -493,9 +504,11 @@ impl Engine {
             statuses: &memory.statuses,
             forgotten: &forgotten,
             prior: &memory.inventory,
+            keeps_all: news.lineage.departure.is_some() || reading.files == 0,
         };
         let offers = self.offers(&topic, &memory.proposals, workspace);
         let expected = offers.troubles.clone();
+        let answers = propose::carried_out(&topic, &memory.proposals, &offers);
 
         // record
         let mut attempts = attempts::after(&memory.attempts, &plan, &applied, heads, self.clock.now());
@@ -515,6 +528,7 @@ impl Engine {
             sagas_begun: &begun,
             sagas_over: &over,
             troubles: &expected,
+            answers: &answers,
             before: &live,
             after: &after,
             silent: &silent,
@@ -526,7 +540,9 @@ impl Engine {
             timeline.note_of(&key, EventKind::Recorded { reason });
         }
         let hold = holds::left_over(&decisions, &plan, &applied, &desired, &memory.inventory);
-        self.remember_pass(lease, spec, &memory, &source.head, hold, &desired.diagnostics).await?;
+        let left = &news.lineage.left;
+        self.remember_pass(lease, spec, &memory, &source.head, left, hold, &desired.diagnostics).await?;
+        memory.proposals.extend(answers.iter().map(|answer| (answer.key.clone(), answer.clone())));
 
         // propose
         let troubles = self.propose(&topic, &memory.proposals, offers, timeline).await?;
@@ -603,12 +619,12 @@ impl Engine {
         subject: Subject<'_>,
         lease: &Lease,
         source: &Source,
-        desired: &DesiredState,
-        departure: Option<Reason>,
+        reading: &Reading,
+        news: &News,
         memory: &mut Memory,
         timeline: &mut Timeline<'_>,
     ) -> Result<(), EngineError> {
-        let read = subject.read_proposals(&memory.proposals, source, desired, departure)?;
+        let read = subject.read_proposals(&memory.proposals, source, reading, news)?;
         if read.is_empty() {
             return Ok(());
         }
@@ -620,7 +636,8 @@ impl Engine {
             let message = proposal.message.clone();
             let before = memory.proposals.get(&proposal.key).map(|known| known.status);
             match status {
-                _ if before == Some(status) => {}
+                // Nobody was asked, so nobody answered.
+                _ if before.is_none() || before == Some(status) => {}
                 ProposalStatus::Open => {}
                 // What looks like an answer and is none.
                 ProposalStatus::Pending if message.is_empty() => {}
@@ -640,26 +657,51 @@ impl Engine {
         Ok(())
     }
 
-    /// Approvals that are remembered, and those in the commits since the last pass.
-    async fn approvals(&self, tenant: &str, source: &Source, memory: &Memory) -> Result<Vec<Approval>, EngineError> {
+    /// What the head says beside its documents.
+    async fn news(
+        &self,
+        subject: Subject<'_>,
+        source: &Source,
+        memory: &Memory,
+        desired: &DesiredState,
+    ) -> Result<News, EngineError> {
+        let lineage = subject.lineage(memory, source)?;
         let from = memory.state.as_ref().and_then(|state| state.applied.clone());
-        let mut approvals = memory.approvals.clone();
-        if from.as_ref() != Some(&source.head) {
-            let (mirror, head) = (Arc::clone(&source.mirror), source.head.clone());
-            let commits = blocking(move || mirror.commits_between(from.as_deref(), &head))
-                .await?
-                .map_err(|source| unreadable(tenant, source))?;
-            // The keys of one that is remembered were found when its plan was still the one that it names.
-            let is_remembered = |fresh: &Approval| {
-                let same = |known: &Approval| {
-                    (known.kind, &known.plan, &known.commit) == (fresh.kind, &fresh.plan, &fresh.commit)
-                };
-                memory.approvals.iter().any(|known| same(known) && !known.keys.is_empty())
-            };
-            let read = decide::approvals(&commits, &memory.held);
-            approvals.extend(read.into_iter().filter(|fresh| !is_remembered(fresh)));
+        let commits = match lineage.departure {
+            None if from.as_ref() != Some(&source.head) => {
+                let (mirror, head) = (Arc::clone(&source.mirror), source.head.clone());
+                blocking(move || mirror.commits_between(from.as_deref(), &head))
+                    .await?
+                    .map_err(|source| unreadable(subject.tenant, source))?
+            }
+            None | Some(_) => Vec::new(),
+        };
+        let is_removal =
+            |about: &About| about.platform == subject.in_force.platform.id && about.kind == ProposalKind::Missing;
+        let said_gone: BTreeSet<ResourceKey> =
+            commits.iter().filter_map(About::of).filter(is_removal).map(|about| about.key).collect();
+        let is_asked =
+            |key: &ResourceKey| memory.proposals.get(key).is_some_and(|known| known.kind == ProposalKind::Missing);
+        let mut let_go = Vec::new();
+        for record in memory.inventory.unwanted(desired) {
+            if is_asked(&record.key) || !decide::is_removed(&record.key, subject.spec, desired) {
+                continue;
+            }
+            if said_gone.contains(&record.key) || self.was_gone(memory, &record.key).await? {
+                let_go.push(Removal { key: record.key.clone(), file: record.file.clone(), at: self.clock.now() });
+            }
         }
-        Ok(approvals)
+        Ok(News { lineage, commits, let_go })
+    }
+
+    /// Whether the object was gone when it was looked at last.
+    async fn was_gone(&self, memory: &Memory, key: &ResourceKey) -> Result<bool, EngineError> {
+        let status = match memory.statuses.get(key) {
+            Some(status) => Some(status.clone()),
+            None => self.store.read(Scope::Tenant(key.tenant.clone())).await?.status(key).await?,
+        };
+        let ready = status.as_ref().and_then(|status| status.condition(ConditionType::Ready));
+        Ok(ready.is_some_and(|ready| ready.reason == Reason::DataMissing))
     }
 
     /// What was decided elsewhere than in proposals and commits.
@@ -785,6 +827,18 @@ struct Ground<'a> {
     access: Access,
     depth: Depth,
     circuits: Option<&'a Circuits>,
+}
+
+/// Approvals that are remembered, and those in the commits since the last pass.
+fn approvals(memory: &Memory, news: &News) -> Vec<Approval> {
+    // The keys of one that is remembered were found when its plan was still the one that it names.
+    let is_remembered = |fresh: &Approval| {
+        let same =
+            |known: &Approval| (known.kind, &known.plan, &known.commit) == (fresh.kind, &fresh.plan, &fresh.commit);
+        memory.approvals.iter().any(|known| same(known) && !known.keys.is_empty())
+    };
+    let read = decide::approvals(&news.commits, &memory.held);
+    memory.approvals.iter().cloned().chain(read.into_iter().filter(|fresh| !is_remembered(fresh))).collect()
 }
 
 pub(super) fn unreadable(tenant: &str, source: crate::source::SourceError) -> EngineError {

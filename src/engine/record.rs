@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Action, ApprovalKind, DesiredState, Fields, Inventory, Lease, Live, Observation, Observations, Plan, PlanScope,
-    Platform, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Saga, Settle, Step, revision,
+    Platform, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Saga, Settle, Step, revision,
 };
 use crate::plan::{Place, object_name, read_back, record_after};
 use crate::store::{HeldPlan, Scope, StoreError, Tx};
@@ -34,6 +34,8 @@ pub(super) struct Pass<'a> {
     pub sagas_over: &'a [&'a Saga],
     /// What nobody is asked about.
     pub troubles: &'a Troubles,
+    /// Answers of which something was carried out.
+    pub answers: &'a [Proposal],
     /// What was seen before the apply.
     pub before: &'a Observations,
     /// What was read back of the objects that steps touched.
@@ -66,6 +68,9 @@ impl Engine {
         }
         record_holds(pass, tx.as_mut()).await?;
         attempts::write(tx.as_mut(), pass.attempts_before, pass.attempts).await?;
+        for answer in pass.answers {
+            tx.put_proposal(answer).await?;
+        }
         for saga in pass.sagas_begun {
             tx.put_saga(saga).await?;
         }

@@ -13,7 +13,7 @@ use super::fields::{FieldHash, FieldPath, Fields};
 use super::key::{ObjectHex, ResourceKey};
 use super::observation::{ObjectId, ProviderIdentity};
 use super::plan::{Change, PlanId};
-use super::resource::{Annotations, DriftMode};
+use super::resource::{Annotations, DesiredState, DriftMode};
 
 /// One object that Plumb applied or recorded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,6 +123,17 @@ impl Inventory {
         self.records.get(key).filter(|record| !record.retained)
     }
 
+    /// Records whose documents git does not have any more, in any form.
+    pub fn unwanted<'a>(&'a self, desired: &'a DesiredState) -> impl Iterator<Item = &'a Record> {
+        // Both are sorted: going through them side by side is much cheaper than looking each record up.
+        let mut wanted = desired.resources.keys().peekable();
+        self.live().filter(move |record| {
+            let key = &record.key;
+            while wanted.next_if(|wanted| *wanted < key).is_some() {}
+            wanted.peek() != Some(&key) && !desired.rejected.contains_key(key)
+        })
+    }
+
     /// Records that were not forgotten on purpose.
     pub fn live(&self) -> impl Iterator<Item = &Record> {
         self.records.values().filter(|record| !record.retained)
@@ -218,6 +229,10 @@ pub struct Proposal {
     #[serde(default)]
     pub silenced: Vec<ProposedField>,
     pub status: ProposalStatus,
+    /// Another source, or another history, is read since, in which the document cannot be found: its absence is no answer,
+    /// and once it is there the question is about what it says then.
+    #[serde(default)]
+    pub elsewhere: bool,
     /// Whether what it should be could not be shown at the last try; the message says why.
     #[serde(default)]
     pub failed: bool,

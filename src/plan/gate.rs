@@ -80,7 +80,8 @@ fn suspended_by_platform(draft: &Draft<'_>, key: &ResourceKey) -> Option<String>
 /// What waits for an approval of its own: each key counts for itself.
 fn unapproved(draft: &Draft<'_>, step: &Step) -> Option<Hold> {
     let held = draft.held_steps.get(&step.key)?;
-    if is_approved(draft, held.approval, &BTreeSet::from([&step.key])) {
+    let covered = if held.by_id { BTreeSet::new() } else { BTreeSet::from([&step.key]) };
+    if is_approved(draft, held.approval, &covered) {
         return None;
     }
     Some(Hold::by(held.reason, format!("{}. {}", held.message, way_out(held.approval, draft))))

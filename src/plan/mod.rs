@@ -76,6 +76,8 @@ struct Held {
     reason: Reason,
     message: String,
     approval: crate::model::ApprovalKind,
+    /// Only an approval of this very plan lets it pass: one that covers the key may have been about something else.
+    by_id: bool,
 }
 
 impl<'a> Draft<'a> {

@@ -142,6 +142,7 @@ impl Draft<'_> {
                     reason: Reason::DataMissing,
                     message: format!("{} was there and is gone; it is not made again empty", step.object_name),
                     approval: ApprovalKind::Create,
+                    by_id: false,
                 },
             );
         } else if was_there && mode == DriftMode::Observe {

@@ -16,14 +16,7 @@ impl Draft<'_> {
         if matches!(self.scope, PlanScope::Keys(_)) && !makes_something {
             return;
         }
-        // Both are sorted: going through them side by side is much cheaper than looking each record up.
-        let mut wanted = desired.resources.keys().peekable();
-        let mut is_wanted = |key: &ResourceKey| {
-            while wanted.next_if(|wanted| *wanted < key).is_some() {}
-            wanted.peek().is_some_and(|wanted| *wanted == key)
-        };
-        let gone = prior.live().filter(|record| !is_wanted(&record.key) && !desired.rejected.contains_key(&record.key));
-        for record in gone {
+        for record in prior.unwanted(desired) {
             if self.may_leave_data_behind(record) {
                 self.removed.insert(record.key.clone());
             }
@@ -84,8 +77,12 @@ impl Draft<'_> {
                                      management commit its document again",
                                     record.object_name
                                 );
-                                let held =
-                                    Held { reason: Reason::DeletionsHeld, message, approval: ApprovalKind::Deletes };
+                                let held = Held {
+                                    reason: Reason::DeletionsHeld,
+                                    message,
+                                    approval: ApprovalKind::Deletes,
+                                    by_id: true,
+                                };
                                 self.held_steps.insert(key.clone(), held);
                             }
                             self.plan.steps.push(step);
@@ -109,8 +106,8 @@ impl Draft<'_> {
              management commit its document again",
             stray.object_name, stray.provider
         );
-        self.held_steps
-            .insert(key.clone(), Held { reason: Reason::Orphaned, message, approval: ApprovalKind::Deletes });
+        let held = Held { reason: Reason::Orphaned, message, approval: ApprovalKind::Deletes, by_id: false };
+        self.held_steps.insert(key.clone(), held);
         self.plan.steps.push(self.deletion(key, &stray.provider, &stray.object_name, &stray.object));
     }
 

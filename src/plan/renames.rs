@@ -63,8 +63,12 @@ impl Draft<'_> {
             .filter_map(|key| Some((key.clone(), new.of(key, self.spec_of_removed(key))?)))
             .collect();
         for (from, to) in added {
-            let held =
-                Held { reason: Reason::PossibleRename, message: why(&from, &to), approval: ApprovalKind::Create };
+            let held = Held {
+                reason: Reason::PossibleRename,
+                message: why(&from, &to),
+                approval: ApprovalKind::Create,
+                by_id: false,
+            };
             self.held_steps.insert(to, held);
         }
         self.keep_what_was_removed(&left);

@@ -248,6 +248,10 @@ pub struct TenantState {
     pub applied: Option<ObjectHex>,
     /// The head that was looked at last.
     pub head: Option<ObjectHex>,
+    /// Heads that were left for another source or another history, the newest last: where one of them comes back, what it
+    /// says is not said anew (R9).
+    #[serde(default)]
+    pub left: Vec<ObjectHex>,
     /// Why all deletes are held until approved (R9): source changed, history rewritten.
     pub hold: Option<Reason>,
     /// No longer in the platform: frozen and listed.

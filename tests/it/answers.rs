@@ -67,7 +67,8 @@ async fn r14_a_refused_push_over_plumbs_own_merged_branch_is_no_answer() {
     }
 }
 
-async fn gone_and_forgotten() -> World {
+/// Orders are gone, and only the question knows that they were there.
+pub async fn gone_and_forgotten() -> World {
     let mut world = World::with_files().await;
     let doc = "apiVersion: plumb.dev/v1\nkind: Database\nmetadata:\n  name: orders\n  environment: staging\n  labels: {owner: team-checkout}\nspec:\n  userVersion: 7\n";
     world.tenant.write(MANIFEST, doc);

@@ -1,7 +1,7 @@
 //! What is no answer, though it looks like one; and what is not forgotten with a question.
 
 use plumb::managers::ManagerError;
-use plumb::model::{ProposalKind, ProposalStatus, Reason};
+use plumb::model::{EventKind, ProposalKind, ProposalStatus, Reason};
 
 use crate::answers::{want, world_that_undoes};
 use crate::drift::{BRANCH, MANIFEST, ORDERS, VERSION, world_with, world_with_proposal};
@@ -216,4 +216,35 @@ async fn a_persons_commit_on_a_branch_that_was_merged_is_never_overwritten() {
         assert_eq!(world.number("staging", "orders", VERSION).await, 45);
     }
     assert!(world.tenant.show(&format!("main:{MANIFEST}")).contains("userVersion: 42"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_counts_once_though_the_process_died_when_it_was_recorded() {
+    let world = world_with_proposal().await;
+    world.tenant.delete_branch(BRANCH);
+    world.on_event(|event| assert!(!matches!(event.kind, EventKind::Recorded { .. }), "killed"));
+    assert!(world.try_apply().await.is_err());
+    world.on_event(|_| {});
+    assert_eq!(world.number("staging", "orders", VERSION).await, 7);
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    is_left_alone(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_can_only_be_carried_out_by_making_it_again_keeps_no_question_waiting() {
+    let world = World::with_files().await;
+    world.write_database("staging", "orders", "pageSize: 4096\nuserVersion: 7");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA page_size = 8192; VACUUM").await;
+    world.apply().await;
+    world.tenant.delete_branch(BRANCH);
+    world.apply().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    for _ in 0..2 {
+        world.apply().await;
+    }
+    let asked = world.proposal(ORDERS).await.unwrap();
+    assert_eq!(asked.status, ProposalStatus::Open);
+    assert!(asked.fields.iter().any(|field| field.path.as_str() == "/spec/userVersion"), "{:?}", asked.fields);
 }

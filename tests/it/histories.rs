@@ -9,7 +9,7 @@ use crate::harness::world::{World, held, held_message, parse};
 const REFUSE: &str = "#!/bin/sh\nexit 1\n";
 
 /// Orders, with these annotations, beside another database.
-async fn world_of_two(annotations: &str) -> World {
+pub async fn world_of_two(annotations: &str) -> World {
     let world = world_with(annotations).await;
     world.write_database("staging", "other", "userVersion: 1");
     world.tenant.commit("Add another");
@@ -18,7 +18,7 @@ async fn world_of_two(annotations: &str) -> World {
 }
 
 /// Moves the file of orders away, asks about it, and gives where it is now.
-async fn lose_orders(world: &World) -> std::path::PathBuf {
+pub async fn lose_orders(world: &World) -> std::path::PathBuf {
     let away = world.data().join("away.db");
     std::fs::rename(world.file("staging", "orders"), &away).unwrap();
     world.apply().await;
@@ -27,7 +27,7 @@ async fn lose_orders(world: &World) -> std::path::PathBuf {
     away
 }
 
-async fn is_not_made_again(world: &World) {
+pub async fn is_not_made_again(world: &World) {
     for look in 0..3 {
         world.apply().await;
         assert!(!world.file("staging", "orders").exists(), "look {look}: made again empty");
@@ -42,14 +42,14 @@ async fn is_left_alone(world: &World) {
     }
 }
 
-fn merge_and_revert(world: &World) {
+pub fn merge_and_revert(world: &World) {
     world.tenant.merge(BRANCH, MergeHow::FastForward);
     world.tenant.git(&["revert", "--no-edit", "HEAD"]);
     world.tenant.git(&["push", "origin", "main"]);
 }
 
 /// A person's commit beside the question: it touches another file.
-fn note_on_the_branch(world: &World) {
+pub fn note_on_the_branch(world: &World) {
     world.tenant.pull();
     world.tenant.checkout(BRANCH);
     world.tenant.write("notes.txt", "Who has done this?");
@@ -216,6 +216,70 @@ async fn r9_a_rewritten_history_answers_no_question_that_a_person_works_on() {
     assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::HandsOff);
     rewrite_to(&world, &old);
     is_left_alone(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_a_history_that_is_put_right_again_answers_nothing() {
+    let (world, old) = asked_about_nine().await;
+    let new = world.tenant.head();
+    for _ in 0..2 {
+        rewrite_to(&world, &old);
+        is_left_alone(&world).await;
+        rewrite_to(&world, &new);
+        is_left_alone(&world).await;
+    }
+    // What comes after it answers as ever.
+    world.write_database("staging", "orders", "journalMode: wal\nuserVersion: 8");
+    world.tenant.commit("Eight");
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_a_history_that_is_put_right_with_more_on_it_answers_nothing() {
+    let (world, old) = asked_about_nine().await;
+    rewrite_to(&world, &old);
+    world.apply().await;
+    world.write_database("staging", "other", "userVersion: 1");
+    world.tenant.git(&["add", "--all"]);
+    world.tenant.git(&["commit", "--message", "Something else"]);
+    world.tenant.git(&["push", "--force", "origin", "HEAD:main"]);
+    is_left_alone(&world).await;
+    assert!(world.file("staging", "other").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_a_history_that_is_put_right_again_leaves_alone_what_was_left_alone() {
+    let (world, old) = asked_about_nine().await;
+    let new = world.tenant.head();
+    world.write_tenant("providers: [files]\nonClose: ignore");
+    world.platform.commit("Ignore what is closed");
+    world.tenant.delete_branch(BRANCH);
+    world.apply().await;
+    rewrite_to(&world, &old);
+    is_left_alone(&world).await;
+    rewrite_to(&world, &new);
+    is_left_alone(&world).await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Ignored);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_another_history_has_too_is_carried_out() {
+    let world = world_with_proposal().await;
+    world.write_platform("id: test-platform\nwindows: [{mode: deny, schedule: \"* * * * *\", duration: 1h}]");
+    world.platform.commit("Nothing changes now");
+    edit_on_the_branch(&world);
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    world.apply().await;
+    world.tenant.pull();
+    world.tenant.git(&["commit", "--amend", "--no-edit", "--date", "2001-01-01T00:00:00"]);
+    world.tenant.push_force();
+    world.write_platform("id: test-platform");
+    world.platform.commit("Go on");
+    for _ in 0..2 {
+        world.apply().await;
+    }
+    assert_eq!(world.number("staging", "orders", VERSION).await, 41);
 }
 
 #[tokio::test(flavor = "multi_thread")]

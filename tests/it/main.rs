@@ -15,6 +15,7 @@ mod examples;
 mod faults;
 mod gates;
 mod histories;
+mod let_go;
 mod managers_postgres;
 mod managers_redis;
 mod managers_sqlite;

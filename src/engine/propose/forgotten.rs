@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use crate::forge::{ForgeError, ProposalRef};
 use crate::model::{EventKind, ObjectHex, Observation, Proposal, ProposalStatus, ResourceKey};
-use crate::source::Mirror;
+use crate::source::{CommitInfo, Mirror, SourceError};
 
 use super::super::desired::Owner;
 use super::super::reconcile::Source;
@@ -20,8 +20,8 @@ use super::{About, Offers, Topic, branch_of};
 pub(in super::super) struct Forgotten {
     /// The forgotten proposals, by what they are about.
     pub proposals: BTreeMap<ResourceKey, Out>,
-    /// What branches that somebody has committed to are about.
-    taken_over: BTreeSet<ResourceKey>,
+    /// What other branches speak of: those that somebody has committed to, and those of a former path.
+    spoken_of: BTreeSet<ResourceKey>,
 }
 
 /// A forgotten proposal, as its branch shows it.
@@ -38,7 +38,7 @@ pub(in super::super) struct Out {
 impl Forgotten {
     /// The keys whose objects were there: a branch says so, whoever committed to it and whether or not it is merged (R8).
     pub(in super::super) fn were_there(&self) -> impl Iterator<Item = ResourceKey> + '_ {
-        self.proposals.keys().chain(&self.taken_over).cloned()
+        self.proposals.keys().chain(&self.spoken_of).cloned()
     }
 }
 
@@ -52,25 +52,38 @@ pub(in super::super) fn forgotten(
     let mut forgotten = Forgotten::default();
     let branches = refs.drift.iter().filter(|(branch, _)| known.values().all(|proposal| proposal.branch != **branch));
     for (branch, tip) in branches {
-        let is_own = |about: &About| {
-            let About { key, platform } = about;
-            let is_here = key.tenant == owner.name && branch_of(owner, key) == *branch;
-            *platform == owner.platform.id && is_here && !known.contains_key(key)
+        let is_own = |About { key, platform, .. }: &About| {
+            *platform == owner.platform.id && key.tenant == owner.name && !known.contains_key(key)
         };
+        let merged = beside(|| mirror.contains(tip, head)).unwrap_or(false);
         match said(mirror, tip) {
-            Some(Said { about, at, base }) if is_own(&about) => {
-                let merged = mirror.contains(tip, head).unwrap_or(false);
+            Some(Said { about, at, base }) if is_own(&about) && branch_of(owner, &about.key) == *branch => {
                 forgotten.proposals.insert(about.key, Out { tip: tip.clone(), at, base, merged });
             }
-            Some(_) => {}
+            Some(Said { about, .. }) => forgotten.spoken_of.extend(is_own(&about).then_some(about.key)),
             None => {
-                let commits = beside(|| mirror.commits_between(Some(head), tip)).unwrap_or_default();
-                let about = commits.iter().filter_map(About::of).find(is_own);
-                forgotten.taken_over.extend(about.map(|about| about.key));
+                let commits = match merged {
+                    true => beside(|| first_parents(mirror, tip)),
+                    false => beside(|| mirror.commits_between(Some(head), tip)),
+                };
+                let about = commits.unwrap_or_default().iter().filter_map(About::of).find(is_own);
+                forgotten.spoken_of.extend(about.map(|about| about.key));
             }
         }
     }
     forgotten
+}
+
+/// The newest commits of a branch by itself: a person puts few on a proposal.
+fn first_parents(mirror: &Mirror, tip: &ObjectHex) -> Result<Vec<CommitInfo>, SourceError> {
+    const FEW: usize = 20;
+    let (mut commits, mut next) = (Vec::new(), Some(tip.clone()));
+    while let Some(commit) = next.filter(|_| commits.len() < FEW) {
+        let read = mirror.commits_between(None, &commit)?;
+        next = read.first().and_then(|commit| commit.parent.clone());
+        commits.extend(read);
+    }
+    Ok(commits)
 }
 
 /// What a commit of Plumb's says of itself.
@@ -115,19 +128,24 @@ pub(super) fn not_ours(topic: &Topic<'_>, tip: &ObjectHex, key: &ResourceKey, br
 /// all may be open about their resource, and all of it must have been seen (R5).
 pub(super) fn settled<'a>(topic: &'a Topic<'_>, offers: &Offers) -> Vec<(&'a ResourceKey, &'a ObjectHex, String)> {
     let mut settled = Vec::new();
-    for (key, Out { tip, .. }) in &topic.forgotten.proposals {
+    for (key, Out { tip, base, .. }) in &topic.forgotten.proposals {
         if offers.drafts.iter().any(|offer| offer.proposal.key == *key) || offers.troubles.contains_key(key) {
             continue;
         }
+        // What does not come after the question, or is empty, removes nothing.
+        let follows = |base: &ObjectHex| topic.mirror.contains(base, topic.head).unwrap_or(false);
+        let removes = !topic.keeps_all && base.as_ref().is_some_and(follows);
         let Some(seen) = topic.seen(key) else {
-            if topic.is_gone_from_git(key) {
+            if removes && topic.is_gone_from_git(key) {
                 settled.push((key, tip, "git removed the document".to_owned()));
             }
             continue;
         };
         let why = match (seen, topic.desired.resources.get(key)) {
             (Observation::Unknown(_), _) => continue,
-            (_, None) if decide::is_removed(key, topic.owner.tenant, topic.desired) => "git removed the document",
+            (_, None) if removes && decide::is_removed(key, topic.owner.tenant, topic.desired) => {
+                "git removed the document"
+            }
             (_, None) => continue,
             (Observation::Absent { .. }, Some(_)) => continue,
             (Observation::Present(_), Some(resource)) => {

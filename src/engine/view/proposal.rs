@@ -83,6 +83,7 @@ pub(super) fn view(facts: &Facts, proposal: &Proposal, now: DateTime<Utc>) -> Pr
         left_out,
         silenced: _,
         status,
+        elsewhere: _,
         failed: _,
         message,
         diff,

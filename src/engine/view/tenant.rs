@@ -121,7 +121,8 @@ fn view(
     last: Option<Execution>,
     now: DateTime<Utc>,
 ) -> TenantView {
-    let TenantState { tenant, url, branch, path, applied, head, hold, removed, error, findings, updated_at } = state;
+    let TenantState { tenant, url, branch, path, applied, head, left: _, hold, removed, error, findings, updated_at } =
+        state;
     let belongs = |key: &ResourceKey| key.tenant == *tenant;
     let mut counts = Counts::default();
     for environment in environments.values() {

@@ -44,6 +44,7 @@ impl Sample {
             path: ".".into(),
             applied: head.map(str::to_owned),
             head: head.map(str::to_owned),
+            left: Vec::new(),
             hold: None,
             removed: false,
             error: String::new(),
@@ -280,6 +281,7 @@ fn checkout(sample: &mut Sample) {
         }],
         silenced: Vec::new(),
         status: ProposalStatus::Open,
+        elsewhere: false,
         failed: false,
         message: String::new(),
         diff: "--- a/environments/production/orders.yaml\n+++ b/environments/production/orders.yaml\n@@ -6,10 +6,10 @@\n   labels: {owner: team-checkout}\n spec:\n   provider: pg-main\n-  connectionLimit: 20          # sized for two pods\n+  connectionLimit: 50          # sized for two pods\n   extensions: [pgcrypto, pg_trgm]\n   roles:\n     - {name: app, access: readwrite}\n-    - {name: ro, access: read}\n+    - {name: ro, access: readwrite}\n"
@@ -305,6 +307,7 @@ fn checkout(sample: &mut Sample) {
             left_out: Vec::new(),
             silenced: Vec::new(),
             status: ProposalStatus::Accepted,
+            elsewhere: false,
             failed: false,
             message: "merged as 9f1c2ab4".into(),
             diff: "--- a/environments/staging/sessions.yaml\n+++ b/environments/staging/sessions.yaml\n@@ -5,2 +5,2 @@\n spec:\n-  keyPrefix: 's:'\n+  keyPrefix: 'sess:'\n".into(),

@@ -156,9 +156,9 @@ pub(super) async fn write(tx: &mut dyn Tx, before: &Attempts, after: &Attempts) 
     tx.remove_attempts(&gone).await
 }
 
-/// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all. Providers that
-/// nobody asks now are asked again by the next look too. That `by` had it so is written down with it. Gives the keys;
-/// asking for the look is the caller's.
+/// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all; and changes that
+/// were undone since. Providers that nobody asks now are asked again by the next look too. That `by` had it so is written
+/// down with it. Gives the keys; asking for the look is the caller's.
 ///
 /// # Errors
 /// When the store cannot be used.
@@ -169,11 +169,40 @@ pub async fn retry(
     key: Option<&ResourceKey>,
     by: &str,
 ) -> Result<Vec<ResourceKey>, StoreError> {
-    let now = clock.now();
+    try_again(store, clock.now(), tenant, key, by, Again::Anew).await
+}
+
+/// Has failed steps of `tenant` tried at its next look without the wait: also dead letters, and what could not be undone.
+/// How often they failed is not forgotten, so what is asked for at every tick of a clock comes to an end all the same, and
+/// a change that was undone stays so: it would be done only to be undone once more.
+///
+/// # Errors
+/// When the store cannot be used.
+pub(super) async fn hurry(store: &dyn Store, clock: &dyn Clock, tenant: &str, by: &str) -> Result<(), StoreError> {
+    try_again(store, clock.now(), tenant, None, by, Again::AtOnce).await.map(drop)
+}
+
+/// How what failed is tried again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// As if it had never failed.
+    Anew,
+    /// After the tries that it has had.
+    AtOnce,
+}
+
+async fn try_again(
+    store: &dyn Store,
+    now: DateTime<Utc>,
+    tenant: &str,
+    key: Option<&ResourceKey>,
+    by: &str,
+    again: Again,
+) -> Result<Vec<ResourceKey>, StoreError> {
     let scope = Scope::Tenant(tenant.to_owned());
     let mut tx = store.read(scope.clone()).await?;
     let is_left_alone = tx.circuits().await?.values().any(|circuit| circuit.is_open(now));
-    if Failed::of(tx.as_mut(), tenant, key).await?.is_nothing() && !is_left_alone {
+    if Failed::of(tx.as_mut(), tenant, key, again).await?.is_nothing() && !is_left_alone {
         return Ok(Vec::new());
     }
     drop(tx);
@@ -184,7 +213,7 @@ pub async fn retry(
             tx.put_circuit(&Circuit { retry_at: Some(now), ..circuit }).await?;
         }
     }
-    let failed = Failed::of(tx.as_mut(), tenant, key).await?;
+    let failed = Failed::of(tx.as_mut(), tenant, key, again).await?;
     let keys = failed.keys();
     let rows: Vec<NewAudit> = keys.iter().map(|key| audit::retried(by, key, now)).collect();
     tx.append_audit(tenant, &rows).await?;
@@ -192,8 +221,12 @@ pub async fn retry(
         // What it did may not be undone whole yet, so what was there before is remembered still.
         tx.put_saga(&Saga { failure: None, ..saga }).await?;
     }
-    let anew: Vec<Attempt> = failed.attempts.into_iter().map(|attempt| attempt.anew(now)).collect();
-    tx.put_attempts(&anew).await?;
+    let attempts = failed.attempts.into_iter();
+    let due: Vec<Attempt> = match again {
+        Again::Anew => attempts.map(|attempt| attempt.anew(now)).collect(),
+        Again::AtOnce => attempts.map(|attempt| attempt.at_once(now)).collect(),
+    };
+    tx.put_attempts(&due).await?;
     tx.commit().await?;
     Ok(keys.into_iter().collect())
 }
@@ -207,10 +240,11 @@ struct Failed {
 
 impl Failed {
     /// Of `key`, or all of `tenant`.
-    async fn of(tx: &mut dyn Tx, tenant: &str, key: Option<&ResourceKey>) -> Result<Self, StoreError> {
+    async fn of(tx: &mut dyn Tx, tenant: &str, key: Option<&ResourceKey>, again: Again) -> Result<Self, StoreError> {
         let is_wanted = |failed: &ResourceKey| failed.tenant == tenant && key.is_none_or(|key| failed == key);
         let attempts = tx.attempts().await?.into_values().filter(|attempt| is_wanted(&attempt.key)).collect();
-        let is_undone = |saga: &Saga| saga.failure.as_ref().is_some_and(|failure| is_wanted(&failure.key));
+        let is_undone =
+            |saga: &Saga| again == Again::Anew && saga.failure.as_ref().is_some_and(|failure| is_wanted(&failure.key));
         let undone = tx.sagas().await?.into_iter().filter(is_undone).collect();
         Ok(Self { attempts, undone })
     }

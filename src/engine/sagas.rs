@@ -203,10 +203,10 @@ pub(super) fn begin_to_undo(
         let goes_with_it = |attempt: &&Attempt| {
             heads.are(attempt.commit.as_ref(), attempt.platform.as_ref()) && goes_with(saga, &attempt.key, desired)
         };
-        let Some(dead) = attempts.values().filter(|attempt| attempt.is_dead()).find(goes_with_it) else { continue };
-        let Attempt { key, provider, reason, message, failures, .. } = dead.clone();
+        let dead = attempts.values().filter(|attempt| attempt.is_dead()).find(goes_with_it).cloned();
+        let Some(Attempt { key, provider, reason, message, failures, .. }) = dead else { continue };
+        attempts.retain(|key, attempt| !saga.parts.contains_key(key) && !goes_with_it(&&*attempt));
         saga.failure = Some(Failure { key, provider, reason, message, failures, at: now });
-        attempts.retain(|key, _| !saga.parts.contains_key(key));
         begun.push(saga.clone());
     }
     begun

@@ -135,6 +135,69 @@ async fn a_retry_does_a_change_that_was_undone_once_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_apply_leaves_a_change_that_was_undone_as_it_is() {
+    let (world, faults) = undone().await;
+    faults.tried();
+    // As cron does at the same commit.
+    for _ in 0..3 {
+        let report = world.apply().await;
+        assert_eq!((report.outcome, report.done), (ExecutionOutcome::Blocked, 0), "{:#?}", report.plan);
+        assert_eq!((faults.tried(), versions(&world).await), (Vec::new(), [1, 1, 2]));
+    }
+    let plan = world.plan().await.plan;
+    assert!(plan.steps.is_empty(), "a plan says what an apply would do: {plan:#?}");
+    assert_eq!((held(&plan, ORDERS), held(&plan, CARTS)), (Some(Reason::RolledBack), Some(Reason::RolledBack)));
+    // What the message names does it again.
+    faults.mend("carts");
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
+    assert_eq!(world.plan().await.plan.steps.len(), 2);
+    world.in_sync().await;
+    assert_eq!(versions(&world).await, [2, 2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_under_applies_alone_is_undone_once_its_tries_are_over() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", ManagerError::retry(Reason::TimedOut, "the disk is busy"));
+    let mut applies = 0;
+    while world.apply().await.outcome == ExecutionOutcome::Failed {
+        applies += 1;
+        assert!(applies < 100, "it ends");
+        assert_eq!(versions(&world).await, [2, 1, 2]);
+    }
+    assert_eq!((applies, versions(&world).await), (9, [1, 1, 2]), "the tenth failed for good");
+    faults.tried();
+    for _ in 0..2 {
+        assert_eq!(world.apply().await.done, 0);
+        assert_eq!((faults.tried(), versions(&world).await), (Vec::new(), [1, 1, 2]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_failed_for_good_neither_undoes_what_is_tried_anew() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    for name in ["baskets", "coupons"] {
+        world.write_resource("staging", "Database", name, ROLLBACK, "userVersion: 2");
+        faults.fail(name, refused());
+    }
+    world.tenant.commit("Want version 2, baskets and coupons");
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+    let letters = letters(&world).await;
+    let told: Vec<_> = letters.iter().map(|letter| (letter.key.clone(), letter.state)).collect();
+    let [(failed, LetterState::Undone)] = told.as_slice() else { panic!("{letters:#?}") };
+    for name in ["baskets", "coupons"] {
+        faults.mend(name);
+    }
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(failed), "ada").await.unwrap();
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert_eq!(versions(&world).await, [2, 2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_undoing_that_fails_is_a_dead_letter_of_its_own() {
     let (world, faults) = world_at(1).await;
     write(&world, 2);

@@ -86,7 +86,7 @@ fn sentence(key: &ResourceKey, failure: &Failure) -> String {
         false => format!("{} failed for good: {} ({})", failure.key, failure.message, failure.reason),
     };
     format!(
-        "{what}. It is as it was before the commit (plumb.dev/on-failure: rollback); commit what works, or run: plumb \
+        "{what}. It is wanted as it was before the commit (plumb.dev/on-failure: rollback); commit what works, or run: plumb \
          retry {}",
         failure.key
     )

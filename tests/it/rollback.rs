@@ -212,6 +212,26 @@ async fn an_undoing_that_fails_is_a_dead_letter_of_its_own() {
     let told: Vec<_> = letters.iter().map(|letter| (letter.key.to_string(), letter.state)).collect();
     assert_eq!(told, [(CARTS.to_owned(), LetterState::Undone), (ORDERS.to_owned(), LetterState::NotUndone)]);
     assert_eq!(letters[1].said(), "it could not be undone: no such page size");
+    // It is told so, and what to do, however often it is looked at.
+    for _ in 0..2 {
+        let status = world.status(ORDERS).await.unwrap();
+        let stalled = status.condition(ConditionType::Stalled).unwrap();
+        assert_eq!((stalled.status, stalled.reason), (ConditionStatus::True, Reason::DeadLetter));
+        let explained = view::explain(world.store(), &parse(ORDERS), world.clock.as_ref()).await.unwrap().unwrap();
+        assert!(explained.answer.contains(&format!("plumb retry {ORDERS}")), "{explained:#?}");
+        let status = world.status(CARTS).await.unwrap();
+        assert_eq!(status.condition(ConditionType::Stalled).unwrap().reason, Reason::RolledBack);
+        world.scheduled().await;
+    }
+    // Nobody knows how it is while nobody answers.
+    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+    world.scheduled().await;
+    for key in [ORDERS, CARTS] {
+        let status = world.status(key).await.unwrap();
+        let ready = status.condition(ConditionType::Ready).unwrap();
+        assert_eq!((ready.status, ready.reason), (ConditionStatus::Unknown, Reason::ProviderUnreachable));
+    }
+    faults.silence(None);
     // Mended, it is undone by a retry of it alone.
     faults.mend("orders");
     let orders = parse(ORDERS);

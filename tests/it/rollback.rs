@@ -319,6 +319,69 @@ async fn a_change_that_was_done_whole_is_not_undone_when_something_fails_later()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_while_a_change_is_under_way_forgets_nothing_of_it() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", ManagerError::retry(Reason::TimedOut, "the disk is busy"));
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [2, 1, 2]);
+    // Something else is committed, all of it waits for a while, and another resource is wanted otherwise.
+    world.tenant.write("README.md", "Something else\n");
+    world.tenant.commit("Write something else");
+    world.scheduled().await;
+    for suspend in ["true", "false"] {
+        world.write_tenant(&format!("providers: [files]\nsuspend: {suspend}"));
+        world.platform.commit("Suspend it, or go on");
+        world.scheduled().await;
+    }
+    world.write_resource("staging", "Database", "payments", ROLLBACK, "userVersion: 3");
+    world.tenant.commit("Want version 3 of payments, which go with it");
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [2, 1, 3]);
+    faults.fail("carts", refused());
+    assert_eq!(world.apply().await.outcome, ExecutionOutcome::Blocked);
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+    // Another word on orders is a change of its own, and what works ends all of it.
+    faults.mend("carts");
+    write(&world, 4);
+    world.tenant.commit("Want version 4");
+    world.in_sync().await;
+    assert_eq!((versions(&world).await, sagas(&world).await), ([4, 4, 4], Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_word_of_git_on_a_resource_is_a_change_of_its_own() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", ManagerError::retry(Reason::TimedOut, "the disk is busy"));
+    world.scheduled().await;
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "userVersion: 3");
+    world.tenant.commit("Want version 3 of orders");
+    faults.fail("carts", refused());
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [2, 1, 2], "as they were before the last commit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_undone_is_undone_with_the_next_commit_that_fails() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    break_the_undoing_of_orders(&world, &faults);
+    world.scheduled().await;
+    world.on_event(|_| {});
+    assert_eq!(versions(&world).await, [2, 1, 2], "orders could not be undone");
+    faults.mend("orders");
+    world.tenant.write("README.md", "Something else\n");
+    world.tenant.commit("Write something else");
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_failed_at_another_commit_undoes_nothing_of_this_one() {
     let mut world = World::with_files().await;
     let faults = Faults::new();

@@ -237,7 +237,7 @@ impl Engine {
     /// Ends what a killed process left running of a tenant that nobody looks at any more.
     async fn end_executions(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
-        tx.interrupt_running(self.clock.now()).await?;
+        super::timeline::interrupt(tx.as_mut(), &lease.tenant, self.clock.now()).await?;
         tx.commit().await
     }
 

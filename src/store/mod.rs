@@ -521,8 +521,8 @@ pub trait Tx: Send {
         summary: Summary,
         at: DateTime<Utc>,
     ) -> Result<(), StoreError>;
-    /// Marks executions that a death left running as interrupted.
-    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError>;
+    /// Marks executions that a death left running as interrupted; gives their numbers, rising.
+    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<Vec<i64>, StoreError>;
     /// Newest first; with a key, those that have an event of it.
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError>;
     /// Appends to a timeline, in order: their numbers rise.

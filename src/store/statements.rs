@@ -680,12 +680,19 @@ impl Tx for SqlTx {
         }
     }
 
-    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError> {
+    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<Vec<i64>, StoreError> {
         const WHAT: &str = "executions";
-        let statement =
-            narrowed!(&self.scope, "UPDATE executions SET outcome = $2, finished_at = $3", " AND outcome = 'Running'");
+        self.expect_writable()?;
+        let statement = narrowed!(
+            &self.scope,
+            "UPDATE executions SET outcome = $2, finished_at = $3",
+            " AND outcome = 'Running' RETURNING id"
+        );
         let statement = statement.bind(word(WHAT, ExecutionOutcome::Interrupted)?).bind(time(at));
-        self.write(WHAT, statement).await
+        let rows = self.rows(WHAT, statement).await?;
+        let mut interrupted = rows.iter().map(|row| column(WHAT, row, 0)).collect::<Result<Vec<i64>, _>>()?;
+        interrupted.sort_unstable();
+        Ok(interrupted)
     }
 
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError> {

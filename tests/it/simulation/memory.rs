@@ -839,16 +839,16 @@ impl Tx for MemoryTx {
         Ok(())
     }
 
-    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError> {
+    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<Vec<i64>, StoreError> {
         let own = self.scope.tenant().map(str::to_owned);
         let tables = self.write("executions", own.as_deref())?;
-        let mut interrupted = 0;
+        let mut interrupted = Vec::new();
         for execution in Arc::make_mut(&mut tables.executions).values_mut() {
             let is_own = own.as_ref().is_none_or(|own| *own == execution.tenant);
             if is_own && execution.outcome == ExecutionOutcome::Running {
                 execution.outcome = ExecutionOutcome::Interrupted;
                 execution.finished_at = Some(at);
-                interrupted += 1;
+                interrupted.push(execution.id);
             }
         }
         Ok(interrupted)

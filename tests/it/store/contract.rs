@@ -298,13 +298,14 @@ async fn executions_that_a_death_left_running_become_interrupted(store: &dyn Sto
     let mut tx = begin(store).await;
     let done = tx.start_execution("checkout", Trigger::Start, None, at(0)).await.unwrap();
     tx.finish_execution(done, ExecutionOutcome::InSync, None, None, summary(), at(1)).await.unwrap();
+    let mut running = Vec::new();
     for tenant in ["checkout", "billing"] {
-        tx.start_execution(tenant, Trigger::Poll, None, at(2)).await.unwrap();
+        running.push(tx.start_execution(tenant, Trigger::Poll, None, at(2)).await.unwrap());
     }
     tx.commit().await.unwrap();
     let mut tx = begin(store).await;
-    assert_eq!(tx.interrupt_running(at(3)).await.unwrap(), 2);
-    assert_eq!(tx.interrupt_running(at(4)).await.unwrap(), 0);
+    assert_eq!(tx.interrupt_running(at(3)).await.unwrap(), running);
+    assert_eq!(tx.interrupt_running(at(4)).await.unwrap(), [0_i64; 0]);
     tx.commit().await.unwrap();
     let found: Vec<_> =
         read(store).await.executions(&ALL).await.unwrap().into_iter().map(|e| (e.outcome, e.finished_at)).collect();

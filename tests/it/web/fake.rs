@@ -294,7 +294,7 @@ impl Tx for Snapshot {
     ) -> Result<(), StoreError> {
         panic!("the page only reads")
     }
-    async fn interrupt_running(&mut self, _: DateTime<Utc>) -> Result<u64, StoreError> {
+    async fn interrupt_running(&mut self, _: DateTime<Utc>) -> Result<Vec<i64>, StoreError> {
         panic!("the page only reads")
     }
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError> {

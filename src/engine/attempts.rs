@@ -147,13 +147,27 @@ pub(super) fn next_wait(attempts: &Attempts, planned: DateTime<Utc>, now: DateTi
     attempts.values().filter(|attempt| !attempt.is_due(planned)).filter_map(|attempt| attempt.wait(now)).min()
 }
 
-/// Writes what changed.
-pub(super) async fn write(tx: &mut dyn Tx, before: &Attempts, after: &Attempts) -> Result<(), StoreError> {
-    let changed: Vec<Attempt> =
-        after.values().filter(|attempt| before.get(&attempt.key) != Some(*attempt)).cloned().collect();
+/// Writes what changed since `before` was read. What somebody had tried again meanwhile was not tried since, whatever
+/// became of the try that was under way: it stays as they left it. Gives those.
+pub(super) async fn write(
+    tx: &mut dyn Tx,
+    before: &Attempts,
+    after: &Attempts,
+) -> Result<BTreeSet<ResourceKey>, StoreError> {
+    let changed = after.values().filter(|attempt| before.get(&attempt.key) != Some(*attempt));
+    let mut changed: Vec<Attempt> = changed.cloned().collect();
     let gone: Vec<ResourceKey> = before.keys().filter(|key| !after.contains_key(*key)).cloned().collect();
+    if changed.is_empty() && gone.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let stored = tx.attempts().await?;
+    let is_retried = |key: &ResourceKey| stored.get(key) != before.get(key);
+    let retried = changed.iter().map(|attempt| &attempt.key).chain(&gone).filter(|key| is_retried(key));
+    let retried: BTreeSet<ResourceKey> = retried.cloned().collect();
+    changed.retain(|attempt| !retried.contains(&attempt.key));
     tx.put_attempts(&changed).await?;
-    tx.remove_attempts(&gone).await
+    tx.remove_attempts(&gone).await?;
+    Ok(retried)
 }
 
 /// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all; and changes that

@@ -198,6 +198,24 @@ async fn of_two_that_failed_for_good_neither_undoes_what_is_tried_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_retry_while_the_last_try_is_under_way_keeps_a_change_from_being_undone() {
+    let (mut world, faults) = world_at(1).await;
+    let clock = SetClock::at("2030-03-05T09:00:00Z");
+    world.clock = clock.clone();
+    world.restart().await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", ManagerError::retry(Reason::TimedOut, "the disk is busy"));
+    world.scheduled().await;
+    clock.forward(TimeDelta::minutes(1));
+    faults.fail("carts", refused());
+    let mended = Arc::clone(&faults);
+    world.retry_as_steps_fail(move || mended.mend("carts"));
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert_eq!(versions(&world).await, [2, 2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_undoing_that_fails_is_a_dead_letter_of_its_own() {
     let (world, faults) = world_at(1).await;
     write(&world, 2);

@@ -284,6 +284,8 @@ pub struct HistoryFilter {
     pub key: Option<ResourceKey>,
     /// Only events of resources of this environment; of executions it says nothing.
     pub environment: Option<String>,
+    /// Only executions that looked at their tenant ([`Trigger::is_look`]); of events it says nothing.
+    pub looks: bool,
     /// Only those with a smaller id: the next page.
     pub before: Option<i64>,
     /// At most this many.
@@ -543,8 +545,8 @@ pub trait Tx: Send {
     ) -> Result<(), StoreError>;
     /// What the plans of an execution were made of, in their order.
     async fn plan_inputs(&mut self, execution: i64) -> Result<Vec<PackedInputs>, StoreError>;
-    /// Forgets executions that finished before `before`, with their events and the inputs of their plans; keeps each
-    /// tenant's newest.
+    /// Forgets executions that finished before `before`, with their events and the inputs of their plans; keeps the
+    /// newest look at each tenant.
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
 
     /// Adds to the end of a tenant's chain, or of the platform's ([`audit::PLATFORM_CHAIN`]).

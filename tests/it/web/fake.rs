@@ -302,6 +302,7 @@ impl Tx for Snapshot {
         let found: Vec<Execution> = newest_first
             .filter(|execution| self.sees(&execution.tenant))
             .filter(|execution| filter.execution.is_none_or(|id| execution.id == id))
+            .filter(|execution| !filter.looks || execution.trigger.is_look())
             .filter(|execution| filter.before.is_none_or(|before| execution.id < before))
             .take(filter.limit as usize)
             .cloned()

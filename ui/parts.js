@@ -53,6 +53,7 @@ export function outcome(name) {
 
 const TRIGGERS = {
   start: 'start', poll: 'poll', commit: 'commit', driftscan: 'drift scan', retry: 'retry', request: 'request', commandline: 'command line',
+  secretshown: 'password shown',
 };
 export const trigger = (name) => TRIGGERS[name] ?? name;
 

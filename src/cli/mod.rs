@@ -132,6 +132,8 @@ enum Command {
     ///
     /// A step that cannot work, or that failed ten times, is a dead letter: it is tried again after a new commit, when its
     /// provider is back after an outage, by `plumb apply`, and by this. `plumb get --dead-letters` lists them.
+    ///
+    /// A change that was undone (`plumb.dev/on-failure: rollback`) is done again after a new commit, and by this.
     Retry(retry::Args),
     /// Show who or what did what.
     ///

@@ -52,7 +52,7 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     // Recorded first: a password is never shown without a trace.
     let mut tx = store.begin(Scope::Tenant(key.tenant.clone())).await?;
     let now = clock.now();
-    let execution = tx.start_execution(&key.tenant, Trigger::CommandLine, None, now).await?;
+    let execution = tx.start_execution(&key.tenant, Trigger::SecretShown, None, now).await?;
     let shown = NewEvent { key: Some(key.clone()), at: now, kind: EventKind::SecretShown { role: role.clone() } };
     tx.append_event(execution, &key.tenant, shown).await?;
     let details = [("role".to_owned(), json!(role)), ("execution".to_owned(), json!(execution))].into();

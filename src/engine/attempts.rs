@@ -147,18 +147,32 @@ pub(super) fn next_wait(attempts: &Attempts, planned: DateTime<Utc>, now: DateTi
     attempts.values().filter(|attempt| !attempt.is_due(planned)).filter_map(|attempt| attempt.wait(now)).min()
 }
 
-/// Writes what changed.
-pub(super) async fn write(tx: &mut dyn Tx, before: &Attempts, after: &Attempts) -> Result<(), StoreError> {
-    let changed: Vec<Attempt> =
-        after.values().filter(|attempt| before.get(&attempt.key) != Some(*attempt)).cloned().collect();
+/// Writes what changed since `before` was read. What somebody had tried again meanwhile was not tried since, whatever
+/// became of the try that was under way: it stays as they left it. Gives those.
+pub(super) async fn write(
+    tx: &mut dyn Tx,
+    before: &Attempts,
+    after: &Attempts,
+) -> Result<BTreeSet<ResourceKey>, StoreError> {
+    let changed = after.values().filter(|attempt| before.get(&attempt.key) != Some(*attempt));
+    let mut changed: Vec<Attempt> = changed.cloned().collect();
     let gone: Vec<ResourceKey> = before.keys().filter(|key| !after.contains_key(*key)).cloned().collect();
+    if changed.is_empty() && gone.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let stored = tx.attempts().await?;
+    let is_retried = |key: &ResourceKey| stored.get(key) != before.get(key);
+    let retried = changed.iter().map(|attempt| &attempt.key).chain(&gone).filter(|key| is_retried(key));
+    let retried: BTreeSet<ResourceKey> = retried.cloned().collect();
+    changed.retain(|attempt| !retried.contains(&attempt.key));
     tx.put_attempts(&changed).await?;
-    tx.remove_attempts(&gone).await
+    tx.remove_attempts(&gone).await?;
+    Ok(retried)
 }
 
-/// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all. Providers that
-/// nobody asks now are asked again by the next look too. That `by` had it so is written down with it. Gives the keys;
-/// asking for the look is the caller's.
+/// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all; and changes that
+/// were undone since. Providers that nobody asks now are asked again by the next look too. That `by` had it so is written
+/// down with it. Gives the keys; asking for the look is the caller's.
 ///
 /// # Errors
 /// When the store cannot be used.
@@ -169,11 +183,40 @@ pub async fn retry(
     key: Option<&ResourceKey>,
     by: &str,
 ) -> Result<Vec<ResourceKey>, StoreError> {
-    let now = clock.now();
+    try_again(store, clock.now(), tenant, key, by, Again::Anew).await
+}
+
+/// Has failed steps of `tenant` tried at its next look without the wait: also dead letters, and what could not be undone.
+/// How often they failed is not forgotten, so what is asked for at every tick of a clock comes to an end all the same, and
+/// a change that was undone stays so: it would be done only to be undone once more.
+///
+/// # Errors
+/// When the store cannot be used.
+pub(super) async fn hurry(store: &dyn Store, clock: &dyn Clock, tenant: &str, by: &str) -> Result<(), StoreError> {
+    try_again(store, clock.now(), tenant, None, by, Again::AtOnce).await.map(drop)
+}
+
+/// How what failed is tried again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// As if it had never failed.
+    Anew,
+    /// After the tries that it has had.
+    AtOnce,
+}
+
+async fn try_again(
+    store: &dyn Store,
+    now: DateTime<Utc>,
+    tenant: &str,
+    key: Option<&ResourceKey>,
+    by: &str,
+    again: Again,
+) -> Result<Vec<ResourceKey>, StoreError> {
     let scope = Scope::Tenant(tenant.to_owned());
     let mut tx = store.read(scope.clone()).await?;
     let is_left_alone = tx.circuits().await?.values().any(|circuit| circuit.is_open(now));
-    if Failed::of(tx.as_mut(), tenant, key).await?.is_nothing() && !is_left_alone {
+    if Failed::of(tx.as_mut(), tenant, key, again).await?.is_nothing() && !is_left_alone {
         return Ok(Vec::new());
     }
     drop(tx);
@@ -184,7 +227,7 @@ pub async fn retry(
             tx.put_circuit(&Circuit { retry_at: Some(now), ..circuit }).await?;
         }
     }
-    let failed = Failed::of(tx.as_mut(), tenant, key).await?;
+    let failed = Failed::of(tx.as_mut(), tenant, key, again).await?;
     let keys = failed.keys();
     let rows: Vec<NewAudit> = keys.iter().map(|key| audit::retried(by, key, now)).collect();
     tx.append_audit(tenant, &rows).await?;
@@ -192,8 +235,12 @@ pub async fn retry(
         // What it did may not be undone whole yet, so what was there before is remembered still.
         tx.put_saga(&Saga { failure: None, ..saga }).await?;
     }
-    let anew: Vec<Attempt> = failed.attempts.into_iter().map(|attempt| attempt.anew(now)).collect();
-    tx.put_attempts(&anew).await?;
+    let attempts = failed.attempts.into_iter();
+    let due: Vec<Attempt> = match again {
+        Again::Anew => attempts.map(|attempt| attempt.anew(now)).collect(),
+        Again::AtOnce => attempts.map(|attempt| attempt.at_once(now)).collect(),
+    };
+    tx.put_attempts(&due).await?;
     tx.commit().await?;
     Ok(keys.into_iter().collect())
 }
@@ -207,10 +254,11 @@ struct Failed {
 
 impl Failed {
     /// Of `key`, or all of `tenant`.
-    async fn of(tx: &mut dyn Tx, tenant: &str, key: Option<&ResourceKey>) -> Result<Self, StoreError> {
+    async fn of(tx: &mut dyn Tx, tenant: &str, key: Option<&ResourceKey>, again: Again) -> Result<Self, StoreError> {
         let is_wanted = |failed: &ResourceKey| failed.tenant == tenant && key.is_none_or(|key| failed == key);
         let attempts = tx.attempts().await?.into_values().filter(|attempt| is_wanted(&attempt.key)).collect();
-        let is_undone = |saga: &Saga| saga.failure.as_ref().is_some_and(|failure| is_wanted(&failure.key));
+        let is_undone =
+            |saga: &Saga| again == Again::Anew && saga.failure.as_ref().is_some_and(|failure| is_wanted(&failure.key));
         let undone = tx.sagas().await?.into_iter().filter(is_undone).collect();
         Ok(Self { attempts, undone })
     }

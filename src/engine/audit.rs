@@ -3,15 +3,16 @@
 //! Commits are read once: the newest in the chain says up to where. They, and what Plumb changed, are written with the
 //! events of their look; what was decided about a proposal with the proposal itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use crate::model::{Approval, EventKind, Lease, ObjectHex, Proposal, ResourceKey};
+use crate::model::{Approval, Event, EventKind, Lease, ObjectHex, Proposal, ResourceKey};
 use crate::source::CommitInfo;
-use crate::store::Scope;
 use crate::store::audit::{AuditAction, AuditDetails, NewAudit};
+use crate::store::{NewEvent, Scope};
 
 use super::memory::Memory;
 use super::reconcile::{Source, unreadable};
@@ -128,12 +129,47 @@ pub(super) fn decided(proposal: &Proposal) -> NewAudit {
     NewAudit { at: *updated_at, actor: GIT.to_owned(), action: AuditAction::Decision, key: Some(key.clone()), details }
 }
 
-/// What Plumb changed, where the event is one of that.
-pub(super) fn changed(execution: i64, event: &crate::store::NewEvent) -> Option<NewAudit> {
-    let EventKind::StepDone { action, .. } = &event.kind else { return None };
-    let details = details([("execution", json!(execution)), ("action", json!(action))]);
-    let key = event.key.clone();
-    Some(NewAudit { at: event.at, actor: PLUMB.to_owned(), action: AuditAction::Change, key, details })
+/// What Plumb changed, where the event is one of that. A step that failed may have changed something too.
+pub(super) fn changed(execution: i64, event: &NewEvent) -> Option<NewAudit> {
+    let (action, failure) = match &event.kind {
+        EventKind::StepDone { action, .. } => (action, None),
+        EventKind::StepFailed { action, reason, message, .. } => (action, Some((reason, message))),
+        _ => return None,
+    };
+    let mut details = details([("execution", json!(execution)), ("action", json!(action))]);
+    if let Some((reason, message)) = failure {
+        details.insert("end".to_owned(), json!("failed"));
+        details.insert("reason".to_owned(), json!(reason));
+        details.insert("message".to_owned(), json!(message));
+    }
+    Some(change(event.key.clone(), event.at, details))
+}
+
+/// What an execution that was cut short may have changed: the steps of which its events, oldest first, say that they
+/// began, and not how they ended. Written at `now`, when that is found, so that whoever exports what is new misses nothing.
+pub(super) fn without_end(execution: i64, events: &[Event], now: DateTime<Utc>) -> Vec<NewAudit> {
+    let mut begun = BTreeMap::new();
+    for Event { key, kind, at, .. } in events {
+        match kind {
+            EventKind::StepStarted { action, .. } => drop(begun.insert(key, (action, at))),
+            EventKind::StepDone { .. } | EventKind::StepFailed { .. } => drop(begun.remove(key)),
+            _ => {}
+        }
+    }
+    let unknown = begun.into_iter().map(|(key, (action, began_at))| {
+        let details = details([
+            ("execution", json!(execution)),
+            ("action", json!(action)),
+            ("end", json!("unknown")),
+            ("beganAt", json!(began_at)),
+        ]);
+        change(key.clone(), now, details)
+    });
+    unknown.collect()
+}
+
+fn change(key: Option<ResourceKey>, at: DateTime<Utc>, details: AuditDetails) -> NewAudit {
+    NewAudit { at, actor: PLUMB.to_owned(), action: AuditAction::Change, key, details }
 }
 
 /// That a look was asked for.

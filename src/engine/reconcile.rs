@@ -302,7 +302,9 @@ impl Engine {
             tokio::try_join!(self.load_for_preview(subject, source, &mut workspace), self.recall_for_preview(tenant))?;
         let owner = subject.owner(&memory.documents);
         let reading = beside(|| workspace.read(owner, loaded));
-        // An apply tries again what failed, so nothing waits for that here.
+        // An apply waits for nothing that failed, so nothing does here; and what was undone stays so until a head comes that
+        // nobody has tried.
+        let mut desired = Arc::clone(&reading.desired);
         let mut decisions = match source {
             None => {
                 let mut decisions = decide::decisions(&memory.proposals);
@@ -324,18 +326,20 @@ impl Engine {
                 decisions.were_there.extend(forgotten(owner, &source, &memory.proposals).were_there());
                 decisions.approvals = approvals(&memory, &news);
                 decisions.prune_holds = holds::prune_holds(&memory, reading.files, news.lineage.departure);
+                let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
+                desired = sagas::undo(desired, &memory.sagas, heads, &mut decisions);
                 decisions
             }
         };
         self.complete(&mut decisions, subject, &memory);
-        let sources = sources_of(&workspace, &reading.desired);
+        let sources = sources_of(&workspace, &desired);
         // Nothing is read a second time, and what is known of a large tenant takes its time to be forgotten.
         tokio::task::spawn_blocking(move || drop(workspace));
         let ground = Ground { subject, memory: &memory, access, depth: Depth::Deep, circuits: None };
-        let Planned { plan, live, .. } = self.plan(ground, &reading.desired, &PlanScope::Full, None, decisions).await;
+        let Planned { plan, live, .. } = self.plan(ground, &desired, &PlanScope::Full, None, decisions).await;
         tokio::task::spawn_blocking(move || drop((live, memory)));
         let plan = Plan { commit, ..plan };
-        Ok(Preview { plan, desired: reading.desired, sources })
+        Ok(Preview { plan, desired, sources })
     }
 
     async fn load_for_preview(

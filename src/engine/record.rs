@@ -67,11 +67,13 @@ impl Engine {
             record_strays(pass, tx.as_mut()).await?;
         }
         record_holds(pass, tx.as_mut()).await?;
-        attempts::write(tx.as_mut(), pass.attempts_before, pass.attempts).await?;
+        let retried = attempts::write(tx.as_mut(), pass.attempts_before, pass.attempts).await?;
         for answer in pass.answers {
             tx.put_proposal(answer).await?;
         }
-        for saga in pass.sagas_begun {
+        // A step that somebody had tried again in the meantime has not failed for good.
+        let has_failed = |saga: &&Saga| saga.failure.as_ref().is_some_and(|failure| !retried.contains(&failure.key));
+        for saga in pass.sagas_begun.iter().filter(has_failed) {
             tx.put_saga(saga).await?;
         }
         for saga in pass.sagas_over {

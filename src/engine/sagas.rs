@@ -5,8 +5,9 @@
 //! the middle is gone on from like any other, and a look that finds all of it undone does nothing.
 //!
 //! What always holds: what may have to be undone is written down before it is done; what was adopted, replaced or
-//! deleted, and data that was made, is not undone, since that could lose something; other heads end a saga, and so does
-//! that all of it is done: what fails later undoes nothing that was in use meanwhile.
+//! deleted, and data that was made, is not undone, since that could lose something; a saga ends when all of it is done:
+//! what fails later undoes nothing that was in use meanwhile. Other heads that come before go on with what git still wants
+//! of it, word for word; another word on a resource is a change of its own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::model::{
-    Action, Attempt, Change, Decisions, DesiredState, EventKind, Failure, Hold, Lease, OnFailure, Part, Plan,
-    ProposedField, Reason, Record, Resource, ResourceKey, Saga, Step,
+    Action, Attempt, Change, Decisions, DesiredState, EventKind, Failure, Hold, Inventory, Lease, OnFailure, Part,
+    Plan, ProposedField, Reason, Record, Resource, ResourceKey, Saga, Step,
 };
 use crate::store::{Scope, Store, StoreError};
 
@@ -86,7 +87,7 @@ fn sentence(key: &ResourceKey, failure: &Failure) -> String {
         false => format!("{} failed for good: {} ({})", failure.key, failure.message, failure.reason),
     };
     format!(
-        "{what}. It is as it was before the commit (plumb.dev/on-failure: rollback); commit what works, or run: plumb \
+        "{what}. It is wanted as it was before the commit (plumb.dev/on-failure: rollback); commit what works, or run: plumb \
          retry {}",
         failure.key
     )
@@ -134,10 +135,12 @@ pub(super) async fn prepare(
     sagas: &mut Sagas,
     plan: &Plan,
     desired: &DesiredState,
-    prior: &crate::model::Inventory,
+    prior: &Inventory,
     heads: Heads<'_>,
 ) -> Result<(), StoreError> {
-    let mut changed = BTreeMap::new();
+    let of_others = sagas.values().filter(|saga| !heads.are(saga.commit.as_ref(), saga.platform.as_ref()));
+    let going_on = of_others.filter_map(|saga| gone_on_with(saga, desired, prior, heads));
+    let mut changed: BTreeMap<String, Saga> = going_on.map(|saga| (saga.environment.clone(), saga)).collect();
     for step in &plan.steps {
         let asks = desired.resources.get(&step.key).is_some_and(|r| r.annotations.on_failure == OnFailure::Rollback);
         if !asks || plan.rolls_back(&step.key) {
@@ -173,6 +176,31 @@ pub(super) async fn prepare(
     Ok(())
 }
 
+/// What of a saga of other heads goes on under these: where git still wants what it wanted, that may have to be undone
+/// still, and back to what was before the saga.
+fn gone_on_with(saga: &Saga, desired: &DesiredState, prior: &Inventory, heads: Heads<'_>) -> Option<Saga> {
+    let is_undone = |key: &ResourceKey, part: &Part| {
+        let applied = |record: Option<&Record>| record.map(|record| record.applied.clone());
+        saga.failure.is_some() && applied(prior.get(key)) == applied(part.former.as_ref())
+    };
+    let is_wanted = |key: &ResourceKey, part: &Part| match desired.resources.get(key) {
+        Some(now) => now.fields == part.wanted && goes_with(saga, key, desired),
+        // What cannot be read is no other word.
+        None => desired.rejected.contains_key(key) || !desired.unreadable.is_empty(),
+    };
+    let goes_on = |(key, part): &(&ResourceKey, &Part)| is_wanted(key, part) && !is_undone(key, part);
+    let parts: BTreeMap<ResourceKey, Part> =
+        saga.parts.iter().filter(goes_on).map(|(key, part)| (key.clone(), part.clone())).collect();
+    (!parts.is_empty()).then(|| Saga {
+        tenant: saga.tenant.clone(),
+        environment: saga.environment.clone(),
+        commit: Some(heads.tenant.clone()),
+        platform: heads.platform.cloned(),
+        parts,
+        failure: None,
+    })
+}
+
 /// How a step would be undone; `None` where that could lose something, and where git says what it said before: what is
 /// only put back is no change.
 fn part(step: &Step, now: &Resource, former: Option<&Record>) -> Option<Part> {
@@ -182,7 +210,7 @@ fn part(step: &Step, now: &Resource, former: Option<&Record>) -> Option<Part> {
         (Action::Create, None) if !step.key.kind.info().data_bearing => None,
         (Action::Create | Action::Update | Action::Adopt | Action::Replace | Action::Delete, _) => return None,
     };
-    Some(Part { former, changes: step.changes.clone() })
+    Some(Part { former, wanted: now.fields.clone(), changes: step.changes.clone() })
 }
 
 /// The sagas that are to be undone now, since a step that goes with them has failed for good. Their failed steps are no
@@ -203,10 +231,10 @@ pub(super) fn begin_to_undo(
         let goes_with_it = |attempt: &&Attempt| {
             heads.are(attempt.commit.as_ref(), attempt.platform.as_ref()) && goes_with(saga, &attempt.key, desired)
         };
-        let Some(dead) = attempts.values().filter(|attempt| attempt.is_dead()).find(goes_with_it) else { continue };
-        let Attempt { key, provider, reason, message, failures, .. } = dead.clone();
+        let dead = attempts.values().filter(|attempt| attempt.is_dead()).find(goes_with_it).cloned();
+        let Some(Attempt { key, provider, reason, message, failures, .. }) = dead else { continue };
+        attempts.retain(|key, attempt| !saga.parts.contains_key(key) && !goes_with_it(&&*attempt));
         saga.failure = Some(Failure { key, provider, reason, message, failures, at: now });
-        attempts.retain(|key, _| !saga.parts.contains_key(key));
         begun.push(saga.clone());
     }
     begun
@@ -246,7 +274,11 @@ pub(super) fn over<'a>(
     // What cannot be seen may not be done.
     let left: Vec<&ResourceKey> = steps.chain(blocked).chain(plan.unknown.iter().map(|(key, _)| key)).collect();
     sagas.values().filter(move |saga| {
-        let is_done = || saga.failure.is_none() && !left.iter().any(|key| goes_with(saga, key, desired));
+        let is_done = || {
+            // What of it cannot be read may not be done either.
+            let is_read = saga.parts.keys().all(|key| desired.resources.contains_key(key));
+            saga.failure.is_none() && is_read && !left.iter().any(|key| goes_with(saga, key, desired))
+        };
         !heads.are(saga.commit.as_ref(), saga.platform.as_ref()) || is_done()
     })
 }

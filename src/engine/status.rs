@@ -101,7 +101,8 @@ pub(super) fn verdicts(
         };
         verdicts.insert(key.clone(), verdict);
     }
-    for blocked in &plan.blocked {
+    // Of what was done, to undo something, and not seen since, nobody knows that it is undone.
+    for blocked in plan.blocked.iter().filter(|blocked| !applied.unread.contains_key(&blocked.key)) {
         let drifted = drifted_of(&verdicts, &blocked.key);
         let waits = matches!(blocked.reason, Reason::DependencyNotReady | Reason::WindowClosed | Reason::BackingOff);
         let verdict = Verdict {

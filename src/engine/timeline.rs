@@ -1,12 +1,15 @@
 //! The timeline of one execution: events are gathered and written a batch at a time, and that a step begins before it
 //! does.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 
 use crate::model::{Event, EventKind, ExecutionOutcome, Lease, PlanId, ResourceKey, Summary, Trigger};
 use crate::store::audit::NewAudit;
 use crate::store::inputs::PackedInputs;
-use crate::store::{HistoryFilter, NewEvent, Scope, Store, StoreError};
+use crate::store::{HistoryFilter, NewEvent, Scope, Store, StoreError, Tx};
 
 use super::reconcile::chain;
 use super::{Listener, audit};
@@ -25,6 +28,8 @@ pub(super) struct Timeline<'a> {
     lease: &'a Lease,
     execution: i64,
     waiting: Vec<NewEvent>,
+    /// The resources of which a step has begun.
+    begun: BTreeSet<ResourceKey>,
     /// For the audit log, before what the events say.
     audited: Vec<NewAudit>,
     /// What plans were made of, each with its number.
@@ -47,7 +52,7 @@ impl<'a> Timeline<'a> {
     ) -> Result<Self, StoreError> {
         let mut tx = store.begin(Scope::Leased(lease.clone())).await?;
         // Whoever was looking before the claim does so no more.
-        tx.interrupt_running(clock.now()).await?;
+        interrupt(tx.as_mut(), &lease.tenant, clock.now()).await?;
         let execution = tx.start_execution(&lease.tenant, trigger, None, clock.now()).await?;
         tx.commit().await?;
         Ok(Self {
@@ -57,6 +62,7 @@ impl<'a> Timeline<'a> {
             lease,
             execution,
             waiting: Vec::new(),
+            begun: BTreeSet::new(),
             audited: Vec::new(),
             inputs: Vec::new(),
             plans: 0,
@@ -102,6 +108,9 @@ impl<'a> Timeline<'a> {
             kind: kind.clone(),
         };
         (self.listener)(&event);
+        if let (EventKind::StepStarted { .. }, Some(key)) = (&kind, &key) {
+            self.begun.insert(key.clone());
+        }
         self.waiting.push(NewEvent { key, at, kind });
     }
 
@@ -124,7 +133,10 @@ impl<'a> Timeline<'a> {
         }
         tx.append_events(self.execution, &self.lease.tenant, &self.waiting).await?;
         let mut audited = self.audited.clone();
-        audited.extend(self.waiting.iter().filter_map(|event| audit::changed(self.execution, event)));
+        // What failed before it began has changed nothing.
+        let has_begun = |event: &&NewEvent| event.key.as_ref().is_some_and(|key| self.begun.contains(key));
+        let ended = self.waiting.iter().filter(has_begun);
+        audited.extend(ended.filter_map(|event| audit::changed(self.execution, event)));
         tx.append_audit(&self.lease.tenant, &audited).await?;
         for (plan, inputs) in &self.inputs {
             tx.put_plan_inputs(self.execution, &self.lease.tenant, *plan, inputs).await?;
@@ -154,7 +166,8 @@ impl<'a> Timeline<'a> {
     }
 
     /// Ends the execution, even where what was noted of it cannot be written: one that stays `Running` would say that
-    /// somebody is at work. It is then `Interrupted`, since what is on record of it is not whole.
+    /// somebody is at work. It is then `Interrupted`, since what is on record of it is not whole, and what it may have
+    /// changed is audited.
     ///
     /// # Errors
     /// The first of what went wrong.
@@ -166,12 +179,37 @@ impl<'a> Timeline<'a> {
         summary: Summary,
     ) -> Result<(), StoreError> {
         let flushed = self.flush_patiently().await;
-        let outcome = if flushed.is_ok() { outcome } else { ExecutionOutcome::Interrupted };
+        let (is_whole, now) = (flushed.is_ok(), self.clock.now());
+        let outcome = if is_whole { outcome } else { ExecutionOutcome::Interrupted };
         let finished = async {
             let mut tx = self.store.begin(Scope::Leased(self.lease.clone())).await?;
-            tx.finish_execution(self.execution, outcome, commit, plan, summary, self.clock.now()).await?;
+            if !is_whole {
+                audit_what_has_no_end(tx.as_mut(), &self.lease.tenant, self.execution, now).await?;
+            }
+            tx.finish_execution(self.execution, outcome, commit, plan, summary, now).await?;
             tx.commit().await
         };
         flushed.and(finished.await)
     }
+}
+
+/// Ends what whoever had `tenant` before left running, by a death or with its lease, and writes into the audit log what
+/// that may have changed: nobody else will.
+pub(super) async fn interrupt(tx: &mut dyn Tx, tenant: &str, now: DateTime<Utc>) -> Result<(), StoreError> {
+    for execution in tx.interrupt_running(now).await? {
+        audit_what_has_no_end(tx, tenant, execution, now).await?;
+    }
+    Ok(())
+}
+
+async fn audit_what_has_no_end(
+    tx: &mut dyn Tx,
+    tenant: &str,
+    execution: i64,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let all = HistoryFilter { execution: Some(execution), limit: u32::MAX, ..HistoryFilter::default() };
+    let mut events = tx.events(&all).await?;
+    events.reverse();
+    tx.append_audit(tenant, &audit::without_end(execution, &events, now)).await
 }

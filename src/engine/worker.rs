@@ -39,7 +39,7 @@ const WAIT_FOR_HOLDER: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Looks at one tenant and makes live what git says. Waits while another replica looks at it. Asked from the command
-    /// line, it tries again at once what failed before: a person, or a schedule that a person made, stands behind it.
+    /// line, it waits for no step that failed before: a person, or a schedule that a person made, stands behind it.
     ///
     /// # Errors
     /// When its repository or the store cannot be used. Most errors come before anything is applied, but not all: a
@@ -50,8 +50,7 @@ impl Engine {
             return Err(EngineError::no_tenant(&in_force.platform, tenant));
         }
         if ask.trigger == Trigger::CommandLine {
-            super::attempts::retry(self.store.as_ref(), self.clock.as_ref(), tenant, None, &self.settings.person)
-                .await?;
+            super::attempts::hurry(self.store.as_ref(), self.clock.as_ref(), tenant, &self.settings.person).await?;
         }
         let mut woken = self.store.woken();
         let mut has_waited = false;
@@ -238,7 +237,7 @@ impl Engine {
     /// Ends what a killed process left running of a tenant that nobody looks at any more.
     async fn end_executions(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
-        tx.interrupt_running(self.clock.now()).await?;
+        super::timeline::interrupt(tx.as_mut(), &lease.tenant, self.clock.now()).await?;
         tx.commit().await
     }
 

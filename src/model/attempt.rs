@@ -55,6 +55,12 @@ impl Attempt {
     pub fn anew(self, now: DateTime<Utc>) -> Self {
         Self { failures: 0, next_at: Some(now), ..self }
     }
+
+    /// The same, tried at the next look: one more try beside those that failed.
+    #[must_use]
+    pub fn at_once(self, now: DateTime<Utc>) -> Self {
+        Self { next_at: Some(now), ..self }
+    }
 }
 
 /// What is known of a provider that does not answer. While its circuit is open nobody asks it, but one now and then.

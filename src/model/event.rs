@@ -7,7 +7,8 @@ use super::condition::Reason;
 use super::key::{ObjectHex, ResourceKey};
 use super::plan::{Action, Change, PlanId, Summary};
 
-/// Why a tenant was looked at. Told, never acted on: what is done follows from what is found.
+/// Why an execution began: mostly, why a tenant was looked at. Told, never acted on: what is done follows from what is
+/// found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trigger {
@@ -18,6 +19,24 @@ pub enum Trigger {
     Retry,
     Request,
     CommandLine,
+    /// A password was shown, and nothing looked at.
+    SecretShown,
+}
+
+impl Trigger {
+    /// Whether the tenant was looked at.
+    pub fn is_look(self) -> bool {
+        match self {
+            Self::Start
+            | Self::Poll
+            | Self::Commit
+            | Self::DriftScan
+            | Self::Retry
+            | Self::Request
+            | Self::CommandLine => true,
+            Self::SecretShown => false,
+        }
+    }
 }
 
 /// How an execution ended.

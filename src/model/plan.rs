@@ -209,6 +209,9 @@ pub struct Plan {
     pub held: BTreeMap<ResourceKey, BTreeSet<FieldPath>>,
     /// Resources that could not be seen (R5).
     pub unknown: Vec<(ResourceKey, Unknown)>,
+    /// Resources that are wanted as they were before a change that failed, whether that can be done now or not.
+    #[serde(default)]
+    pub rolled_back: BTreeSet<ResourceKey>,
     /// Things a person should know that stop nothing, such as a leftover `adopt`.
     pub warnings: Vec<(ResourceKey, Reason, String)>,
     /// Resources that need nothing.
@@ -280,7 +283,7 @@ impl Plan {
 
     /// Whether the steps of `key` undo what a change that failed did.
     pub fn rolls_back(&self, key: &ResourceKey) -> bool {
-        self.blocked.iter().any(|blocked| blocked.key == *key && blocked.reason == Reason::RolledBack)
+        self.rolled_back.contains(key)
     }
 
     /// Whether a deletion, or a loss inside an object, is held.

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::condition::Reason;
+use super::fields::Fields;
 use super::inventory::Record;
 use super::key::{ObjectHex, ResourceKey};
 use super::plan::Change;
@@ -16,7 +17,8 @@ use super::plan::Change;
 pub struct Saga {
     pub tenant: String,
     pub environment: String,
-    /// The heads of the tenant's and of the platform's repository that it was done under. Others end it.
+    /// The heads of the tenant's and of the platform's repository that it is done under. Others take over what git still
+    /// wants of it, while it is under way.
     pub commit: Option<ObjectHex>,
     pub platform: Option<ObjectHex>,
     pub parts: BTreeMap<ResourceKey, Part>,
@@ -30,6 +32,9 @@ pub struct Saga {
 pub struct Part {
     /// What was applied before; `None` for what the change made.
     pub former: Option<Record>,
+    /// What the change wants.
+    #[serde(default)]
+    pub wanted: Fields,
     /// What the change does to it.
     pub changes: Vec<Change>,
 }

@@ -16,10 +16,7 @@ pub(super) fn close(draft: &mut Draft<'_>) {
     stop(draft, |draft, step| forbidden(draft, step, &quota));
     let deletions = held_deletions(draft);
     stop(draft, |draft, step| {
-        unapproved(draft, step)
-            .or_else(|| deletions.get(&step.key).cloned())
-            .or_else(|| draft.decisions.closed_windows.get(&step.key.environment).cloned())
-            .or_else(|| draft.decisions.not_now.get(&step.key).cloned())
+        unapproved(draft, step).or_else(|| deletions.get(&step.key).cloned()).or_else(|| not_yet(draft, step))
     });
     let_go(draft);
     waiting::hold_dependents(draft);
@@ -85,6 +82,13 @@ fn unapproved(draft: &Draft<'_>, step: &Step) -> Option<Hold> {
         return None;
     }
     Some(Hold::by(held.reason, format!("{}. {}", held.message, way_out(held.approval, draft))))
+}
+
+/// What has to wait. Where nothing is done either when the window opens, that is told, and not the window.
+fn not_yet(draft: &Draft<'_>, step: &Step) -> Option<Hold> {
+    let failed = draft.decisions.not_now.get(&step.key);
+    let window = draft.decisions.closed_windows.get(&step.key.environment);
+    failed.filter(|hold| hold.until.is_none()).or(window).or(failed).cloned()
 }
 
 /// One trailer approves all that waits for its kind of approval, so each message names what else it lets pass.

@@ -19,8 +19,8 @@ mod waiting;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Decisions, DesiredState, DriftMode, Inventory, Observations, Plan, PlanScope, Platform, Reason, ResourceKey, Step,
-    TenantSpec,
+    Blocked, Decisions, DesiredState, DriftMode, Inventory, Observations, Plan, PlanScope, Platform, Reason,
+    ResourceKey, Step, TenantSpec,
 };
 
 pub use objects::object_name;
@@ -100,6 +100,7 @@ impl<'a> Draft<'a> {
             settles: Vec::new(),
             held: BTreeMap::new(),
             unknown: Vec::new(),
+            rolled_back: BTreeSet::new(),
             warnings: Vec::new(),
             unchanged: 0,
         };
@@ -121,6 +122,21 @@ impl<'a> Draft<'a> {
         self.scope.covers(key)
     }
 
+    /// What is undone is not as git says. Where something keeps it from being undone, or nobody can see it, that is told
+    /// in its place.
+    fn tell_what_is_undone(&mut self) {
+        let Self { decisions, scope, plan, .. } = self;
+        let told = plan.blocked.iter().map(|blocked| &blocked.key).chain(plan.unknown.iter().map(|(key, _)| key));
+        let told: BTreeSet<ResourceKey> = told.filter(|key| decisions.rolled_back.contains_key(key)).cloned().collect();
+        for (key, message) in decisions.rolled_back.iter().filter(|(key, _)| scope.covers(key)) {
+            plan.rolled_back.insert(key.clone());
+            if !told.contains(key) {
+                let (key, reason, message) = (key.clone(), Reason::RolledBack, message.clone());
+                plan.blocked.push(Blocked { key, reason, message, until: None, step: None });
+            }
+        }
+    }
+
     /// Orders the steps, names the plan, and lets the gate decide which of them pass.
     fn finish(mut self) -> Plan {
         self.plan.steps =
@@ -128,11 +144,7 @@ impl<'a> Draft<'a> {
         self.plan.id = id::of(&self.plan.tenant, &self.plan.steps);
         gate::close(&mut self);
         gate::name_what_else_passes(&mut self);
-        for (key, message) in &self.decisions.rolled_back {
-            if self.in_scope(key) {
-                self.block(key, Reason::RolledBack, message.clone(), None);
-            }
-        }
+        self.tell_what_is_undone();
         let passed: BTreeSet<ResourceKey> = self.plan.steps.iter().map(|step| step.key.clone()).collect();
         // What is made again with a person's word is not asked about any more.
         self.plan.drift.retain(|drift| {

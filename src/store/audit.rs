@@ -40,7 +40,8 @@ pub enum AuditAction {
     Approval,
     /// A proposal was decided in git.
     Decision,
-    /// Plumb changed a live object.
+    /// Plumb changed a live object. Where the details name an `end`, the step failed, or nobody knows how it ended: it may
+    /// have changed something.
     Change,
     /// A password was shown.
     SecretShown,

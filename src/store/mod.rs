@@ -288,6 +288,8 @@ pub struct HistoryFilter {
     pub key: Option<ResourceKey>,
     /// Only events of resources of this environment; of executions it says nothing.
     pub environment: Option<String>,
+    /// Only executions that looked at their tenant ([`Trigger::is_look`]); of events it says nothing.
+    pub looks: bool,
     /// Only those with a smaller id: the next page.
     pub before: Option<i64>,
     /// At most this many.
@@ -525,8 +527,8 @@ pub trait Tx: Send {
         summary: Summary,
         at: DateTime<Utc>,
     ) -> Result<(), StoreError>;
-    /// Marks executions that a death left running as interrupted.
-    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError>;
+    /// Marks executions that a death left running as interrupted; gives their numbers, rising.
+    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<Vec<i64>, StoreError>;
     /// Newest first; with a key, those that have an event of it.
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError>;
     /// Appends to a timeline, in order: their numbers rise.
@@ -547,8 +549,8 @@ pub trait Tx: Send {
     ) -> Result<(), StoreError>;
     /// What the plans of an execution were made of, in their order.
     async fn plan_inputs(&mut self, execution: i64) -> Result<Vec<PackedInputs>, StoreError>;
-    /// Forgets executions that finished before `before`, with their events and the inputs of their plans; keeps each
-    /// tenant's newest.
+    /// Forgets executions that finished before `before`, with their events and the inputs of their plans; keeps the
+    /// newest look at each tenant.
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
 
     /// Adds to the end of a tenant's chain, or of the platform's ([`audit::PLATFORM_CHAIN`]).

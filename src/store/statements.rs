@@ -680,16 +680,24 @@ impl Tx for SqlTx {
         }
     }
 
-    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError> {
+    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<Vec<i64>, StoreError> {
         const WHAT: &str = "executions";
-        let statement =
-            narrowed!(&self.scope, "UPDATE executions SET outcome = $2, finished_at = $3", " AND outcome = 'Running'");
+        self.expect_writable()?;
+        let statement = narrowed!(
+            &self.scope,
+            "UPDATE executions SET outcome = $2, finished_at = $3",
+            " AND outcome = 'Running' RETURNING id"
+        );
         let statement = statement.bind(word(WHAT, ExecutionOutcome::Interrupted)?).bind(time(at));
-        self.write(WHAT, statement).await
+        let rows = self.rows(WHAT, statement).await?;
+        let mut interrupted = rows.iter().map(|row| column(WHAT, row, 0)).collect::<Result<Vec<i64>, _>>()?;
+        interrupted.sort_unstable();
+        Ok(interrupted)
     }
 
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError> {
-        let HistoryFilter { execution, key, environment: _, before, limit } = filter;
+        const WHAT: &str = "executions";
+        let HistoryFilter { execution, key, environment: _, looks, before, limit } = filter;
         let mut sql = QueryBuilder::<Db>::new(
             "SELECT id, tenant, trigger_kind, commit_id, plan_id, outcome, summary, started_at, finished_at \
              FROM executions WHERE 1 = 1",
@@ -698,11 +706,14 @@ impl Tx for SqlTx {
         if let Some(id) = execution {
             sql.push(" AND id = ").push_bind(*id);
         }
+        if *looks {
+            sql.push(" AND trigger_kind <> ").push_bind(word(WHAT, Trigger::SecretShown)?);
+        }
         if let Some(key) = key {
             sql.push(" AND id IN (SELECT execution FROM events WHERE key = ").push_bind(key.to_string()).push(")");
         }
         page(&mut sql, *before, *limit);
-        self.rows("executions", sql.build()).await?.iter().map(read_execution).collect()
+        self.rows(WHAT, sql.build()).await?.iter().map(read_execution).collect()
     }
 
     async fn append_events(&mut self, execution: i64, tenant: &str, events: &[NewEvent]) -> Result<(), StoreError> {
@@ -728,7 +739,7 @@ impl Tx for SqlTx {
     }
 
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError> {
-        let HistoryFilter { execution, key, environment, before, limit } = filter;
+        let HistoryFilter { execution, key, environment, looks: _, before, limit } = filter;
         let mut sql =
             QueryBuilder::<Db>::new("SELECT id, execution, tenant, key, at, document FROM events WHERE 1 = 1");
         narrow(&mut sql, &self.scope);
@@ -791,13 +802,14 @@ impl Tx for SqlTx {
             &self.scope,
             "DELETE FROM events",
             " AND execution IN (SELECT id FROM executions WHERE finished_at < $2 \
-             AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant))"
+             AND id NOT IN (SELECT MAX(id) FROM executions WHERE trigger_kind <> 'secretshown' GROUP BY tenant))"
         );
         self.write(WHAT, events.bind(time(before))).await?;
         let executions = narrowed!(
             &self.scope,
             "DELETE FROM executions",
-            " AND finished_at < $2 AND id NOT IN (SELECT MAX(id) FROM executions GROUP BY tenant)"
+            " AND finished_at < $2 \
+             AND id NOT IN (SELECT MAX(id) FROM executions WHERE trigger_kind <> 'secretshown' GROUP BY tenant)"
         );
         let gone = self.write(WHAT, executions.bind(time(before))).await?;
         let inputs = narrowed!(

@@ -87,6 +87,9 @@ impl Executions {
         self.running.clear();
         for execution in looked_at {
             self.seen_to = self.seen_to.max(execution.id);
+            if !execution.trigger.is_look() {
+                continue;
+            }
             match outcome_name(execution.outcome) {
                 None => drop(self.running.insert(execution.id)),
                 Some(name) => *self.totals.entry(name).or_default() += 1,

@@ -2,10 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use plumb::managers::ManagerError;
+use plumb::model::{EventKind, Reason};
+use plumb::store::Scope;
+use plumb::store::audit::{AuditAction, AuditFilter};
 use serde_json::Value;
 use sqlx::Connection as _;
 
 use crate::harness::desk::Desk;
+use crate::harness::faulty::Faults;
+use crate::harness::world::{World, run_sql};
 
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -183,4 +189,58 @@ async fn a_row_that_was_changed_or_removed_shows() {
         std::fs::write(desk.data("plumb.db"), &copy).unwrap();
     }
     assert_eq!(desk.plumb(&["audit", "--verify"]).code, 0);
+}
+
+/// The changes in a world's audit log: the resource, how its step ended where that is said, and why.
+async fn changes(world: &World) -> Vec<[String; 3]> {
+    let filter = AuditFilter { limit: 1000, ..AuditFilter::default() };
+    let rows = world.store().read(Scope::Tenant(world.name.clone())).await.unwrap().audit(&filter).await.unwrap();
+    let changes = rows.into_iter().filter(|row| row.action == AuditAction::Change).map(|row| {
+        let said = |name: &str| row.details.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        [row.key.as_ref().unwrap().name.clone(), said("end"), said("reason")]
+    });
+    changes.collect()
+}
+
+fn row(name: &str, end: &str, reason: &str) -> [String; 3] {
+    [name, end, reason].map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_changed_is_written_down_too() {
+    let mut world = World::with_files().await;
+    let faults = Faults::new();
+    world.connect = Some(faults.connect());
+    world.restart().await;
+    world.write_database("staging", "orders", "userVersion: 1");
+    world.tenant.commit("Add orders");
+    // A step that fails may have done half of its work; one that never began has not.
+    faults.fail("orders", ManagerError::retry(Reason::TimedOut, "the disk is busy"));
+    world.apply().await;
+    assert_eq!(changes(&world).await, [row("orders", "failed", "TimedOut")]);
+    faults.mend("orders");
+    // The process dies when the step is done, before that is written down.
+    world.on_event(|event| assert!(!matches!(event.kind, EventKind::StepDone { .. }), "it dies here"));
+    assert!(world.try_apply().await.is_err());
+    world.on_event(|_| {});
+    world.restart().await;
+    assert!(world.file("staging", "orders").exists());
+    assert_eq!(world.in_sync().await, 0, "it was done");
+    let unknown = row("orders", "unknown", "");
+    assert_eq!(changes(&world).await, [row("orders", "failed", "TimedOut"), unknown.clone()]);
+    // Its end cannot be written down.
+    world.write_database("staging", "orders", "userVersion: 2");
+    world.tenant.commit("Want version 2");
+    run_sql(
+        &world.data().join("plumb.db"),
+        "CREATE TRIGGER full BEFORE INSERT ON events WHEN NEW.document LIKE '%stepDone%' \
+         BEGIN SELECT RAISE(ABORT, 'full'); END",
+    )
+    .await;
+    assert!(world.try_apply().await.is_err());
+    run_sql(&world.data().join("plumb.db"), "DROP TRIGGER full").await;
+    world.in_sync().await;
+    assert_eq!(changes(&world).await, [row("orders", "failed", "TimedOut"), unknown.clone(), unknown]);
+    world.stop();
+    assert!(world.plumb(&["audit", "--verify"]).output().unwrap().status.success());
 }

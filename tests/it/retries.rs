@@ -193,6 +193,40 @@ async fn after_the_last_try_a_step_is_a_dead_letter_and_an_apply_takes_it_out() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn applies_alone_wait_for_nothing_and_come_to_an_end_all_the_same() {
+    let (world, faults, _clock) = faulty_world().await;
+    faults.fail("orders", busy());
+    for tries in 1..=10 {
+        world.apply().await;
+        let attempt = attempts(&world).await.remove(&parse(ORDERS)).unwrap();
+        assert_eq!((attempt.failures, attempt.is_dead()), (tries, tries == 10));
+    }
+    assert_eq!(said(&world, ORDERS, ConditionType::Stalled).await, (ConditionStatus::True, Reason::DeadLetter));
+    // One more try each, and no pretence that it had been mended.
+    faults.tried();
+    world.apply().await;
+    assert_eq!(faults.tried(), ["orders"]);
+    assert_eq!(said(&world, ORDERS, ConditionType::Stalled).await, (ConditionStatus::True, Reason::DeadLetter));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_while_the_last_try_is_under_way_is_not_lost() {
+    let (world, faults, clock) = faulty_world().await;
+    faults.fail("orders", busy());
+    let wait = world.scheduled().await.next_try.expect("it is tried again");
+    clock.forward(TimeDelta::from_std(wait).unwrap());
+    faults.fail("orders", refused());
+    world.retry_as_steps_fail(|| {});
+    world.scheduled().await;
+    world.on_event(|_| {});
+    let attempt = attempts(&world).await.remove(&parse(ORDERS)).unwrap();
+    assert_eq!((attempt.is_dead(), attempt.failures), (false, 0), "{attempt:?}");
+    faults.mend("orders");
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert!(attempts(&world).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_wants_any_more_is_no_dead_letter() {
     let (world, faults, _clock) = faulty_world().await;
     faults.fail("carts", refused());

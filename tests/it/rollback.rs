@@ -135,6 +135,87 @@ async fn a_retry_does_a_change_that_was_undone_once_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_apply_leaves_a_change_that_was_undone_as_it_is() {
+    let (world, faults) = undone().await;
+    faults.tried();
+    // As cron does at the same commit.
+    for _ in 0..3 {
+        let report = world.apply().await;
+        assert_eq!((report.outcome, report.done), (ExecutionOutcome::Blocked, 0), "{:#?}", report.plan);
+        assert_eq!((faults.tried(), versions(&world).await), (Vec::new(), [1, 1, 2]));
+    }
+    let plan = world.plan().await.plan;
+    assert!(plan.steps.is_empty(), "a plan says what an apply would do: {plan:#?}");
+    assert_eq!((held(&plan, ORDERS), held(&plan, CARTS)), (Some(Reason::RolledBack), Some(Reason::RolledBack)));
+    // What the message names does it again.
+    faults.mend("carts");
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
+    assert_eq!(world.plan().await.plan.steps.len(), 2);
+    world.in_sync().await;
+    assert_eq!(versions(&world).await, [2, 2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_under_applies_alone_is_undone_once_its_tries_are_over() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", ManagerError::retry(Reason::TimedOut, "the disk is busy"));
+    let mut applies = 0;
+    while world.apply().await.outcome == ExecutionOutcome::Failed {
+        applies += 1;
+        assert!(applies < 100, "it ends");
+        assert_eq!(versions(&world).await, [2, 1, 2]);
+    }
+    assert_eq!((applies, versions(&world).await), (9, [1, 1, 2]), "the tenth failed for good");
+    faults.tried();
+    for _ in 0..2 {
+        assert_eq!(world.apply().await.done, 0);
+        assert_eq!((faults.tried(), versions(&world).await), (Vec::new(), [1, 1, 2]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_failed_for_good_neither_undoes_what_is_tried_anew() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    for name in ["baskets", "coupons"] {
+        world.write_resource("staging", "Database", name, ROLLBACK, "userVersion: 2");
+        faults.fail(name, refused());
+    }
+    world.tenant.commit("Want version 2, baskets and coupons");
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+    let letters = letters(&world).await;
+    let told: Vec<_> = letters.iter().map(|letter| (letter.key.clone(), letter.state)).collect();
+    let [(failed, LetterState::Undone)] = told.as_slice() else { panic!("{letters:#?}") };
+    for name in ["baskets", "coupons"] {
+        faults.mend(name);
+    }
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(failed), "ada").await.unwrap();
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert_eq!(versions(&world).await, [2, 2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_while_the_last_try_is_under_way_keeps_a_change_from_being_undone() {
+    let (mut world, faults) = world_at(1).await;
+    let clock = SetClock::at("2030-03-05T09:00:00Z");
+    world.clock = clock.clone();
+    world.restart().await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", ManagerError::retry(Reason::TimedOut, "the disk is busy"));
+    world.scheduled().await;
+    clock.forward(TimeDelta::minutes(1));
+    faults.fail("carts", refused());
+    let mended = Arc::clone(&faults);
+    world.retry_as_steps_fail(move || mended.mend("carts"));
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert_eq!(versions(&world).await, [2, 2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_undoing_that_fails_is_a_dead_letter_of_its_own() {
     let (world, faults) = world_at(1).await;
     write(&world, 2);
@@ -149,6 +230,26 @@ async fn an_undoing_that_fails_is_a_dead_letter_of_its_own() {
     let told: Vec<_> = letters.iter().map(|letter| (letter.key.to_string(), letter.state)).collect();
     assert_eq!(told, [(CARTS.to_owned(), LetterState::Undone), (ORDERS.to_owned(), LetterState::NotUndone)]);
     assert_eq!(letters[1].said(), "it could not be undone: no such page size");
+    // It is told so, and what to do, however often it is looked at.
+    for _ in 0..2 {
+        let status = world.status(ORDERS).await.unwrap();
+        let stalled = status.condition(ConditionType::Stalled).unwrap();
+        assert_eq!((stalled.status, stalled.reason), (ConditionStatus::True, Reason::DeadLetter));
+        let explained = view::explain(world.store(), &parse(ORDERS), world.clock.as_ref()).await.unwrap().unwrap();
+        assert!(explained.answer.contains(&format!("plumb retry {ORDERS}")), "{explained:#?}");
+        let status = world.status(CARTS).await.unwrap();
+        assert_eq!(status.condition(ConditionType::Stalled).unwrap().reason, Reason::RolledBack);
+        world.scheduled().await;
+    }
+    // Nobody knows how it is while nobody answers.
+    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+    world.scheduled().await;
+    for key in [ORDERS, CARTS] {
+        let status = world.status(key).await.unwrap();
+        let ready = status.condition(ConditionType::Ready).unwrap();
+        assert_eq!((ready.status, ready.reason), (ConditionStatus::Unknown, Reason::ProviderUnreachable));
+    }
+    faults.silence(None);
     // Mended, it is undone by a retry of it alone.
     faults.mend("orders");
     let orders = parse(ORDERS);
@@ -233,6 +334,69 @@ async fn a_change_that_was_done_whole_is_not_undone_when_something_fails_later()
     assert_eq!(report.outcome, ExecutionOutcome::Failed);
     assert_eq!(versions(&world).await, [2, 7, 2], "orders are in use as they are");
     assert!(sagas(&world).await.is_empty(), "putting back is no change to undo");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_while_a_change_is_under_way_forgets_nothing_of_it() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", ManagerError::retry(Reason::TimedOut, "the disk is busy"));
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [2, 1, 2]);
+    // Something else is committed, all of it waits for a while, and another resource is wanted otherwise.
+    world.tenant.write("README.md", "Something else\n");
+    world.tenant.commit("Write something else");
+    world.scheduled().await;
+    for suspend in ["true", "false"] {
+        world.write_tenant(&format!("providers: [files]\nsuspend: {suspend}"));
+        world.platform.commit("Suspend it, or go on");
+        world.scheduled().await;
+    }
+    world.write_resource("staging", "Database", "payments", ROLLBACK, "userVersion: 3");
+    world.tenant.commit("Want version 3 of payments, which go with it");
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [2, 1, 3]);
+    faults.fail("carts", refused());
+    assert_eq!(world.apply().await.outcome, ExecutionOutcome::Blocked);
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+    // Another word on orders is a change of its own, and what works ends all of it.
+    faults.mend("carts");
+    write(&world, 4);
+    world.tenant.commit("Want version 4");
+    world.in_sync().await;
+    assert_eq!((versions(&world).await, sagas(&world).await), ([4, 4, 4], Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_word_of_git_on_a_resource_is_a_change_of_its_own() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", ManagerError::retry(Reason::TimedOut, "the disk is busy"));
+    world.scheduled().await;
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "userVersion: 3");
+    world.tenant.commit("Want version 3 of orders");
+    faults.fail("carts", refused());
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [2, 1, 2], "as they were before the last commit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_undone_is_undone_with_the_next_commit_that_fails() {
+    let (world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    break_the_undoing_of_orders(&world, &faults);
+    world.scheduled().await;
+    world.on_event(|_| {});
+    assert_eq!(versions(&world).await, [2, 1, 2], "orders could not be undone");
+    faults.mend("orders");
+    world.tenant.write("README.md", "Something else\n");
+    world.tenant.commit("Write something else");
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

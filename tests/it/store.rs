@@ -21,7 +21,8 @@ use crate::harness::postgres::PostgresServer;
 use crate::simulation::memory::MemoryStore;
 
 /// All of the history.
-const ALL: HistoryFilter = HistoryFilter { execution: None, key: None, environment: None, before: None, limit: 1000 };
+const ALL: HistoryFilter =
+    HistoryFilter { execution: None, key: None, environment: None, looks: false, before: None, limit: 1000 };
 
 /// A store for one test, with what it stands on.
 struct Fixture {

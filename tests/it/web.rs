@@ -481,6 +481,36 @@ async fn metrics_are_what_the_store_says_and_what_was_asked() {
 }
 
 #[tokio::test]
+async fn a_password_that_was_shown_is_no_look() {
+    let server = Server::start().await;
+    let told = async || {
+        let text = server.get("/metrics").await.text().await.unwrap();
+        let is_of_looks = |line: &&str| {
+            ["plumb_executions_total{", "plumb_last_execution_age_seconds{"].iter().any(|of| line.starts_with(of))
+        };
+        let metrics: Vec<String> = text.lines().filter(is_of_looks).map(str::to_owned).collect();
+        let overview: Overview = server.json("/api/v1/overview").await;
+        let tenant: TenantView = server.json("/api/v1/tenants/checkout").await;
+        let looks = [overview.last_execution, tenant.last_execution].map(|look| look.unwrap().execution.id);
+        (metrics, looks)
+    };
+    let before = told().await;
+    let mut data = sample::platform(noon());
+    let last = data.executions.iter().rfind(|execution| execution.tenant == "checkout").unwrap();
+    let shown = Execution {
+        id: data.executions.last().unwrap().id + 1,
+        trigger: plumb::model::Trigger::SecretShown,
+        outcome: ExecutionOutcome::InSync,
+        started_at: noon(),
+        finished_at: Some(noon()),
+        ..last.clone()
+    };
+    data.executions.push(shown);
+    server.store.set(Some(data));
+    assert_eq!(told().await, before);
+}
+
+#[tokio::test]
 async fn an_execution_is_counted_once_when_it_ends() {
     let server = Server::start().await;
     let failed = "plumb_executions_total{outcome=\"Failed\"}";

@@ -154,12 +154,12 @@ pub(super) enum Frozen {
     Environment,
 }
 
-/// The newest execution of each of `tenants`.
+/// The newest look at each of `tenants`.
 pub(super) async fn last_executions(
     store: &dyn Store,
     tenants: impl Iterator<Item = &String>,
 ) -> Result<BTreeMap<String, Execution>, StoreError> {
-    let filter = HistoryFilter { limit: RECENT_EXECUTIONS, ..HistoryFilter::default() };
+    let filter = HistoryFilter { looks: true, limit: RECENT_EXECUTIONS, ..HistoryFilter::default() };
     let recent = store.read(Scope::Platform).await?.executions(&filter).await?;
     let complete = recent.len() < RECENT_EXECUTIONS as usize;
     let mut last = BTreeMap::new();
@@ -178,9 +178,9 @@ pub(super) async fn last_executions(
     Ok(last)
 }
 
-/// The newest execution of `tenant`.
+/// The newest look at `tenant`.
 pub(super) async fn last_execution(store: &dyn Store, tenant: &str) -> Result<Option<Execution>, StoreError> {
-    let filter = HistoryFilter { limit: 1, ..HistoryFilter::default() };
+    let filter = HistoryFilter { looks: true, limit: 1, ..HistoryFilter::default() };
     let mut tx = store.read(Scope::Tenant(tenant.to_owned())).await?;
     Ok(tx.executions(&filter).await?.into_iter().next())
 }

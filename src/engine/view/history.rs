@@ -146,6 +146,7 @@ pub async fn events(store: &dyn Store, filter: &EventFilter, clock: &dyn Clock) 
         execution: *execution,
         key: key.clone(),
         environment: environment.clone(),
+        looks: false,
         before: *before,
         limit: *limit,
     };

@@ -132,6 +132,42 @@ fn gate_outside_a_window_nothing_of_that_environment_is_changed() {
 }
 
 #[test]
+fn gate_what_no_window_lets_go_on_says_so_while_one_is_closed() {
+    let mut world = World::in_plumb(["a", "b", "c"].map(|name| document(&db(name)).with(LIMIT, 20)));
+    for name in ["a", "b", "c"] {
+        world.git_sets(&db(name), LIMIT, 30);
+    }
+    world.decisions.closed_windows.insert("staging".to_owned(), closed_until_eight());
+    world.decisions.not_now.insert(db("a"), Hold::by(Reason::DeadLetter, "no more"));
+    let until = "2030-01-01T07:00:00Z".parse().ok();
+    world.decisions.not_now.insert(db("b"), Hold { until, ..Hold::by(Reason::BackingOff, "later") });
+    let plan = world.plan();
+    assert_eq!(plan.blocked(&db("a")).until, None);
+    let told = ["a", "b", "c"].map(|name| plan.blocked(&db(name)).reason);
+    assert_eq!(told, [Reason::DeadLetter, Reason::WindowClosed, Reason::WindowClosed]);
+}
+
+#[test]
+fn gate_what_keeps_something_from_being_undone_is_told_in_place_of_that() {
+    let names = ["done", "due", "stopped", "unseen"];
+    let mut world = World::in_plumb(names.map(|name| document(&db(name)).with(LIMIT, 20)));
+    for name in names {
+        world.decisions.rolled_back.insert(db(name), "it failed for good".to_owned());
+    }
+    for name in ["due", "stopped"] {
+        world.git_sets(&db(name), LIMIT, 30);
+    }
+    world.decisions.not_now.insert(db("stopped"), Hold::by(Reason::DeadLetter, "no more"));
+    world.cannot_be_seen(&db("unseen"));
+    let plan = world.plan();
+    assert_eq!(plan.order(), [&db("due")]);
+    let told = names.map(|name| plan.reasons(&db(name)));
+    let (undone, stopped) = (vec![Reason::RolledBack], vec![Reason::DeadLetter]);
+    assert_eq!(told, [undone.clone(), undone, stopped, Vec::new()]);
+    assert!(names.iter().all(|name| plan.rolls_back(&db(name))));
+}
+
+#[test]
 fn gate_outside_a_window_no_mark_is_rewritten() {
     let mut world = World::in_plumb([document(&db("orders")).with(LIMIT, 20)]);
     world.decisions.closed_windows.insert("staging".to_owned(), closed_until_eight());

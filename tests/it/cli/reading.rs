@@ -100,6 +100,13 @@ fn outputs_and_passwords_are_shown_to_those_who_ask() {
         }
         snapshot(name, &shown(&desk, &args, &said));
     }
+    let history: Vec<serde_json::Value> = serde_json::from_str(&desk.plumb(&["history", "-o", "json"]).stdout).unwrap();
+    let triggers: Vec<&str> = history.iter().map(|one| one["trigger"].as_str().unwrap()).collect();
+    assert_eq!(
+        triggers,
+        ["secretshown", "secretshown", "secretshown", "commandline"],
+        "whoever was shown one looked at nothing"
+    );
 }
 
 /// The log without what differs from run to run: columns as wide as a name, the order of steps, who runs the tests.

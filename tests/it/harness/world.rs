@@ -11,8 +11,8 @@ use plumb::engine::{
     Ask, Connect, Engine, EngineError, LEASE, PlatformStatus, Preview, PreviewSource, Report, Settings, Width, view,
 };
 use plumb::model::{
-    ApprovalKind, Clock, Event, ExecutionOutcome, Inventory, Plan, PlanId, Proposal, Reason, Replica, ResourceKey,
-    ResourceStatus, SystemClock, Trigger,
+    ApprovalKind, Clock, Event, EventKind, ExecutionOutcome, Inventory, Plan, PlanId, Proposal, Reason, Replica,
+    ResourceKey, ResourceStatus, SystemClock, Trigger,
 };
 use plumb::store::Mode;
 use plumb::store::postgres::PostgresStore;
@@ -259,6 +259,20 @@ impl World {
 
     pub fn store(&self) -> &dyn Store {
         self.running.as_ref().expect("the world is started").store.as_ref()
+    }
+
+    /// Has failed steps of the tenant tried again, as `plumb retry` does, at the moment that a step fails from now on, and
+    /// calls `then`.
+    pub fn retry_as_steps_fail(&self, mut then: impl FnMut() + Send + 'static) {
+        let store = Arc::clone(&self.running.as_ref().expect("the world is started").store);
+        let (clock, tenant) = (Arc::clone(&self.clock), self.name.clone());
+        self.on_event(move |event| {
+            if matches!(event.kind, EventKind::StepFailed { .. }) {
+                let retry = plumb::engine::retry(store.as_ref(), clock.as_ref(), &tenant, None, "ada");
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(retry)).unwrap();
+                then();
+            }
+        });
     }
 
     /// The platform in force.

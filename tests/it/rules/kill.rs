@@ -153,6 +153,15 @@ async fn a_step_that_ran_when_its_process_was_killed_is_on_record_with_what_was_
     drop(tx);
     assert_eq!(world.in_sync().await, 1);
     assert_eq!(world.number("staging", "second", "PRAGMA user_version").await, 2);
+    // The next look finds that nobody knows how the second ended.
+    let mut tx = world.store().read(Scope::Platform).await.unwrap();
+    let audit = tx.audit(&AuditFilter { limit: 100, ..AuditFilter::default() }).await.unwrap();
+    let changes = audit.iter().filter(|row| row.action == AuditAction::Change && row.details["execution"] == last.id);
+    let ends = changes.map(|row| (row.key.as_ref().unwrap().name.as_str(), row.details.get("end").cloned()));
+    assert_eq!(ends.collect::<Vec<_>>(), [("first", None), ("second", Some("unknown".into()))]);
+    drop(tx);
+    world.stop();
+    assert!(world.plumb(&["audit", "--verify"]).output().unwrap().status.success());
 }
 
 /// What an event says of a step.

@@ -307,7 +307,7 @@ asked! {
         summary: Summary,
         at: DateTime<Utc>
     ) -> Result<(), StoreError>;
-    Write async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError>;
+    Write async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<Vec<i64>, StoreError>;
     Read async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError>;
     Write async fn append_events(&mut self, execution: i64, tenant: &str, events: &[NewEvent]) -> Result<(), StoreError>;
     Write async fn put_plan_inputs(&mut self, execution: i64, tenant: &str, pass: u32, inputs: &PackedInputs) -> Result<(), StoreError>;

@@ -839,16 +839,16 @@ impl Tx for MemoryTx {
         Ok(())
     }
 
-    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<u64, StoreError> {
+    async fn interrupt_running(&mut self, at: DateTime<Utc>) -> Result<Vec<i64>, StoreError> {
         let own = self.scope.tenant().map(str::to_owned);
         let tables = self.write("executions", own.as_deref())?;
-        let mut interrupted = 0;
+        let mut interrupted = Vec::new();
         for execution in Arc::make_mut(&mut tables.executions).values_mut() {
             let is_own = own.as_ref().is_none_or(|own| *own == execution.tenant);
             if is_own && execution.outcome == ExecutionOutcome::Running {
                 execution.outcome = ExecutionOutcome::Interrupted;
                 execution.finished_at = Some(at);
-                interrupted += 1;
+                interrupted.push(execution.id);
             }
         }
         Ok(interrupted)
@@ -856,13 +856,14 @@ impl Tx for MemoryTx {
 
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError> {
         self.expect_sound()?;
-        let HistoryFilter { execution, key, environment: _, before, limit } = filter;
+        let HistoryFilter { execution, key, environment: _, looks, before, limit } = filter;
         let with_key: Option<BTreeSet<i64>> = key.as_ref().map(|key| {
             self.tables.events.values().filter(|e| e.key.as_ref() == Some(key)).map(|e| e.execution).collect()
         });
         let found = self.tables.executions.values().rev().filter(|found| {
             self.sees(&found.tenant)
                 && execution.is_none_or(|id| id == found.id)
+                && (!looks || found.trigger.is_look())
                 && before.is_none_or(|before| found.id < before)
                 && with_key.as_ref().is_none_or(|ids| ids.contains(&found.id))
         });
@@ -908,7 +909,7 @@ impl Tx for MemoryTx {
 
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError> {
         self.expect_sound()?;
-        let HistoryFilter { execution, key, environment, before, limit } = filter;
+        let HistoryFilter { execution, key, environment, looks: _, before, limit } = filter;
         let found = self.tables.events.values().rev().filter(|event| {
             let of = |environment: &String| {
                 is_label(environment) && event.key.as_ref().is_some_and(|key| key.environment == *environment)
@@ -926,7 +927,7 @@ impl Tx for MemoryTx {
         let own = self.scope.tenant().map(str::to_owned);
         let tables = self.write("the history", own.as_deref())?;
         let mut newest: BTreeMap<&str, i64> = BTreeMap::new();
-        for execution in tables.executions.values() {
+        for execution in tables.executions.values().filter(|execution| execution.trigger.is_look()) {
             newest.insert(&execution.tenant, execution.id);
         }
         let old: BTreeSet<i64> = tables
@@ -934,7 +935,7 @@ impl Tx for MemoryTx {
             .values()
             .filter(|found| own.as_ref().is_none_or(|own| *own == found.tenant))
             .filter(|found| {
-                found.finished_at.is_some_and(|at| at < before) && newest[found.tenant.as_str()] != found.id
+                found.finished_at.is_some_and(|at| at < before) && newest.get(found.tenant.as_str()) != Some(&found.id)
             })
             .map(|found| found.id)
             .collect();

@@ -268,10 +268,10 @@ async fn an_execution_reads_back_running_and_finished(store: &dyn Store) {
 
 async fn every_trigger_and_outcome_reads_back(store: &dyn Store) {
     use ExecutionOutcome::{Blocked, Failed, InSync, Interrupted, Running};
-    use Trigger::{CommandLine, Commit, DriftScan, Poll, Request, Retry, Start};
+    use Trigger::{CommandLine, Commit, DriftScan, Poll, Request, Retry, SecretShown, Start};
     let mut tx = begin(store).await;
     let mut expected = Vec::new();
-    for trigger in [Start, Poll, Commit, DriftScan, Retry, Request, CommandLine] {
+    for trigger in [Start, Poll, Commit, DriftScan, Retry, Request, CommandLine, SecretShown] {
         for outcome in [Running, InSync, Blocked, Failed, Interrupted] {
             let id = tx.start_execution("checkout", trigger, None, at(0)).await.unwrap();
             tx.finish_execution(id, outcome, Some("beef"), None, summary(), at(1)).await.unwrap();
@@ -280,6 +280,9 @@ async fn every_trigger_and_outcome_reads_back(store: &dyn Store) {
     }
     let found = tx.executions(&ALL).await.unwrap();
     assert_eq!(found.into_iter().map(|e| (e.trigger, e.outcome, e.commit)).collect::<Vec<_>>(), expected);
+    let looks = tx.executions(&HistoryFilter { looks: true, ..ALL }).await.unwrap();
+    expected.retain(|(trigger, ..)| *trigger != SecretShown);
+    assert_eq!(looks.into_iter().map(|e| (e.trigger, e.outcome, e.commit)).collect::<Vec<_>>(), expected);
 }
 
 async fn an_execution_that_is_not_there_cannot_be_finished(store: &dyn Store) {
@@ -298,13 +301,14 @@ async fn executions_that_a_death_left_running_become_interrupted(store: &dyn Sto
     let mut tx = begin(store).await;
     let done = tx.start_execution("checkout", Trigger::Start, None, at(0)).await.unwrap();
     tx.finish_execution(done, ExecutionOutcome::InSync, None, None, summary(), at(1)).await.unwrap();
+    let mut running = Vec::new();
     for tenant in ["checkout", "billing"] {
-        tx.start_execution(tenant, Trigger::Poll, None, at(2)).await.unwrap();
+        running.push(tx.start_execution(tenant, Trigger::Poll, None, at(2)).await.unwrap());
     }
     tx.commit().await.unwrap();
     let mut tx = begin(store).await;
-    assert_eq!(tx.interrupt_running(at(3)).await.unwrap(), 2);
-    assert_eq!(tx.interrupt_running(at(4)).await.unwrap(), 0);
+    assert_eq!(tx.interrupt_running(at(3)).await.unwrap(), running);
+    assert_eq!(tx.interrupt_running(at(4)).await.unwrap(), [0_i64; 0]);
     tx.commit().await.unwrap();
     let found: Vec<_> =
         read(store).await.executions(&ALL).await.unwrap().into_iter().map(|e| (e.outcome, e.finished_at)).collect();
@@ -455,8 +459,10 @@ async fn pruning_forgets_what_ended_long_ago_and_keeps_each_tenants_newest(store
         ("young", "checkout", Some(at(200))),
         ("old too", "billing", Some(at(20))),
         ("old and newest", "billing", Some(at(30))),
+        ("old and no look", "billing", Some(at(40))),
     ] {
-        let id = tx.start_execution(tenant, Trigger::Poll, None, at(0)).await.unwrap();
+        let trigger = if name.ends_with("no look") { Trigger::SecretShown } else { Trigger::Poll };
+        let id = tx.start_execution(tenant, trigger, None, at(0)).await.unwrap();
         tx.append_event(id, tenant, event(None, at(0), &events()[0])).await.unwrap();
         if let Some(end) = end {
             tx.finish_execution(id, ExecutionOutcome::InSync, None, None, summary(), end).await.unwrap();
@@ -466,7 +472,7 @@ async fn pruning_forgets_what_ended_long_ago_and_keeps_each_tenants_newest(store
     tx.commit().await.unwrap();
 
     let mut tx = begin(store).await;
-    assert_eq!(tx.prune_history(at(100)).await.unwrap(), 2);
+    assert_eq!(tx.prune_history(at(100)).await.unwrap(), 3);
     assert_eq!(tx.prune_history(at(100)).await.unwrap(), 0);
     tx.commit().await.unwrap();
     let mut tx = read(store).await;

@@ -110,7 +110,7 @@ pub fn plan_inputs(scene: &str) -> PackedInputs {
 
 pub fn saga(tenant: &str) -> Saga {
     let orders = key(tenant, "orders");
-    let part = Part { former: Some(record(&orders)), changes: Vec::new() };
+    let part = Part { former: Some(record(&orders)), wanted: record(&orders).applied, changes: Vec::new() };
     Saga {
         tenant: tenant.into(),
         environment: "staging".into(),
@@ -118,7 +118,7 @@ pub fn saga(tenant: &str) -> Saga {
         platform: None,
         parts: BTreeMap::from([
             (orders.clone(), part),
-            (key(tenant, "made"), Part { former: None, changes: Vec::new() }),
+            (key(tenant, "made"), Part { former: None, wanted: Fields::new(), changes: Vec::new() }),
         ]),
         failure: Some(Failure {
             key: orders,

@@ -294,7 +294,7 @@ impl Tx for Snapshot {
     ) -> Result<(), StoreError> {
         panic!("the page only reads")
     }
-    async fn interrupt_running(&mut self, _: DateTime<Utc>) -> Result<u64, StoreError> {
+    async fn interrupt_running(&mut self, _: DateTime<Utc>) -> Result<Vec<i64>, StoreError> {
         panic!("the page only reads")
     }
     async fn executions(&mut self, filter: &HistoryFilter) -> Result<Vec<Execution>, StoreError> {
@@ -302,6 +302,7 @@ impl Tx for Snapshot {
         let found: Vec<Execution> = newest_first
             .filter(|execution| self.sees(&execution.tenant))
             .filter(|execution| filter.execution.is_none_or(|id| execution.id == id))
+            .filter(|execution| !filter.looks || execution.trigger.is_look())
             .filter(|execution| filter.before.is_none_or(|before| execution.id < before))
             .take(filter.limit as usize)
             .cloned()

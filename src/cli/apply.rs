@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::diag;
 use crate::engine::{Ask, Report, Width};
-use crate::model::{ExecutionOutcome, Trigger};
+use crate::model::{ExecutionOutcome, Hold, Trigger};
 
 use super::args::Common;
 use super::house::House;
@@ -52,6 +52,13 @@ pub async fn run(_: Args, common: &Common) -> anyhow::Result<u8> {
                 .iter()
                 .map(|(key, (reason, message))| json!({"key": key, "reason": reason, "message": message}))
                 .collect();
+            result["putOff"] = report
+                .put_off
+                .iter()
+                .map(|(key, Hold { reason, message, until })| {
+                    json!({"key": key, "reason": reason, "message": message, "until": until})
+                })
+                .collect();
             result
         })
         .collect();
@@ -84,6 +91,14 @@ fn report_text(report: &Report, branch: &str, paint: Paint) -> String {
             paint.red("x"),
             paint.red(reason.as_str()),
             output::readable(message)
+        ));
+    }
+    for (key, hold) in &report.put_off {
+        text.push_str(&format!(
+            "  {} {key} {}\n      {}\n",
+            paint.yellow("!"),
+            paint.yellow(hold.reason.as_str()),
+            output::readable(&hold.message)
         ));
     }
     let end = match report.outcome {

@@ -1,26 +1,32 @@
 //! Runs a plan's steps: in parallel as the graph allows, within each provider's and the tenant's limits. Decides
 //! nothing; a failed step blocks only its dependents.
+//!
+//! What always holds: no step begins once the lease may have ended, or while its environment's windows are closed, however
+//! long it has waited for room.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::managers::{Cx, ManagerError, Outcome, ResourceManager};
-use crate::model::{EventKind, Lease, Plan, Platform, Reason, ResourceKey, Settle, Slot, Step, Unknown};
+use crate::model::{
+    Clock, EventKind, Hold, Lease, Plan, Platform, Reason, ResourceKey, Settle, Slot, Step, Unknown, Window,
+};
 
-use super::Engine;
 use super::fleet::{Access, Member};
 use super::lease::{Going, Held};
 use super::passwords::Fenced;
 use super::reconcile::chain;
 use super::schedule::share_of;
 use super::timeline::Timeline;
+use super::{Engine, windows};
 
 /// What became of the steps.
 #[derive(Debug, Default)]
@@ -29,8 +35,8 @@ pub(super) struct Applied {
     pub failed: BTreeMap<ResourceKey, ManagerError>,
     /// Not tried, since a step they depend on failed; with the key of that step.
     pub skipped: BTreeMap<ResourceKey, ResourceKey>,
-    /// Not begun, since the look ended early: a newer commit is there, or the lease may have ended.
-    pub put_off: BTreeSet<ResourceKey>,
+    /// Not begun, with why: a window has closed, a newer commit is there, or the lease may have ended.
+    pub put_off: BTreeMap<ResourceKey, Hold>,
     /// Done, and not seen since: their provider did not answer when they were read back. They are not recorded yet.
     pub unread: BTreeMap<ResourceKey, Unknown>,
 }
@@ -40,11 +46,58 @@ impl Applied {
     pub(super) fn has_conflict(&self) -> bool {
         self.failed.values().any(|error| matches!(error, ManagerError::Conflict { .. }))
     }
+
+    /// Whether the look ended before all was begun that could have been.
+    pub(super) fn was_cut_short(&self) -> bool {
+        self.put_off.values().any(|hold| hold.reason == Reason::Pending)
+    }
+
+    /// When the first of what was put off goes on by itself.
+    pub(super) fn goes_on_at(&self) -> Option<DateTime<Utc>> {
+        self.put_off.values().filter_map(|hold| hold.until).min()
+    }
+}
+
+/// What may be begun in a look.
+struct Gate<'a> {
+    held: &'a Held,
+    windows: &'a [Window],
+    clock: &'a dyn Clock,
+    /// The environments that were found closed. They stay so for this look: it ends, and the one that comes when they
+    /// open goes on.
+    closed: Mutex<BTreeMap<String, Hold>>,
+}
+
+impl<'a> Gate<'a> {
+    fn of(held: &'a Held, windows: &'a [Window], clock: &'a dyn Clock) -> Self {
+        Self { held, windows, clock, closed: Mutex::default() }
+    }
+
+    /// Whether a step may begin now.
+    fn is_open_for(&self, step: &Step) -> bool {
+        self.held.going() == Going::On && self.closes(step).is_none()
+    }
+
+    /// Why no window lets a step pass now.
+    fn closes(&self, step: &Step) -> Option<Hold> {
+        let environment = &step.key.environment;
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !closed.contains_key(environment) {
+            closed.extend(windows::closed(self.windows, std::slice::from_ref(environment), self.clock.now()));
+        }
+        closed.get(environment).cloned()
+    }
+
+    /// Why a step that was not begun was not.
+    fn verdict(&self, step: &Step) -> Hold {
+        let ended_early = || Hold::by(Reason::Pending, "not begun: this look ended early, and the next one goes on");
+        self.closes(step).unwrap_or_else(ended_early)
+    }
 }
 
 impl Engine {
-    /// Applies every step of `plan`, at most `width` at once, for as long as the lease is held and no newer commit is
-    /// there.
+    /// Applies every step of `plan`, at most `width` at once, for as long as the lease is held, no newer commit is there,
+    /// and windows are open.
     pub(super) async fn apply(
         &self,
         platform: &Platform,
@@ -53,6 +106,7 @@ impl Engine {
         held: &Held,
         timeline: &mut Timeline<'_>,
     ) -> Applied {
+        let gate = Gate::of(held, &platform.spec.windows, self.clock.as_ref());
         let mut applied = Applied::default();
         let mut waiting: Vec<&Step> = plan.steps.iter().rev().collect();
         let mut running: Running<'_, '_> = FuturesUnordered::new();
@@ -63,7 +117,10 @@ impl Engine {
                 if running.len() + coming >= width || held.going() != Going::On {
                     return Room::Full;
                 }
-                running.push(self.take_slot(platform, step, held).boxed());
+                if let Some(hold) = gate.closes(step) {
+                    return Room::Closed(hold);
+                }
+                running.push(self.take_slot(platform, step, &gate).boxed());
                 Room::Taken
             });
             if arrived.is_empty() {
@@ -80,6 +137,9 @@ impl Engine {
             for progress in std::mem::take(&mut arrived) {
                 match progress {
                     Progress::NotBegun { step } => waiting.push(step),
+                    Progress::HasSlot { step, slot, .. } if !gate.is_open_for(step) => {
+                        running.push(give_back(slot, Progress::NotBegun { step }, held).boxed());
+                    }
                     Progress::HasSlot { step, manager, slot } => {
                         let Step { action, changes, destructive, .. } = step.clone();
                         timeline.note_of(&step.key, EventKind::StepStarted { action, changes, destructive });
@@ -93,13 +153,27 @@ impl Engine {
             }
             let written = meanwhile(write_ahead(timeline, held), &mut running, &mut arrived).await;
             for (step, manager, slot) in beginning {
-                match &written {
-                    Ok(()) => running.push(self.take_step(platform, step, manager, slot, held).boxed()),
-                    Err(error) => running.push(give_up(step, slot, error.clone(), held).boxed()),
+                // To write it down may have taken long, where the database was away.
+                match (&written, gate.closes(step)) {
+                    (Ok(()), None) => running.push(self.take_step(platform, step, manager, slot, held).boxed()),
+                    (Ok(()), Some(Hold { reason, message, .. })) => {
+                        let (action, message) = (step.action, format!("not begun: {message}"));
+                        timeline.note_of(&step.key, EventKind::StepFailed { action, reason, message, millis: 0 });
+                        running.push(give_back(slot, Progress::NotBegun { step }, held).boxed());
+                    }
+                    (Err(error), _) => {
+                        let over = Progress::Over { step, result: Err(error.clone()), millis: 0 };
+                        running.push(give_back(slot, over, held).boxed());
+                    }
                 }
             }
         }
-        applied.put_off = waiting.iter().map(|step| step.key.clone()).collect();
+        applied.put_off.extend(waiting.iter().map(|step| (step.key.clone(), gate.verdict(step))));
+        for (key, Hold { reason, message, .. }) in &applied.put_off {
+            if *reason == Reason::WindowClosed {
+                timeline.note_of(key, EventKind::Blocked { reason: *reason, message: message.clone() });
+            }
+        }
         applied
     }
 
@@ -113,7 +187,8 @@ impl Engine {
         futures::stream::iter(steps)
             .for_each_concurrent(width, |step| async move {
                 let remarked = async {
-                    if let Some((manager, slot)) = self.slot_for(platform, step, held).await? {
+                    let goes_on = || held.going() == Going::On;
+                    if let Some((manager, slot)) = self.slot_for(platform, step, held, goes_on).await? {
                         let remarked = self.run(platform, step, manager.as_ref(), held.lease()).await;
                         held.slots().give(slot.slot).await;
                         drop(remarked?);
@@ -141,8 +216,8 @@ impl Engine {
     }
 
     /// Waits for the provider to have room for a step.
-    async fn take_slot<'s>(&self, platform: &Platform, step: &'s Step, held: &Held) -> Progress<'s> {
-        match self.slot_for(platform, step, held).await {
+    async fn take_slot<'s>(&self, platform: &Platform, step: &'s Step, gate: &Gate<'_>) -> Progress<'s> {
+        match self.slot_for(platform, step, gate.held, || gate.is_open_for(step)).await {
             Ok(Some((manager, slot))) => Progress::HasSlot { step, manager, slot },
             Ok(None) => Progress::NotBegun { step },
             Err(error) => Progress::Over { step, result: Err(error), millis: 0 },
@@ -164,20 +239,28 @@ impl Engine {
         Progress::Over { step, result, millis }
     }
 
-    /// The manager for a step, once there is room: in this process, and over all replicas. `None` when the look may
-    /// begin nothing more by then; the wait may have been long.
+    /// The manager for a step, once there is room: in this process, and over all replicas. `None` when it is not to go on
+    /// any more by then; the wait may be long.
     async fn slot_for(
         &self,
         platform: &Platform,
         step: &Step,
         held: &Held,
+        goes_on: impl Fn() -> bool + Send + Sync,
     ) -> Result<Option<(Arc<dyn ResourceManager>, Taken)>, ManagerError> {
         let Member { manager, slots } = self.fleet.member(platform, &step.provider, Access::Write)?;
         let limit = platform.providers.get(&step.provider).map_or(1, |spec| spec.max_concurrency);
         let closed = |_| ManagerError::retry(Reason::Internal, "the engine is shutting down");
-        let permit = slots.acquire_owned().await.map_err(closed)?;
+        let mut room = pin!(slots.acquire_owned());
+        let permit = loop {
+            match tokio::time::timeout(ROOM_PATIENCE, &mut room).await {
+                Ok(permit) => break permit.map_err(closed)?,
+                Err(_) if goes_on() => {}
+                Err(_) => return Ok(None),
+            }
+        };
         let (mut tries, mut failures) = (0, 0);
-        while held.going() == Going::On {
+        while goes_on() {
             match held.slots().take(&step.provider, limit).await {
                 Ok(Some(slot)) => return Ok(Some((manager, Taken { slot, _permit: permit }))),
                 Ok(None) => {}
@@ -219,10 +302,11 @@ async fn write_ahead(timeline: &mut Timeline<'_>, held: &Held) -> Result<(), Man
     }
 }
 
-/// Ends a step that was not begun. Beside the others: giving back may have to wait for one of them.
-async fn give_up<'s>(step: &'s Step, slot: Taken, error: ManagerError, held: &Held) -> Progress<'s> {
+/// Gives back the slot of a step that is not begun; gives what becomes of the step. Beside the others: giving back may
+/// have to wait for one of them.
+async fn give_back<'s>(slot: Taken, then: Progress<'s>, held: &Held) -> Progress<'s> {
     held.slots().give(slot.slot).await;
-    Progress::Over { step, result: Err(error), millis: 0 }
+    then
 }
 
 /// Waits for `work`, while what runs goes on.
@@ -266,6 +350,9 @@ fn note_end(
     }
 }
 
+/// How long a step waits for the others of its process before it looks whether it may go on waiting.
+const ROOM_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a step waits, on average, before it asks again whether its provider has room.
 const SLOT_PATIENCE: Duration = Duration::from_millis(50);
 
@@ -290,7 +377,7 @@ enum Progress<'s> {
         manager: Arc<dyn ResourceManager>,
         slot: Taken,
     },
-    /// There was no room before the look ended.
+    /// There was no room for it before the look ended, or its window closed.
     NotBegun {
         step: &'s Step,
     },
@@ -302,7 +389,7 @@ enum Progress<'s> {
 }
 
 /// Offers waiting steps (the last one first) whose dependencies are done to `start`, until it has no more room, and
-/// sets aside those whose dependencies failed.
+/// sets aside those whose dependencies failed and those that it puts off.
 fn start_ready<'s>(waiting: &mut Vec<&'s Step>, applied: &mut Applied, mut start: impl FnMut(&'s Step) -> Room) {
     let mut not_yet = Vec::new();
     while let Some(step) = waiting.pop() {
@@ -315,9 +402,15 @@ fn start_ready<'s>(waiting: &mut Vec<&'s Step>, applied: &mut Applied, mut start
             applied.skipped.insert(step.key.clone(), broken);
         } else if !step.depends_on.iter().all(|key| applied.done.contains(key)) {
             not_yet.push(step);
-        } else if let Room::Full = start(step) {
-            not_yet.push(step);
-            break;
+        } else {
+            match start(step) {
+                Room::Taken => {}
+                Room::Closed(hold) => drop(applied.put_off.insert(step.key.clone(), hold)),
+                Room::Full => {
+                    not_yet.push(step);
+                    break;
+                }
+            }
         }
     }
     waiting.extend(not_yet.into_iter().rev());
@@ -327,4 +420,6 @@ fn start_ready<'s>(waiting: &mut Vec<&'s Step>, applied: &mut Applied, mut start
 enum Room {
     Taken,
     Full,
+    /// None until its window opens.
+    Closed(Hold),
 }

@@ -42,13 +42,50 @@ struct Revision {
     id_place: Option<(String, Span)>,
 }
 
+/// What became of what was read.
+enum Remembered {
+    /// Something else is in force than what it was to replace; nothing was written.
+    Overtaken,
+    /// It was in force already.
+    InForceBefore,
+    /// It is in force from now on.
+    PutInForce,
+}
+
 impl Engine {
     /// Reads the platform repository.
     ///
     /// # Errors
     /// When it cannot be read, or has never had a valid revision.
     pub async fn platform(&self) -> Result<PlatformStatus, EngineError> {
-        self.platform_at(true).await
+        self.read_platform().await.map(|(status, _)| status)
+    }
+
+    /// As [`Engine::platform`]; says too whether that put another revision in force than there was.
+    pub(super) async fn read_platform(&self) -> Result<(PlatformStatus, bool), EngineError> {
+        let mirror = self.platform_mirror().await?;
+        loop {
+            // Before the head: what is in force then comes of an older reading of it than this one.
+            let before = self.platform_state().await?;
+            let stands = |known: &PlatformStatus| {
+                let is_it = |state: &PlatformState| {
+                    known.platform.commit.as_ref() == Some(&state.commit) && known.rejected == state.rejected
+                };
+                before.as_ref().is_some_and(is_it)
+            };
+            if let Some(known) = self.known_at_head(&mirror).await?.filter(stands) {
+                return Ok((known, false));
+            }
+            let (head, status) = self.platform_at_head(&mirror, before.as_ref()).await?;
+            let is_another = match self.remember_platform(&status, before.as_ref(), &mirror).await? {
+                Remembered::Overtaken => continue,
+                Remembered::InForceBefore => false,
+                Remembered::PutInForce => before.is_some(),
+            };
+            // Only what is in the state database too need not be read again.
+            *self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((head, status.clone()));
+            return Ok((status, is_another));
+        }
     }
 
     /// As [`Engine::platform`], but remembers nothing: for plans.
@@ -56,7 +93,16 @@ impl Engine {
     /// # Errors
     /// As [`Engine::platform`].
     pub async fn platform_for_reading(&self) -> Result<PlatformStatus, EngineError> {
-        self.platform_at(false).await
+        let mirror = self.platform_mirror().await?;
+        if let Some(known) = self.known_at_head(&mirror).await? {
+            return Ok(known);
+        }
+        let before = self.platform_state().await?;
+        self.platform_at_head(&mirror, before.as_ref()).await.map(|(_, status)| status)
+    }
+
+    async fn platform_state(&self) -> Result<Option<PlatformState>, EngineError> {
+        Ok(self.store.read(Scope::Platform).await?.platform().await?)
     }
 
     /// The platform as the store says that it is in force: for those that do not read the head of its repository.
@@ -64,8 +110,7 @@ impl Engine {
     /// # Errors
     /// When the store or the repository cannot be read, or nothing was ever in force.
     pub(super) async fn in_force(&self) -> Result<PlatformStatus, EngineError> {
-        let state = self.store.read(Scope::Platform).await?.platform().await?;
-        let Some(PlatformState { commit, rejected, findings, .. }) = state else {
+        let Some(PlatformState { commit, rejected, findings, .. }) = self.platform_state().await? else {
             return Err(EngineError::NoPlatform { findings: Vec::new(), sources: Sources::new() });
         };
         let is_known = |known: &PlatformStatus| known.platform.commit.as_ref() == Some(&commit);
@@ -128,32 +173,22 @@ impl Engine {
         }
     }
 
-    async fn platform_at(&self, remember: bool) -> Result<PlatformStatus, EngineError> {
-        let mirror = self.platform_mirror().await?;
-        let branch = self.platform_branch();
-        let (reader, wanted) = (Arc::clone(&mirror), branch.clone());
-        let Refs { head, .. } = blocking(move || reader.advertise(&wanted)).await?.map_err(unreadable)?;
-        if let Some(known) = self.platform_known_at(head.as_ref()) {
-            // Another process may have put another revision in force meanwhile.
-            let state = self.store.read(Scope::Platform).await?.platform().await?;
-            let stands = state.is_some_and(|state| {
-                known.platform.commit.as_ref() == Some(&state.commit) && known.rejected == state.rejected
-            });
-            if stands || !remember {
-                return Ok(known);
-            }
-        }
-        let reader = Arc::clone(&mirror);
+    /// The head as its remote has it now, or the last good revision where it does not validate; with the head.
+    async fn platform_at_head(
+        &self,
+        mirror: &Arc<Mirror>,
+        state: Option<&PlatformState>,
+    ) -> Result<(ObjectHex, PlatformStatus), EngineError> {
+        let (reader, branch) = (Arc::clone(mirror), self.platform_branch());
         let Refs { head, .. } = blocking(move || reader.fetch(&branch)).await?.map_err(unreadable)?;
         let head = head.ok_or_else(|| {
             EngineError::BranchGone(
                 "the platform repository has no commit on its branch; commit the platform's documents first".to_owned(),
             )
         })?;
-        let state = self.store.read(Scope::Platform).await?.platform().await?;
-        let mut revision = self.revision(&mirror, head.clone()).await?;
+        let mut revision = self.revision(mirror, head.clone()).await?;
         let read = head.clone();
-        if let (Some(platform), Some(state)) = (&revision.platform, &state)
+        if let (Some(platform), Some(state)) = (&revision.platform, state)
             && platform.id != state.id
         {
             revision.findings.push(id_changed(&state.id, &platform.id, revision.id_place.take()));
@@ -162,9 +197,9 @@ impl Engine {
         let (in_force, rejected) = match revision.platform {
             Some(platform) => ((platform, revision.policies), None),
             None => {
-                let last_good = state.as_ref().map(|state| state.commit.clone());
+                let last_good = state.map(|state| state.commit.clone());
                 let good = match last_good.filter(|commit| *commit != head) {
-                    Some(commit) => self.revision(&mirror, commit).await?,
+                    Some(commit) => self.revision(mirror, commit).await?,
                     None => {
                         return Err(EngineError::NoPlatform { findings: revision.findings, sources: revision.sources });
                     }
@@ -187,21 +222,19 @@ impl Engine {
             findings: revision.findings,
             sources: revision.sources,
         };
-        if remember {
-            self.remember_platform(&status, state, &mirror).await?;
-            // Only what is in the state database too need not be read again.
-            *self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((read, status.clone()));
-        }
-        Ok(status)
+        Ok((read, status))
     }
 
-    /// The platform as it was read at `head`, when that was the last head that was read.
-    fn platform_known_at(&self, head: Option<&ObjectHex>) -> Option<PlatformStatus> {
+    /// The platform as it was read at the head that its remote has now, when that was the last head that was read.
+    async fn known_at_head(&self, mirror: &Arc<Mirror>) -> Result<Option<PlatformStatus>, EngineError> {
+        let (reader, branch) = (Arc::clone(mirror), self.platform_branch());
+        let Refs { head, .. } = blocking(move || reader.advertise(&branch)).await?.map_err(unreadable)?;
         let known = self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let is_of_head = |(read, status): &&(ObjectHex, PlatformStatus)| {
-            Some(read) == head && status.rejected.as_ref().is_none_or(|rejected| Some(rejected) == head)
+            Some(read) == head.as_ref()
+                && status.rejected.as_ref().is_none_or(|rejected| Some(rejected) == head.as_ref())
         };
-        known.as_ref().filter(is_of_head).map(|(_, status)| status.clone())
+        Ok(known.as_ref().filter(is_of_head).map(|(_, status)| status.clone()))
     }
 
     async fn revision(&self, mirror: &Arc<Mirror>, commit: ObjectHex) -> Result<Revision, EngineError> {
@@ -209,12 +242,14 @@ impl Engine {
         blocking(move || read_revision(&mirror, &validator, &commit)).await?.map_err(unreadable)
     }
 
+    /// Remembers what was read of the platform, unless something else than `before` is in force by now: what was read then
+    /// may be older than that.
     async fn remember_platform(
         &self,
         status: &PlatformStatus,
-        before: Option<PlatformState>,
+        before: Option<&PlatformState>,
         mirror: &Mirror,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Remembered, EngineError> {
         let platform = &status.platform;
         let state = PlatformState {
             id: platform.id.clone(),
@@ -225,8 +260,12 @@ impl Engine {
         };
         let author = beside(|| mirror.commits_between(None, &state.commit)).ok().and_then(|mut commits| commits.pop());
         let mut tx = self.store.begin(Scope::Platform).await?;
-        let was_in_force = before.as_ref().is_some_and(|before| before.commit == state.commit);
-        let same = before.is_some_and(|before| PlatformState { updated_at: state.updated_at, ..before } == state);
+        if tx.platform().await?.as_ref() != before {
+            return Ok(Remembered::Overtaken);
+        }
+        let was_in_force = before.is_some_and(|before| before.commit == state.commit);
+        let same =
+            before.is_some_and(|before| PlatformState { updated_at: state.updated_at, ..before.clone() } == state);
         if !same {
             tx.put_platform(&state).await?;
         }
@@ -242,7 +281,7 @@ impl Engine {
             }
         }
         tx.commit().await?;
-        Ok(())
+        Ok(if was_in_force { Remembered::InForceBefore } else { Remembered::PutInForce })
     }
 }
 

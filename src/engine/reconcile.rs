@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::model::{
     AppliedDocument, Approval, Ask, ConditionType, Decisions, Depth, DesiredState, Diagnostic, EventKind,
-    ExecutionOutcome, Inventory, Lease, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal,
-    ProposalKind, ProposalStatus, Reason, ResourceKey, Saga, Summary, TenantSpec, Unknown, Width,
+    ExecutionOutcome, Hold, Inventory, Lease, ObjectHex, Observation, Observations, Plan, PlanScope, Platform,
+    Proposal, ProposalKind, ProposalStatus, Reason, ResourceKey, Saga, Summary, TenantSpec, Unknown, Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::{CommitInfo, Mirror, Refs, Side, Wanted, WorkingTree};
@@ -51,6 +51,8 @@ pub struct Report {
     pub desired: Arc<DesiredState>,
     /// What steps failed, with the reason.
     pub failed: BTreeMap<ResourceKey, (Reason, String)>,
+    /// What was planned and not begun, with why, and when it goes on: a window closed meanwhile, or the look ended early.
+    pub put_off: BTreeMap<ResourceKey, Hold>,
     /// How many steps were done, by all plans of the pass where it was planned anew.
     pub done: usize,
     /// Something did not work that may work later without a new commit.
@@ -255,9 +257,10 @@ impl Engine {
             tenant: tenant.to_owned(),
             execution,
             outcome,
-            wants_retry: !applied.put_off.is_empty() || !applied.unread.is_empty() || !plan.unknown.is_empty(),
+            wants_retry: applied.was_cut_short() || !applied.unread.is_empty() || !plan.unknown.is_empty(),
             next_try,
             done: earlier.len() + applied.done.len(),
+            put_off: applied.put_off,
             failed: applied.failed.into_iter().map(|(key, e)| (key, (e.reason(), e.to_string()))).collect(),
             plan,
             desired,
@@ -568,8 +571,9 @@ impl Engine {
             true => Some(Duration::ZERO),
             false => {
                 let now = self.clock.now();
-                let opening = plan.goes_on_at().map(|at| (at - now).to_std().unwrap_or_default());
-                attempts::next_wait(&attempts, planned_at, now).into_iter().chain(opening).min()
+                let openings = plan.goes_on_at().into_iter().chain(applied.goes_on_at());
+                let openings = openings.map(|at| (at - now).to_std().unwrap_or_default());
+                openings.chain(attempts::next_wait(&attempts, planned_at, now)).min()
             }
         };
         Ok(Passed { plan, desired, applied, next_try, undoes, refs: source.refs, commit: source.head, sources })

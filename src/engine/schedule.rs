@@ -89,6 +89,8 @@ pub struct Schedule {
     polled: BTreeMap<String, Polled>,
     slots: Arc<Semaphore>,
     in_force: Option<PlatformStatus>,
+    /// Why every tenant is to be looked at, until the queue was asked for it.
+    to_place: Option<Trigger>,
     reads_platform: bool,
     probes: bool,
     /// What the clock on the wall said last.
@@ -109,7 +111,8 @@ struct Polled {
 
 /// What a task of the schedule brings back.
 enum Done {
-    Platform(Box<Result<PlatformStatus, EngineError>>),
+    /// The platform, and whether reading it put another revision in force.
+    Platform(Box<Result<(PlatformStatus, bool), EngineError>>),
     Polled(String, Result<Refs, EngineError>),
     Probed,
 }
@@ -130,6 +133,7 @@ impl Schedule {
             polled: BTreeMap::new(),
             slots: Arc::new(Semaphore::new(POLLS_AT_ONCE)),
             in_force: None,
+            to_place: None,
             reads_platform: false,
             probes: false,
             clock_at,
@@ -150,6 +154,7 @@ impl Schedule {
             let now = Instant::now();
             if now >= lead_at {
                 self.try_to_lead().await;
+                self.place_tenants().await;
                 lead_at = now + LEAD_EVERY;
             }
             if now >= platform_at && !self.reads_platform {
@@ -214,16 +219,23 @@ impl Schedule {
         }
     }
 
-    /// Becomes the leader where nobody is, and notices when that is over.
+    /// Whether this process leads; notices when that is over.
+    async fn leads(&mut self) -> bool {
+        let Some(lead) = &mut self.lead else { return false };
+        let asked = tokio::time::timeout(LEAD_PATIENCE, lead.still_leads());
+        if asked.await.unwrap_or(false) {
+            return true;
+        }
+        tracing::warn!("this replica does not lead any more: its connection was lost");
+        self.lead = None;
+        self.polled.clear();
+        false
+    }
+
+    /// Becomes the leader where nobody is.
     async fn try_to_lead(&mut self) {
-        if let Some(lead) = &mut self.lead {
-            let asked = tokio::time::timeout(LEAD_PATIENCE, lead.still_leads());
-            if asked.await.unwrap_or(false) {
-                return;
-            }
-            tracing::warn!("this replica does not lead any more: its connection was lost");
-            self.lead = None;
-            self.polled.clear();
+        if self.leads().await {
+            return;
         }
         let asked = tokio::time::timeout(LEAD_PATIENCE, self.engine.store.lead());
         match asked.await.unwrap_or(Ok(None)) {
@@ -231,9 +243,7 @@ impl Schedule {
                 tracing::info!(replica = %self.engine.settings.replica, "this replica leads: it polls and scans");
                 self.lead = Some(lead);
                 self.polled.clear();
-                if let Some(in_force) = self.in_force.clone() {
-                    self.place_tenants(&in_force.platform, Trigger::Start).await;
-                }
+                self.has_to_place(Trigger::Start);
             }
             Ok(None) => {}
             Err(error) => tracing::debug!(error = %chain(&error), "the leader cannot be asked for"),
@@ -245,7 +255,10 @@ impl Schedule {
         self.reads_platform = true;
         let (engine, leads) = (Arc::clone(&self.engine), self.lead.is_some());
         tasks.spawn(async move {
-            let read = if leads { engine.platform().await } else { engine.in_force().await };
+            let read = match leads {
+                true => engine.read_platform().await,
+                false => engine.in_force().await.map(|status| (status, false)),
+            };
             Done::Platform(Box::new(read))
         });
     }
@@ -254,10 +267,10 @@ impl Schedule {
         self.in_force.as_ref().map_or(PLATFORM_AGAIN, |status| status.platform.spec.poll_interval.0)
     }
 
-    async fn take_platform(&mut self, read: Result<PlatformStatus, EngineError>) {
+    async fn take_platform(&mut self, read: Result<(PlatformStatus, bool), EngineError>) {
         self.reads_platform = false;
         match read {
-            Ok(status) => {
+            Ok((status, is_another)) => {
                 if let Some(rejected) = &status.rejected
                     && self.platform_error.as_deref() != Some(rejected)
                 {
@@ -268,12 +281,12 @@ impl Schedule {
                 let before = self.in_force.as_ref().map(|before| before.platform.commit.clone());
                 self.tenants.send_replace(status.platform.tenants.keys().cloned().collect());
                 self.engine.forget_all_but(|tenant| status.platform.tenants.contains_key(tenant));
-                let platform = Arc::clone(&status.platform);
+                // Somebody may have looked under another revision that was in force in between.
+                let is_news = is_another || before.as_ref().is_some_and(|before| *before != status.platform.commit);
                 self.in_force = Some(status);
-                match before {
-                    None => self.place_tenants(&platform, Trigger::Start).await,
-                    Some(before) if before != platform.commit => self.place_tenants(&platform, Trigger::Commit).await,
-                    Some(_) => {}
+                if self.lead.is_some() && (is_news || before.is_none()) {
+                    self.has_to_place(if is_news { Trigger::Commit } else { Trigger::Start });
+                    self.place_tenants().await;
                 }
             }
             Err(error) => {
@@ -286,11 +299,22 @@ impl Schedule {
         }
     }
 
-    /// Gives every tenant a place, and asks for a look at each: at the start, and under a new revision of the platform.
-    async fn place_tenants(&mut self, platform: &Platform, trigger: Trigger) {
-        if self.lead.is_none() {
+    /// Says that every tenant is to be looked at; a new revision of the platform says more than a start.
+    fn has_to_place(&mut self, trigger: Trigger) {
+        if self.to_place != Some(Trigger::Commit) {
+            self.to_place = Some(trigger);
+        }
+    }
+
+    /// Gives every tenant a place, and asks for a look at each, where that is to be done: at the start, and under a new
+    /// revision of the platform. What the queue does not take is asked for again.
+    async fn place_tenants(&mut self) {
+        let (Some(trigger), Some(in_force)) = (self.to_place, self.in_force.clone()) else { return };
+        // One that was paused for long may not lead any more, and know less than who does.
+        if !self.leads().await {
             return;
         }
+        let platform = &in_force.platform;
         let now = Instant::now();
         self.polled.retain(|tenant, _| platform.tenants.contains_key(tenant));
         for tenant in platform.tenants.keys() {
@@ -317,17 +341,21 @@ impl Schedule {
             .map(|tenant| Request { news: news.clone(), ..Request::at_once(tenant, Ask { trigger, width }) })
             .collect();
         let names: Vec<&str> = platform.tenants.keys().map(String::as_str).collect();
-        self.request(&requests).await;
+        if self.request(&requests).await {
+            self.to_place = None;
+        }
         if let Err(error) = self.engine.store.keep_only(&names).await {
             tracing::warn!(error = %chain(&error), "tenants that are gone could not be forgotten");
         }
     }
 
-    /// Asks the queue. What cannot be asked now is asked again by a later poll or scan.
-    async fn request(&self, requests: &[Request]) {
-        if let Err(error) = self.engine.store.request(requests).await {
-            tracing::warn!(error = %chain(&error), "the queue could not be asked for a look");
+    /// Asks the queue; says whether that worked. What a poll or a scan cannot ask for now a later one does.
+    async fn request(&self, requests: &[Request]) -> bool {
+        let asked = self.engine.store.request(requests).await;
+        if let Err(error) = &asked {
+            tracing::warn!(error = %chain(error), "the queue could not be asked for a look");
         }
+        asked.is_ok()
     }
 
     async fn ask_all(&self, Wish { tenant, by }: Wish) {

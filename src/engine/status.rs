@@ -128,11 +128,12 @@ pub(super) fn verdicts(
         };
         verdicts.insert(key.clone(), verdict);
     }
-    for key in &applied.put_off {
+    for (key, hold) in &applied.put_off {
         let verdict = Verdict {
             reconciling: true,
             drifted: drifted_of(&verdicts, key),
-            ..Verdict::bad(Reason::Pending, "not begun: this look ended early, and the next one goes on")
+            until: hold.until,
+            ..Verdict::bad(hold.reason, hold.message.clone())
         };
         verdicts.insert(key.clone(), verdict);
     }

@@ -13,13 +13,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::model::{Ask, Claim, Lease, Release, Trigger};
+use crate::model::{Ask, Claim, Lease, Release, Replica, Trigger};
 use crate::source::Refs;
 use crate::store::{Scope, StoreError};
 
 use super::lease::Held;
 use super::platform::PlatformStatus;
 use super::reconcile::{Report, chain};
+use super::schedule::share_of;
 use super::{Engine, EngineError};
 
 /// How many tenants one process looks at at once. Looks mostly wait for others' servers.
@@ -141,17 +142,17 @@ impl Worker {
         let store = Arc::clone(&self.engine.store);
         // It listens before it looks, so that nothing is missed in between.
         let mut woken = store.woken();
+        let mut naps = 0_u32;
         while !*stopped.borrow() {
             woken.mark_unchanged();
             self.claim_what_is_due().await;
             let is_full = self.tasks.len() >= TENANTS_AT_ONCE;
-            let sleep = match self.error {
-                None => {
-                    let due = store.until_due().await.ok().flatten().unwrap_or(LONGEST_SLEEP);
-                    due.clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
-                }
-                Some(_) => LONGEST_SLEEP,
+            let due = match self.error {
+                None => store.until_due().await.ok().flatten(),
+                Some(_) => None,
             };
+            naps = naps.wrapping_add(1);
+            let sleep = nap(due, &self.engine.settings.replica, naps);
             tokio::select! {
                 biased;
                 _ = stopped.changed() => {}
@@ -248,6 +249,13 @@ impl Engine {
     }
 }
 
+/// How long to sleep until something is due: that long at least, within limits, and a little longer for each replica and
+/// each time, so that replicas that wait for the same do not ask the queue in step.
+fn nap(due: Option<Duration>, replica: &Replica, number: u32) -> Duration {
+    let whole = due.unwrap_or(LONGEST_SLEEP).clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
+    whole + share_of(&format!("{replica} {number}"), whole / 10)
+}
+
 /// A short name for refs: the same for the same refs.
 pub(super) fn name_of(refs: &Refs) -> String {
     let mut hash = Sha256::new();
@@ -268,7 +276,7 @@ const NAME_BYTES: usize = 16;
 /// who wait and each try, so that those that failed together are not tried together.
 pub(super) fn patience(tenant: &str, failures: u32) -> Duration {
     let whole = RETRY_FIRST.saturating_mul(1 << failures.min(16)).min(RETRY_LONGEST);
-    whole.mul_f64(0.9) + super::schedule::share_of(&format!("{tenant} {failures}"), whole.mul_f64(0.2))
+    whole.mul_f64(0.9) + share_of(&format!("{tenant} {failures}"), whole.mul_f64(0.2))
 }
 
 #[cfg(test)]
@@ -285,6 +293,25 @@ mod tests {
         assert!(near(patience("checkout", 3), 40));
         assert!(near(patience("checkout", 60), 300));
         assert_ne!(patience("checkout", 3), patience("billing", 3));
+    }
+
+    #[test]
+    fn naps_end_after_what_is_due_and_differ() {
+        let (one, other) = (Replica("one".to_owned()), Replica("other".to_owned()));
+        let waits = [
+            (None, LONGEST_SLEEP),
+            (Some(Duration::ZERO), SHORTEST_SLEEP),
+            (Some(Duration::from_secs(2)), Duration::from_secs(2)),
+            (Some(Duration::from_secs(600)), LONGEST_SLEEP),
+        ];
+        for (due, whole) in waits {
+            for number in 0..100 {
+                let nap = nap(due, &one, number);
+                assert!(nap >= whole && nap <= whole.mul_f64(1.1), "{due:?}: {nap:?}");
+            }
+            assert_ne!(nap(due, &one, 1), nap(due, &other, 1));
+            assert_ne!(nap(due, &one, 1), nap(due, &one, 2));
+        }
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use plumb::engine::view;
-use plumb::model::{ConditionStatus, ConditionType, DriftMode, ProposalStatus, Reason};
+use plumb::model::{
+    ConditionStatus, ConditionType, DriftMode, Event, EventKind, ExecutionOutcome, ProposalStatus, Reason,
+};
 
 use crate::harness::clock::{SetClock, moment};
-use crate::harness::world::{World, held, held_message, parse};
+use crate::harness::world::{FILES, World, held, held_message, parse};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const LEDGER: &str = "checkout/production/Database/ledger";
@@ -137,4 +139,81 @@ async fn a_suspended_environment_keeps_its_proposals_and_others_go_on() {
     world.platform.commit("Go on");
     assert_eq!(world.in_sync().await, 1);
     assert_eq!(versions(&world).await, (1, 2));
+}
+
+/// Five databases in production and one in staging, whose steps run one after the other, two minutes before production's
+/// window closes. When what `closes` is true of happens first, it has closed.
+async fn world_before_closing(closes: fn(&Event) -> bool) -> (World, Arc<SetClock>) {
+    let mut world = World::new(&format!("{FILES}  maxConcurrency: 1\n"), "[files]").await;
+    let clock = SetClock::at("2030-01-02T16:58:00Z");
+    world.clock = clock.clone();
+    world.restart().await;
+    world.write_platform(
+        "id: test-platform\nwindows:\n  - {mode: allow, schedule: \"0 9 * * *\", duration: 8h, environments: [production]}",
+    );
+    world.platform.commit("Office hours");
+    for name in ["a", "b", "c", "d", "e"] {
+        world.write_database("production", name, "userVersion: 1");
+    }
+    world.write_database("staging", "orders", "userVersion: 1");
+    world.tenant.commit("Add them");
+    let (moved, mut is_open) = (clock.clone(), true);
+    world.on_event(move |event| {
+        if is_open && event.key.as_ref().is_some_and(|key| key.environment == "production") && closes(event) {
+            moved.set("2030-01-02T17:00:00Z");
+            is_open = false;
+        }
+    });
+    (world, clock)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_step_begins_once_its_window_has_closed() {
+    let (world, clock) = world_before_closing(|event| matches!(event.kind, EventKind::StepDone { .. })).await;
+    let report = world.scheduled().await;
+    let in_production = |name: &str| world.file("production", name).exists();
+    let made = ["a", "b", "c", "d", "e"].into_iter().filter(|name| in_production(name)).count();
+    assert_eq!((report.done, made, world.file("staging", "orders").exists()), (2, 1, true), "{report:#?}");
+    assert_eq!((report.outcome, report.failed.len()), (ExecutionOutcome::Blocked, 0));
+    // It says when it goes on, and why it did not.
+    let opens = moment("2030-01-03T09:00:00Z");
+    assert_eq!(report.put_off.len(), 4);
+    for (key, hold) in &report.put_off {
+        assert_eq!(
+            (key.environment.as_str(), hold.reason, hold.until),
+            ("production", Reason::WindowClosed, Some(opens))
+        );
+        let status = world.status(&key.to_string()).await.unwrap();
+        assert_eq!(status.until, Some(opens));
+        let ready = status.condition(ConditionType::Ready).unwrap();
+        assert_eq!((ready.reason, ready.message.as_str()), (hold.reason, hold.message.as_str()));
+        let reconciling = status.condition(ConditionType::Reconciling).unwrap();
+        assert_eq!(reconciling.status, ConditionStatus::True);
+        let explained = view::explain(world.store(), key, world.clock.as_ref()).await.unwrap().unwrap();
+        assert_eq!(explained.chain[0].next_at, Some(opens));
+    }
+    assert_eq!(report.next_try, (opens - moment("2030-01-02T17:00:00Z")).to_std().ok());
+    assert!(!report.wants_retry, "to look again earlier helps nothing");
+    let events = world.events();
+    let begun = events.iter().filter(|event| matches!(event.kind, EventKind::StepStarted { .. })).count();
+    let held = events.iter().filter(|event| matches!(event.kind, EventKind::Blocked { .. })).count();
+    assert_eq!((begun, held), (2, 4));
+    // Nothing more is done before it opens, and then all of it.
+    assert_eq!((world.scheduled().await.done, in_production("e")), (0, false));
+    clock.set("2030-01-03T09:00:00Z");
+    let report = world.scheduled().await;
+    assert_eq!((report.done, report.outcome, report.next_try), (4, ExecutionOutcome::InSync, None), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_was_not_written_down_before_its_window_closed_does_not_begin() {
+    let (world, clock) = world_before_closing(|event| matches!(event.kind, EventKind::StepStarted { .. })).await;
+    let report = world.scheduled().await;
+    assert_eq!((report.done, report.put_off.len(), report.failed.len()), (1, 5, 0), "{report:#?}");
+    assert!(!world.file("production", "a").exists());
+    let untold = |event: &&Event| matches!(event.kind, EventKind::StepFailed { reason: Reason::WindowClosed, .. });
+    assert_eq!(world.events().iter().filter(untold).count(), 1, "what is on record as begun has an end");
+    assert!(!report.wants_retry, "{report:#?}");
+    clock.set("2030-01-03T09:00:00Z");
+    assert_eq!(world.in_sync().await, 5, "and no failure counts against it");
 }

@@ -1,18 +1,26 @@
 //! Several replicas on one PostgreSQL: one is killed and one is paused for longer than its lease while they work, and
-//! everything is made once all the same.
+//! everything is made once all the same; and what is in force of the platform is what was read of it last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use plumb::model::{Action, EventKind, ExecutionOutcome, Place};
+use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use plumb::engine::{Engine, NoPasswords, Settings};
+use plumb::model::{Action, EventKind, ExecutionOutcome, Place, Reason, Replica as ReplicaId, SystemClock};
 use plumb::store::postgres::PostgresStore;
 use plumb::store::{HistoryFilter, Mode, Queue, Scope, Store};
+use tokio::sync::Mutex;
 
 use crate::harness::desk::Desk;
 use crate::harness::git::GitRepo;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::replica::Replica;
+use crate::harness::world::{World, held};
+use crate::simulation::faulty::{Call, Fate, FaultyStore, Points};
 
 const TENANTS: usize = 10;
 /// Of each tenant.
@@ -208,4 +216,99 @@ async fn three_replicas_make_everything_once_though_one_is_killed_and_one_is_pau
         outcomes.len(),
         outcomes.iter().filter(|outcome| **outcome == ExecutionOutcome::Interrupted).count()
     );
+}
+
+/// What happens before the first transaction that writes.
+struct BeforeWriting(Mutex<Option<BoxFuture<'static, ()>>>);
+
+#[async_trait]
+impl Points for BeforeWriting {
+    async fn before(&self, _: Call, what: &'static str) -> Fate {
+        if what == "begin"
+            && let Some(work) = self.0.lock().await.take()
+        {
+            work.await;
+        }
+        Fate::Go
+    }
+
+    async fn after(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_revision_of_the_platform_never_replaces_a_newer_one() {
+    const ORDERS: &str = "checkout/staging/Database/orders";
+    let server = PostgresServer::shared();
+    let (login, password) = server.login();
+    server.psql(&format!("CREATE DATABASE revisions OWNER {login}")).await;
+    let url = format!("postgres://{login}:{password}@127.0.0.1:{}/revisions", server.port());
+    let mut world = World::with_files().await;
+    world.database = Some(url.clone());
+    world.restart().await;
+    world.write_database("staging", "orders", "userVersion: 1");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    let world = Arc::new(world);
+
+    // Another process has read the first of two commits, and is about to put it in force when the second is, which
+    // suspends a tenant and brings a new one that is looked at already.
+    world.write_platform("id: test-platform\npollInterval: 7s");
+    let older = world.platform.commit("Poll often");
+    let second = GitRepo::new();
+    second.write("readme.txt", "nothing yet");
+    second.commit("Start");
+    let meanwhile = {
+        let world = Arc::clone(&world);
+        let document = format!(
+            "apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {{name: billing}}\nspec:\n  repository: {{url: \"{}\"}}\n  \
+             environments: [staging]\n  providers: [files]\n",
+            second.url()
+        );
+        async move {
+            world.write_tenant("providers: [files]\nsuspend: [staging]");
+            world.platform.write("billing.yaml", document);
+            world.platform.commit("Suspend one, add one");
+            let in_force = world.in_force().await;
+            let ask = plumb::engine::Ask { trigger: plumb::model::Trigger::Commit, width: plumb::engine::Width::Deep };
+            world.engine().reconcile(&in_force, "billing", ask).await.unwrap();
+        }
+        .boxed()
+    };
+    let data = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        platform: world.platform.url(),
+        platform_branch: None,
+        platform_token: None,
+        data_dir: data.path().to_owned(),
+        replica: ReplicaId("late".to_owned()),
+        person: "late".to_owned(),
+        lease: LEASE,
+    };
+    let store = PostgresStore::open(&url, Mode::Reconcile).await.unwrap();
+    let points = Arc::new(BeforeWriting(Mutex::new(Some(meanwhile))));
+    let store: Arc<dyn Store> = Arc::new(FaultyStore::new(Arc::new(store), points));
+    let late = Engine::new(settings, store, Arc::new(NoPasswords), Arc::new(SystemClock), Arc::new(|_| {}));
+    let read = late.platform().await.unwrap();
+    let newer = world.platform.head();
+    assert_ne!(older, newer);
+    assert_eq!(read.platform.commit.as_ref(), Some(&newer), "it has read once more");
+    let mut tx = world.store().read(Scope::Platform).await.unwrap();
+    assert_eq!(tx.platform().await.unwrap().unwrap().commit, newer);
+    assert!(!tx.tenants().await.unwrap()["billing"].removed);
+    drop(tx);
+    world.write_database("staging", "orders", "userVersion: 2");
+    world.tenant.commit("Want version 2");
+    assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::Suspended));
+
+    // A head that was set back is what people say last.
+    world.platform.reset(&older);
+    world.platform.push_force();
+    let read = late.platform().await.unwrap();
+    assert_eq!(read.platform.commit.as_ref(), Some(&older));
+    assert_eq!(world.in_sync().await, 1, "it is suspended no more");
+    let mut tx = world.store().read(Scope::Platform).await.unwrap();
+    assert_eq!(tx.platform().await.unwrap().unwrap().commit, older);
+    assert!(tx.tenants().await.unwrap()["billing"].removed);
 }

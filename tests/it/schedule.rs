@@ -1,7 +1,10 @@
 //! The schedule of `plumb serve`, on a clock that the test moves.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use plumb::model::{EventKind, Execution, ProposalStatus, Trigger};
 use plumb::store::{HistoryFilter, Scope};
 use tokio::sync::mpsc;
@@ -10,6 +13,7 @@ use crate::harness::clock::{SetClock, moment};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::running::Running;
 use crate::harness::world::World;
+use crate::simulation::faulty::{Call, Fate, FaultyStore, Points};
 
 /// Long enough for a loaded machine; what is waited for comes within a second or two.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -191,4 +195,93 @@ async fn what_is_older_than_it_is_kept_goes_soon_after_a_start() {
     };
     tokio::time::timeout(PATIENCE, gone).await.expect("it does not wait for an hour");
     running.stop().await;
+}
+
+/// A queue that takes no requests while it is shut.
+#[derive(Default)]
+struct Queue {
+    is_shut: AtomicBool,
+    refused: AtomicUsize,
+}
+
+#[async_trait]
+impl Points for Queue {
+    async fn before(&self, _: Call, what: &'static str) -> Fate {
+        if what != "request" || !self.is_shut.load(Ordering::SeqCst) {
+            return Fate::Go;
+        }
+        self.refused.fetch_add(1, Ordering::SeqCst);
+        Fate::Fail
+    }
+
+    async fn after(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+}
+
+async fn until(what: &str, mut seen: impl AsyncFnMut() -> bool) {
+    let seen = async {
+        while !seen().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("{what} does not come"));
+}
+
+/// A tenant whose staging is suspended, on a platform that is read often and scans never.
+async fn suspended_world() -> World {
+    let mut world = World::with_files().await;
+    world.stop();
+    world.write_platform("id: test-platform\npollInterval: 200ms\ndrift: {schedule: \"0 0 1 6 *\", jitter: 1s}");
+    world.write_tenant("providers: [files]\nsuspend: [staging]");
+    world.platform.commit("Suspend staging");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_of_the_platform_is_not_forgotten_while_the_queue_cannot_be_asked() {
+    let mut world = suspended_world().await;
+    let queue = Arc::new(Queue::default());
+    let shut = Arc::clone(&queue);
+    world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, shut.clone()))));
+    world.start().await;
+    let running = Running::start(&world).await;
+    queue.is_shut.store(true, Ordering::SeqCst);
+    world.write_tenant("providers: [files]");
+    world.platform.commit("Go on");
+    until("the refusal", async || queue.refused.load(Ordering::SeqCst) > 0).await;
+    // It is in force by now, and later readings of it find nothing new.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!world.file("staging", "orders").exists());
+    queue.is_shut.store(false, Ordering::SeqCst);
+    until("the look", async || world.file("staging", "orders").exists()).await;
+    running.stop().await;
+    let looks = looks(&world).await;
+    assert_eq!(looks.last().map(|look| look.trigger), Some(Trigger::Commit), "{looks:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_are_looked_at_where_another_revision_was_in_force_in_between() {
+    let mut world = suspended_world().await;
+    world.start().await;
+    let older = world.in_force().await.platform.commit.clone();
+    let state = world.store().read(Scope::Platform).await.unwrap().platform().await.unwrap().unwrap();
+    world.write_tenant("providers: [files]");
+    let newer = world.platform.commit("Go on");
+    let running = Running::start(&world).await;
+    until("the first looks", async || world.file("staging", "orders").exists()).await;
+    until("rest", async || world.store().place(&world.name).await.unwrap().unwrap().is_idle()).await;
+    let before = looks(&world).await.len();
+    // As another process does that has read the head while it was set back.
+    assert_eq!(older.as_ref(), Some(&state.commit));
+    let mut tx = world.store().begin(Scope::Platform).await.unwrap();
+    tx.put_platform(&state).await.unwrap();
+    tx.commit().await.unwrap();
+    until("the look", async || looks(&world).await.len() > before).await;
+    running.stop().await;
+    assert_eq!(looks(&world).await[before].trigger, Trigger::Commit);
+    let state = world.store().read(Scope::Platform).await.unwrap().platform().await.unwrap().unwrap();
+    assert_eq!(state.commit, newer);
 }

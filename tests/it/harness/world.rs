@@ -45,6 +45,8 @@ pub struct World {
     pub connect: Option<Connect>,
     /// The PostgreSQL database that the state is in, where it is not in a file.
     pub database: Option<String>,
+    /// What is put around the store, where something is.
+    pub around_store: Option<AroundStore>,
     running: Option<Running>,
     events: Arc<Mutex<Vec<Event>>>,
     hook: Arc<Mutex<Option<Hook>>>,
@@ -52,6 +54,9 @@ pub struct World {
 
 /// Does something at the moment an event happens, before the engine goes on.
 type Hook = Box<dyn FnMut(&Event) + Send>;
+
+/// Puts something around a store.
+type AroundStore = Box<dyn Fn(Arc<dyn Store>) -> Arc<dyn Store> + Send + Sync>;
 
 struct Running {
     engine: Arc<Engine>,
@@ -124,6 +129,7 @@ impl World {
             clock: Arc::new(SystemClock),
             connect: None,
             database: None,
+            around_store: None,
             running: None,
             events: Arc::default(),
             hook: Arc::default(),
@@ -194,6 +200,10 @@ impl World {
         let store: Arc<dyn Store> = match &self.database {
             None => Arc::new(SqliteStore::open(self.data(), Mode::Reconcile).await.unwrap()),
             Some(url) => Arc::new(PostgresStore::open(url, Mode::Reconcile).await.unwrap()),
+        };
+        let store = match &self.around_store {
+            None => store,
+            Some(around) => around(store),
         };
         let clock = Arc::clone(&self.clock);
         let vault = Vault::open(&self.data(), None, &mut system_rng()).unwrap();

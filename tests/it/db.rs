@@ -114,6 +114,11 @@ async fn a_backup_of_either_database_is_restored_whole_in_either() {
         assert!(office.did(&to, &["apply"]).contains("nothing to do"));
         assert_eq!(office.plumb(&to, &["secret", "get", SESSIONS, "user"]).stdout, known.stdout);
         office.did(&to, &["audit", "--verify"]);
+        let other = [("PLUMB_PLATFORM", office.desk.platform.url()), ("PLUMB_DATABASE", to.clone())];
+        let other = other.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let key = "22".repeat(32);
+        let refused = office.desk.plumb_with(&["apply"], &[&other[..], &[("PLUMB_SECRET_KEY", &key)]].concat());
+        assert_eq!((refused.code, refused.stderr.contains("share one key")), (1, true), "{refused:?}");
         std::fs::remove_file(file).unwrap();
     }
 }
@@ -158,7 +163,9 @@ async fn a_state_moves_there_and_back_and_goes_on() {
     let password = office.password(&home);
     let before = office.rows(&home);
     let moved = office.did(&home, &["db", "move", "--to", &away]);
-    assert!(moved.lines().any(|line| line.starts_with("secrets") && line.contains('1')), "{moved}");
+    for table in ["secrets", "vault"] {
+        assert!(moved.lines().any(|line| line.starts_with(table) && line.contains('1')), "{moved}");
+    }
     assert_eq!(office.rows(&away), before);
     assert_eq!(office.rows(&home), before, "it is left as it was");
     assert!(office.did(&away, &["apply"]).contains("nothing to do"));

@@ -184,6 +184,12 @@ impl Tx for Snapshot {
     async fn newest_secret(&mut self) -> Result<Option<StoredSecret>, StoreError> {
         Ok(None)
     }
+    async fn secret_key_id(&mut self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
+    async fn put_secret_key_id(&mut self, _: &str) -> Result<(), StoreError> {
+        panic!("the page only reads")
+    }
     async fn put_records(&mut self, _: &[Record]) -> Result<(), StoreError> {
         panic!("the page only reads")
     }

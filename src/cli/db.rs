@@ -9,13 +9,14 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
+use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::engine::vault::{KEY_FILE, KEY_VARIABLE};
 use crate::model::{Clock, SystemClock};
-use crate::store::copy::{self, Cells, Rows, TableShape};
+use crate::store::copy::{self, Batch, Cells, Rows, TableShape};
 use crate::store::lock::DirectoryLock;
 use crate::store::{Lead, Mode, Store};
 
@@ -86,8 +87,6 @@ async fn migrate(common: &Common) -> anyhow::Result<()> {
 const FORMAT: &str = "plumb-backup";
 /// The only version of the format so far.
 const VERSION: u32 = 1;
-/// How many rows are written to a database at once.
-const ROWS_AT_ONCE: usize = 1_000;
 
 /// The first line of a backup.
 #[derive(Debug, Serialize, Deserialize)]
@@ -167,11 +166,12 @@ async fn write_backup(store: &dyn Store, out: impl Write + Send) -> anyhow::Resu
     let mut counts = BTreeMap::new();
     for table in rows.tables().await? {
         let mut count = 0;
-        rows.read(&table, &mut |row| {
+        let mut all = rows.read(&table);
+        while let Some(row) = all.try_next().await? {
             count += 1;
-            lines.put(&RowLine { table: table.name.clone(), row })
-        })
-        .await?;
+            lines.put(&RowLine { table: table.name.clone(), row })?;
+        }
+        drop(all);
         counts.insert(table.name, count);
     }
     let all = counts.values().sum();
@@ -247,21 +247,21 @@ impl Backup {
         let shapes: BTreeMap<String, TableShape> =
             rows.tables().await?.into_iter().map(|table| (table.name.clone(), table)).collect();
         let mut counts: BTreeMap<String, u64> = shapes.keys().map(|name| (name.clone(), 0)).collect();
-        let mut waiting: (String, Vec<Cells>) = Default::default();
+        let mut waiting: Option<Batch> = None;
         while self.next()? {
             let damaged = || format!("line {} of the backup is damaged", self.number);
             if let Ok(RowLine { table, row }) = serde_json::from_str(&self.line) {
                 self.hash.update(&self.line);
                 *counts.get_mut(&table).with_context(damaged)? += 1;
-                if waiting.0 != table || waiting.1.len() >= ROWS_AT_ONCE {
-                    put(rows, &shapes, &mut waiting).await?;
-                    waiting.0 = table;
+                if waiting.as_ref().is_none_or(|batch| batch.table().name != table) {
+                    put(rows, waiting.take()).await?;
+                    waiting = shapes.get(&table).map(Batch::of);
                 }
-                waiting.1.push(row);
+                put(rows, waiting.as_mut().and_then(|batch| batch.push(row))).await?;
                 continue;
             }
             let end: End = serde_json::from_str(&self.line).with_context(damaged)?;
-            put(rows, &shapes, &mut waiting).await?;
+            put(rows, waiting.take()).await?;
             let sha256 = hex::encode(self.hash.clone().finalize());
             ensure!(
                 end.sha256 == sha256 && end.rows == counts,
@@ -274,17 +274,12 @@ impl Backup {
     }
 }
 
-/// Writes the rows that wait.
-async fn put(
-    rows: &mut dyn Rows,
-    shapes: &BTreeMap<String, TableShape>,
-    (table, waiting): &mut (String, Vec<Cells>),
-) -> anyhow::Result<()> {
-    if let Some(shape) = shapes.get(table) {
-        rows.write(shape, waiting).await.context("the backup cannot be restored; nothing was")?;
+/// Writes rows, where there are some.
+async fn put(rows: &mut dyn Rows, batch: Option<Batch>) -> anyhow::Result<()> {
+    match batch {
+        Some(batch) => rows.write(&batch).await.context("the backup cannot be restored; nothing was"),
+        None => Ok(()),
     }
-    waiting.clear();
-    Ok(())
 }
 
 async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {

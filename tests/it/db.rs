@@ -3,7 +3,12 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use chrono::DateTime;
+use plumb::model::Trigger;
+use plumb::store::inputs::PackedInputs;
 use plumb::store::lock::DirectoryLock;
+use plumb::store::sqlite::SqliteStore;
+use plumb::store::{HistoryFilter, Mode, Scope, Store};
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::harness::desk::{Desk, Said};
@@ -179,6 +184,67 @@ async fn a_state_moves_there_and_back_and_goes_on() {
     assert_eq!(office.rows(&back), there);
     assert!(office.did(&back, &["apply"]).contains("nothing to do"));
     assert_eq!(office.password(&back), password);
+}
+
+/// Adds so many scenes, as large as those of large tenants.
+async fn add_scenes(folder: &std::path::Path, scenes: usize, bytes: usize) {
+    let store = SqliteStore::open(folder, Mode::Reconcile).await.unwrap();
+    for number in 0..scenes {
+        let mut tx = store.begin(Scope::Platform).await.unwrap();
+        let execution = tx.start_execution("checkout", Trigger::Poll, None, DateTime::UNIX_EPOCH).await.unwrap();
+        let packed = PackedInputs { inputs: vec![1], scene: vec![number as u8; bytes], hash: number.to_string() };
+        tx.put_plan_inputs(execution, "checkout", 0, &packed).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_state_is_backed_up_restored_and_moved_a_few_rows_at_a_time() {
+    const SCENES: usize = 20;
+    const LARGE: usize = 5 << 20;
+    let office = Office::open();
+    let mut usual = Vec::new();
+    for (name, scenes) in [("small", 1), ("large", SCENES)] {
+        let home = office.sqlite(name);
+        office.did(&home, &["apply"]);
+        add_scenes(&office.desk.folder().join(name), scenes, if scenes == 1 { 1 } else { LARGE }).await;
+        let file = office.desk.folder().join(format!("{name}.backup")).display().to_string();
+        let (away, back) = (empty_postgres().await, office.sqlite(&format!("{name} again")));
+        let acts = [
+            (&home, vec!["db", "backup", &file]),
+            (&away, vec!["db", "restore", &file]),
+            (&away, vec!["db", "move", "--to", &back]),
+        ];
+        let mut peaks = Vec::new();
+        for (database, act) in acts {
+            let (said, peak) = office.desk.plumb_measured(&act, &[("PLUMB_DATABASE", database)]);
+            assert_eq!(said.code, 0, "{act:?}: {said:?}");
+            peaks.push((act[1].to_owned(), peak));
+        }
+        assert!(office.did(&back, &["db", "migrate"]).contains("is up to date"));
+        let count = |database: String| async move {
+            let store = SqliteStore::open(database.strip_prefix("sqlite:").unwrap(), Mode::ReadOnly).await.unwrap();
+            let all = HistoryFilter { limit: 1_000, ..HistoryFilter::default() };
+            let mut tx = store.read(Scope::Platform).await.unwrap();
+            let mut bytes = 0;
+            for execution in tx.executions(&all).await.unwrap() {
+                bytes +=
+                    tx.plan_inputs(execution.id).await.unwrap().iter().map(|packed| packed.scene.len()).sum::<usize>();
+            }
+            bytes
+        };
+        assert_eq!(count(back).await, count(home).await);
+        println!("{name}: {peaks:?}");
+        match scenes {
+            1 => usual = peaks,
+            _ => {
+                for ((act, usual), (_, peak)) in usual.iter().zip(peaks) {
+                    assert!(peak < usual + SCENES * LARGE, "db {act} held it whole: {peak} bytes, and {usual} else");
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

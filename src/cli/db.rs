@@ -192,7 +192,7 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     let database = common.database()?;
     let (_lock, store) = locked(&database, common).await?;
     let _lead = alone(store.as_ref(), &database).await?;
-    let mut rows = store.refill().await?;
+    let mut rows = store.exclusive().await?;
     let schema = rows.schema().await?;
     ensure!(
         header.schema <= schema,
@@ -207,6 +207,7 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     );
     copy::expect_empty(rows.as_mut(), &database.shown()).await?;
     let counts = backup.read_into(rows.as_mut()).await?;
+    expect_nobody_came(store.as_ref(), rows.as_mut(), &database, "restored").await?;
     rows.commit().await?;
     tell(common, &database, &counts, "restored", header.taken_at)
 }
@@ -292,8 +293,9 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
     let (_lock, source) = locked(&from, common).await?;
     let _lead = alone(source.as_ref(), &from).await?;
     let target = house::open(&to, Mode::Reconcile).await?;
-    let (mut rows, mut written) = (source.snapshot().await?, target.refill().await?);
+    let (mut rows, mut written) = (source.exclusive().await?, target.exclusive().await?);
     let counts = copy::copy(rows.as_mut(), written.as_mut(), &to.shown()).await?;
+    expect_nobody_came(source.as_ref(), rows.as_mut(), &from, "moved").await?;
     written.commit().await?;
     tell(common, &to, &counts, "moved and compared", SystemClock.now())?;
     if !common.quiet {
@@ -316,11 +318,27 @@ async fn alone(store: &dyn Store, database: &Database) -> anyhow::Result<Box<dyn
     Ok(lead)
 }
 
-/// Refuses while a replica looks at a tenant: one that leads nobody, as `plumb apply`, writes too, and what it wrote after
-/// the copy, such as a password, would be lost.
-async fn expect_at_rest(source: &dyn Store, from: &Database) -> anyhow::Result<()> {
+/// Refuses where somebody came while `rows` kept writers waiting: what they write once it is over, such as a password,
+/// would be missing where the state is then, or stand beside what was restored.
+async fn expect_nobody_came(
+    store: &dyn Store,
+    rows: &mut dyn Rows,
+    database: &Database,
+    done: &str,
+) -> anyhow::Result<()> {
+    expect_at_rest(store, database).await?;
+    ensure!(
+        !rows.keeps_waiting().await?,
+        "a plumb began to write to {} meanwhile, so nothing was {done}; stop every replica and every `plumb apply` first",
+        database.shown()
+    );
+    Ok(())
+}
+
+/// Refuses while a replica looks at a tenant: one that leads nobody, as `plumb apply`, does so too.
+async fn expect_at_rest(store: &dyn Store, from: &Database) -> anyhow::Result<()> {
     let now = SystemClock.now();
-    for place in source.places().await? {
+    for place in store.places().await? {
         if let (Some(holder), Some(until)) = (place.holder, place.lease_until)
             && until > now
         {

@@ -142,6 +142,9 @@ pub trait Rows: Send {
     async fn numbers(&mut self) -> Result<BTreeMap<String, i64>, StoreError>;
     /// Goes on after these numbers.
     async fn set_numbers(&mut self, numbers: &BTreeMap<String, i64>) -> Result<(), StoreError>;
+    /// Whether somebody waits for the end of this transaction, to write. Where nobody can wait for it, whoever tries is
+    /// told that they cannot.
+    async fn keeps_waiting(&mut self) -> Result<bool, StoreError>;
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 

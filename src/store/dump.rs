@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use sqlx::{AssertSqlSafe, Database, QueryBuilder, Row as _, Transaction, query, query_as};
 
-use super::{AS_GIVEN, Db, NUMBERS, SET_NUMBER, SHAPES};
+use super::{AS_GIVEN, AS_OWNER, Db, KEEPS_WAITING, NUMBERS, SET_NUMBER, SHAPES};
 use crate::store::StoreError;
 use crate::store::copy::{Batch, Cell, Cells, ColumnKind, CopyError, Rows, TableShape, expect_columns, in_order};
 
@@ -95,12 +95,20 @@ impl<G: Send> Rows for AllRows<G> {
     }
 
     async fn set_numbers(&mut self, numbers: &BTreeMap<String, i64>) -> Result<(), StoreError> {
+        if let Some(sql) = AS_OWNER {
+            query(sql).execute(&mut *self.inner).await.map_err(failed)?;
+        }
         for (table, number) in numbers {
             for sql in SET_NUMBER {
                 query(*sql).bind(table).bind(number).execute(&mut *self.inner).await.map_err(failed)?;
             }
         }
         Ok(())
+    }
+
+    async fn keeps_waiting(&mut self) -> Result<bool, StoreError> {
+        let Some(sql) = KEEPS_WAITING else { return Ok(false) };
+        query(sql).fetch_one(&mut *self.inner).await.and_then(|row| row.try_get(0)).map_err(failed)
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

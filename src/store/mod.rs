@@ -395,11 +395,12 @@ pub trait Store: Queue {
     /// When the database does not answer.
     async fn snapshot(&self) -> Result<Box<dyn copy::Rows>, StoreError>;
 
-    /// A transaction that writes rows as they are, while nobody else writes.
+    /// A transaction over all rows of every table, to read and to write them as they are, while nobody else writes: it
+    /// waits for those who do.
     ///
     /// # Errors
     /// When the database does not answer, or was not opened to reconcile.
-    async fn refill(&self) -> Result<Box<dyn copy::Rows>, StoreError>;
+    async fn exclusive(&self) -> Result<Box<dyn copy::Rows>, StoreError>;
 
     /// The migrations that opening it applied.
     fn migrated(&self) -> &[String] {

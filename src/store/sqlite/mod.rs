@@ -66,6 +66,10 @@ const SHAPES: &str = "SELECT m.name, c.name, c.type FROM sqlite_master AS m JOIN
                       WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND m.name <> '_sqlx_migrations'";
 /// How rows are written with numbers of their own.
 const AS_GIVEN: &str = "";
+/// Nobody owns tables.
+const AS_OWNER: Option<&str> = None;
+/// Whoever comes while another writes is refused after some seconds.
+const KEEPS_WAITING: Option<&str> = None;
 /// The highest numbers that were given.
 const NUMBERS: &str = "SELECT name, seq FROM sqlite_sequence WHERE seq > 0";
 const SET_NUMBER: &[&str] = &[
@@ -232,7 +236,7 @@ impl Store for SqliteStore {
         Ok(Box::new(AllRows::new(inner, ())))
     }
 
-    async fn refill(&self) -> Result<Box<dyn Rows>, StoreError> {
+    async fn exclusive(&self) -> Result<Box<dyn Rows>, StoreError> {
         match &self.writer {
             Writer::Open { pool, lock } => {
                 let inner = begin_alone(pool, BEGIN_DURABLE).await.map_err(|source| self.cannot_begin(source))?;

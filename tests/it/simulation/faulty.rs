@@ -182,8 +182,8 @@ impl Store for FaultyStore {
         self.inner.snapshot().await
     }
 
-    async fn refill(&self) -> Result<Box<dyn Rows>, StoreError> {
-        self.inner.refill().await
+    async fn exclusive(&self) -> Result<Box<dyn Rows>, StoreError> {
+        self.inner.exclusive().await
     }
 }
 

@@ -382,7 +382,7 @@ impl Store for MemoryStore {
         Err(StoreError::ReadOnly)
     }
 
-    async fn refill(&self) -> Result<Box<dyn Rows>, StoreError> {
+    async fn exclusive(&self) -> Result<Box<dyn Rows>, StoreError> {
         Err(StoreError::ReadOnly)
     }
 }

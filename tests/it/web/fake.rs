@@ -79,7 +79,7 @@ impl Store for FakeStore {
     async fn snapshot(&self) -> Result<Box<dyn plumb::store::copy::Rows>, StoreError> {
         panic!("the page asks for no backup")
     }
-    async fn refill(&self) -> Result<Box<dyn plumb::store::copy::Rows>, StoreError> {
+    async fn exclusive(&self) -> Result<Box<dyn plumb::store::copy::Rows>, StoreError> {
         panic!("the page only reads")
     }
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {

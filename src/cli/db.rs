@@ -9,13 +9,14 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
+use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::engine::vault::{KEY_FILE, KEY_VARIABLE};
 use crate::model::{Clock, SystemClock};
-use crate::store::copy::{self, Cells, Rows, TableShape};
+use crate::store::copy::{self, Batch, Cells, Rows, TableShape};
 use crate::store::lock::DirectoryLock;
 use crate::store::{Lead, Mode, Store};
 
@@ -86,8 +87,6 @@ async fn migrate(common: &Common) -> anyhow::Result<()> {
 const FORMAT: &str = "plumb-backup";
 /// The only version of the format so far.
 const VERSION: u32 = 1;
-/// How many rows are written to a database at once.
-const ROWS_AT_ONCE: usize = 1_000;
 
 /// The first line of a backup.
 #[derive(Debug, Serialize, Deserialize)]
@@ -167,11 +166,12 @@ async fn write_backup(store: &dyn Store, out: impl Write + Send) -> anyhow::Resu
     let mut counts = BTreeMap::new();
     for table in rows.tables().await? {
         let mut count = 0;
-        rows.read(&table, &mut |row| {
+        let mut all = rows.read(&table);
+        while let Some(row) = all.try_next().await? {
             count += 1;
-            lines.put(&RowLine { table: table.name.clone(), row })
-        })
-        .await?;
+            lines.put(&RowLine { table: table.name.clone(), row })?;
+        }
+        drop(all);
         counts.insert(table.name, count);
     }
     let all = counts.values().sum();
@@ -192,7 +192,7 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     let database = common.database()?;
     let (_lock, store) = locked(&database, common).await?;
     let _lead = alone(store.as_ref(), &database).await?;
-    let mut rows = store.refill().await?;
+    let mut rows = store.exclusive().await?;
     let schema = rows.schema().await?;
     ensure!(
         header.schema <= schema,
@@ -207,6 +207,7 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     );
     copy::expect_empty(rows.as_mut(), &database.shown()).await?;
     let counts = backup.read_into(rows.as_mut()).await?;
+    expect_nobody_came(store.as_ref(), rows.as_mut(), &database, "restored").await?;
     rows.commit().await?;
     tell(common, &database, &counts, "restored", header.taken_at)
 }
@@ -247,21 +248,21 @@ impl Backup {
         let shapes: BTreeMap<String, TableShape> =
             rows.tables().await?.into_iter().map(|table| (table.name.clone(), table)).collect();
         let mut counts: BTreeMap<String, u64> = shapes.keys().map(|name| (name.clone(), 0)).collect();
-        let mut waiting: (String, Vec<Cells>) = Default::default();
+        let mut waiting: Option<Batch> = None;
         while self.next()? {
             let damaged = || format!("line {} of the backup is damaged", self.number);
             if let Ok(RowLine { table, row }) = serde_json::from_str(&self.line) {
                 self.hash.update(&self.line);
                 *counts.get_mut(&table).with_context(damaged)? += 1;
-                if waiting.0 != table || waiting.1.len() >= ROWS_AT_ONCE {
-                    put(rows, &shapes, &mut waiting).await?;
-                    waiting.0 = table;
+                if waiting.as_ref().is_none_or(|batch| batch.table().name != table) {
+                    put(rows, waiting.take()).await?;
+                    waiting = shapes.get(&table).map(Batch::of);
                 }
-                waiting.1.push(row);
+                put(rows, waiting.as_mut().and_then(|batch| batch.push(row))).await?;
                 continue;
             }
             let end: End = serde_json::from_str(&self.line).with_context(damaged)?;
-            put(rows, &shapes, &mut waiting).await?;
+            put(rows, waiting.take()).await?;
             let sha256 = hex::encode(self.hash.clone().finalize());
             ensure!(
                 end.sha256 == sha256 && end.rows == counts,
@@ -274,17 +275,12 @@ impl Backup {
     }
 }
 
-/// Writes the rows that wait.
-async fn put(
-    rows: &mut dyn Rows,
-    shapes: &BTreeMap<String, TableShape>,
-    (table, waiting): &mut (String, Vec<Cells>),
-) -> anyhow::Result<()> {
-    if let Some(shape) = shapes.get(table) {
-        rows.write(shape, waiting).await.context("the backup cannot be restored; nothing was")?;
+/// Writes rows, where there are some.
+async fn put(rows: &mut dyn Rows, batch: Option<Batch>) -> anyhow::Result<()> {
+    match batch {
+        Some(batch) => rows.write(&batch).await.context("the backup cannot be restored; nothing was"),
+        None => Ok(()),
     }
-    waiting.clear();
-    Ok(())
 }
 
 async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
@@ -297,8 +293,9 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
     let (_lock, source) = locked(&from, common).await?;
     let _lead = alone(source.as_ref(), &from).await?;
     let target = house::open(&to, Mode::Reconcile).await?;
-    let (mut rows, mut written) = (source.snapshot().await?, target.refill().await?);
+    let (mut rows, mut written) = (source.exclusive().await?, target.exclusive().await?);
     let counts = copy::copy(rows.as_mut(), written.as_mut(), &to.shown()).await?;
+    expect_nobody_came(source.as_ref(), rows.as_mut(), &from, "moved").await?;
     written.commit().await?;
     tell(common, &to, &counts, "moved and compared", SystemClock.now())?;
     if !common.quiet {
@@ -321,11 +318,27 @@ async fn alone(store: &dyn Store, database: &Database) -> anyhow::Result<Box<dyn
     Ok(lead)
 }
 
-/// Refuses while a replica looks at a tenant: one that leads nobody, as `plumb apply`, writes too, and what it wrote after
-/// the copy, such as a password, would be lost.
-async fn expect_at_rest(source: &dyn Store, from: &Database) -> anyhow::Result<()> {
+/// Refuses where somebody came while `rows` kept writers waiting: what they write once it is over, such as a password,
+/// would be missing where the state is then, or stand beside what was restored.
+async fn expect_nobody_came(
+    store: &dyn Store,
+    rows: &mut dyn Rows,
+    database: &Database,
+    done: &str,
+) -> anyhow::Result<()> {
+    expect_at_rest(store, database).await?;
+    ensure!(
+        !rows.keeps_waiting().await?,
+        "a plumb began to write to {} meanwhile, so nothing was {done}; stop every replica and every `plumb apply` first",
+        database.shown()
+    );
+    Ok(())
+}
+
+/// Refuses while a replica looks at a tenant: one that leads nobody, as `plumb apply`, does so too.
+async fn expect_at_rest(store: &dyn Store, from: &Database) -> anyhow::Result<()> {
     let now = SystemClock.now();
-    for place in source.places().await? {
+    for place in store.places().await? {
         if let (Some(holder), Some(until)) = (place.holder, place.lease_until)
             && until > now
         {

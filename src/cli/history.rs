@@ -6,13 +6,16 @@ use std::fmt::Write as _;
 use anyhow::{anyhow, bail};
 use serde::Serialize;
 
-use crate::engine::view::{self, EventView, ExecutionDetail, ExecutionFilter, ExecutionView, Page};
+use crate::engine::view::{self, EventFilter, EventView, ExecutionDetail, ExecutionFilter, ExecutionView, Page};
 use crate::model::{Action, EventKind, ExecutionOutcome, ResourceKey, Summary, SystemClock};
 
 use super::args::Common;
 use super::output::{self, Paint, readable, table};
 use super::read::{age, line_of};
 use super::{house, remote};
+
+/// How many events are asked for at once; a server gives no more.
+const EVENTS_AT_ONCE: u32 = 1_000;
 
 #[derive(Debug, clap::Args)]
 pub struct HistoryArgs {
@@ -79,7 +82,7 @@ pub async fn timeline(args: TimelineArgs, common: &Common) -> anyhow::Result<u8>
 
 /// `plumb compare`: 0 when the two did and found the same, else 1.
 pub async fn compare(args: CompareArgs, common: &Common) -> anyhow::Result<u8> {
-    let (first, second) = (detail(common, args.first).await?, detail(common, args.second).await?);
+    let (first, second) = (whole(common, args.first).await?, whole(common, args.second).await?);
     let comparison = Comparison::of(&first, &second)?;
     output::print_as(common, &comparison, || comparison.text(Paint::stdout(common)))?;
     Ok(u8::from(!comparison.is_same()))
@@ -93,6 +96,34 @@ async fn detail(common: &Common, id: i64) -> anyhow::Result<ExecutionDetail> {
         Some(detail) => Ok(detail),
         None => Err(no_execution(id)),
     }
+}
+
+/// An execution with all of its timeline, however long that is.
+async fn whole(common: &Common, id: i64) -> anyhow::Result<ExecutionDetail> {
+    let mut detail = detail(common, id).await?;
+    while let Some(before) = detail.earlier {
+        let mut events = events_before(common, id, before).await?;
+        events.reverse();
+        detail.earlier = events.first().map(|view| view.event.id);
+        events.append(&mut detail.events);
+        detail.events = events;
+    }
+    Ok(detail)
+}
+
+/// The page of events before one of an execution, newest first; empty where that is the first.
+async fn events_before(common: &Common, execution: i64, before: i64) -> anyhow::Result<Vec<EventView>> {
+    if let Some(server) = &common.server {
+        let query = [
+            ("execution", execution.to_string()),
+            ("before", before.to_string()),
+            ("limit", EVENTS_AT_ONCE.to_string()),
+        ];
+        return Ok(remote::get::<Page<EventView>>(server, &["events"], &query).await?.items);
+    }
+    let limit = EVENTS_AT_ONCE;
+    let filter = EventFilter { execution: Some(execution), before: Some(before), limit, ..EventFilter::default() };
+    Ok(view::events(house::reading(common).await?.as_ref(), &filter, &SystemClock).await?)
 }
 
 /// There is no such execution.

@@ -44,7 +44,7 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let store = house::existing_store(common, Mode::Append).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let vault = Arc::new(house::existing_vault(common)?);
-    let secrets = StoredSecrets::open(Arc::clone(&store), vault, Arc::clone(&clock), system_rng()).await?;
+    let secrets = StoredSecrets::open_to_reveal(Arc::clone(&store), vault, Arc::clone(&clock), system_rng()).await?;
     let Some(password) = secrets.reveal(&key, &role).await? else {
         let record = store.read(Scope::Tenant(key.tenant.clone())).await?.record(&key).await?;
         bail!(why_unknown(&key, &role, record.as_ref()));

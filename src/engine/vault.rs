@@ -2,7 +2,7 @@
 //!
 //! What always holds: a password is in the store, committed, before it is given to anybody; what is stored for a
 //! rotation is never replaced; a ciphertext opens only under the key, for the resource, role and rotation that it was
-//! made for; and while the store holds passwords of another key, no new ones are made.
+//! made for; and a store has one key, whose id is in it before its first password: whoever comes with another is refused.
 //!
 //! A stored ciphertext is
 //!
@@ -98,6 +98,14 @@ pub enum VaultError {
          and the roles keep their passwords, which are then unknown"
     )]
     WrongKey { key: ResourceKey, role: String, needed: KeyId, current: KeyId },
+    /// A vault whose key is not the store's.
+    #[error(
+        "the passwords of this state are encrypted with key {needed}, and the key in use is {current}: all that reconcile \
+         with one state share one key. Put key {needed} into {KEY_VARIABLE}, or its file {KEY_FILE} into the data \
+         directory of each. If it is lost for good, move the state away (plumb.db, or the schema plumb): it is rebuilt \
+         and the roles keep their passwords, which are then unknown"
+    )]
+    AnotherKey { needed: String, current: KeyId },
     /// A ciphertext of this key that does not open: changed, or made for something else.
     #[error("the stored password of role {role} of {key} was changed or belongs to something else")]
     Tampered { key: ResourceKey, role: String },
@@ -166,6 +174,14 @@ impl Vault {
     /// Which key this vault has.
     pub fn key_id(&self) -> KeyId {
         self.id
+    }
+
+    /// Refuses a store whose key has another id.
+    fn expect_key(&self, id: &str) -> Result<(), VaultError> {
+        match self.id.to_string() == id {
+            true => Ok(()),
+            false => Err(VaultError::AnotherKey { needed: id.to_owned(), current: self.id }),
+        }
     }
 
     /// Encrypts the password of a role for a rotation.

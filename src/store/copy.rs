@@ -1,13 +1,16 @@
 //! All rows of a store, whichever database it stands on: for backups, and for moving from one database to another.
 //!
 //! What always holds: what tables and columns there are is asked of the database, so that nothing that a migration adds is
-//! left out; rows are read from one snapshot and written in one transaction; numbers that were given are not given again.
+//! left out; rows are read from one snapshot and written in one transaction; numbers that were given are not given again;
+//! of a table, however large, no more than a [`Batch`] is in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -59,6 +62,15 @@ impl Cell {
         Self::Bytes { base64: STANDARD.encode(bytes) }
     }
 
+    /// About how many bytes it takes.
+    fn size(&self) -> usize {
+        match self {
+            Self::Null => 0,
+            Self::Number(_) => size_of::<i64>(),
+            Self::Text(text) | Self::Bytes { base64: text } => text.len(),
+        }
+    }
+
     /// Its bytes; `None` when it holds none.
     pub(super) fn bytes(&self) -> Option<Vec<u8>> {
         match self {
@@ -71,6 +83,50 @@ impl Cell {
 /// A row: a cell of each column, by name.
 pub type Cells = BTreeMap<String, Cell>;
 
+/// How many values one statement takes; databases take some more.
+const VALUES_AT_ONCE: usize = 8_000;
+/// How many bytes one statement takes. PostgreSQL refuses a gigabyte, and both sides hold a statement whole, more than once;
+/// from some MiB on, larger ones are no faster.
+const BYTES_AT_ONCE: usize = 8 << 20;
+
+/// Rows of a table that are written by one statement.
+#[derive(Debug)]
+pub struct Batch {
+    table: TableShape,
+    rows: Vec<Cells>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// One without a row so far.
+    pub fn of(table: &TableShape) -> Self {
+        Self { table: table.clone(), rows: Vec::new(), bytes: 0 }
+    }
+
+    pub fn table(&self) -> &TableShape {
+        &self.table
+    }
+
+    pub fn rows(&self) -> &[Cells] {
+        &self.rows
+    }
+
+    /// Adds a row; gives the rows before it, where it does not go with them any more. One that is larger than a batch may
+    /// be goes by itself.
+    pub fn push(&mut self, row: Cells) -> Option<Self> {
+        let bytes = row.values().map(Cell::size).sum::<usize>();
+        let values = (self.rows.len() + 1) * self.table.columns.len();
+        let fits = values <= VALUES_AT_ONCE && self.bytes + bytes <= BYTES_AT_ONCE;
+        let full = (!fits && !self.rows.is_empty()).then(|| {
+            let next = Self::of(&self.table);
+            std::mem::replace(self, next)
+        });
+        self.rows.push(row);
+        self.bytes += bytes;
+        full
+    }
+}
+
 /// All rows of a store, in one transaction.
 #[async_trait]
 pub trait Rows: Send {
@@ -78,18 +134,17 @@ pub trait Rows: Send {
     async fn schema(&mut self) -> Result<i64, StoreError>;
     /// Every table, in an order in which they can be written.
     async fn tables(&mut self) -> Result<Vec<TableShape>, StoreError>;
-    /// Gives every row of a table to `take`, until that fails.
-    async fn read(
-        &mut self,
-        table: &TableShape,
-        take: &mut (dyn FnMut(Cells) -> std::io::Result<()> + Send),
-    ) -> Result<(), CopyError>;
+    /// Every row of a table, one after another.
+    fn read<'r>(&'r mut self, table: &'r TableShape) -> BoxStream<'r, Result<Cells, StoreError>>;
     /// Writes rows as they are, with their numbers.
-    async fn write(&mut self, table: &TableShape, rows: &[Cells]) -> Result<(), CopyError>;
+    async fn write(&mut self, batch: &Batch) -> Result<(), CopyError>;
     /// The highest number that was given in each table that gives numbers.
     async fn numbers(&mut self) -> Result<BTreeMap<String, i64>, StoreError>;
     /// Goes on after these numbers.
     async fn set_numbers(&mut self, numbers: &BTreeMap<String, i64>) -> Result<(), StoreError>;
+    /// Whether somebody waits for the end of this transaction, to write. Where nobody can wait for it, whoever tries is
+    /// told that they cannot.
+    async fn keeps_waiting(&mut self) -> Result<bool, StoreError>;
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
@@ -99,9 +154,6 @@ pub enum CopyError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What takes the rows.
-    #[error("the rows could not be written down")]
-    Taken(#[from] std::io::Error),
     /// A row that does not fit the table.
     #[error("a row of {table} does not fit the table: {why}")]
     Misfit { table: String, why: String },
@@ -148,7 +200,8 @@ impl Tally {
 /// [`CopyError::NotEmpty`], or when it cannot be read.
 pub async fn expect_empty(rows: &mut dyn Rows, place: &str) -> Result<(), CopyError> {
     for table in rows.tables().await? {
-        if tally(rows, &table).await?.rows > 0 {
+        let first = rows.read(&table).try_next().await?;
+        if first.is_some() {
             return Err(CopyError::NotEmpty { place: place.to_owned(), table: table.name });
         }
     }
@@ -157,17 +210,31 @@ pub async fn expect_empty(rows: &mut dyn Rows, place: &str) -> Result<(), CopyEr
 
 /// What is in a table.
 async fn tally(rows: &mut dyn Rows, table: &TableShape) -> Result<Tally, CopyError> {
-    let mut tally = Tally::default();
-    rows.read(table, &mut |row| {
+    let (mut tally, mut all) = (Tally::default(), rows.read(table));
+    while let Some(row) = all.try_next().await? {
         tally.add(&row);
-        Ok(())
-    })
-    .await?;
+    }
     Ok(tally)
 }
 
-/// How many rows are kept in memory on their way.
-const ROWS_AT_ONCE: usize = 5_000;
+/// Writes all rows of a table into another while they are read; says what was read.
+async fn pour(
+    source: &mut dyn Rows,
+    table: &TableShape,
+    target: &mut dyn Rows,
+    into: &TableShape,
+) -> Result<Tally, CopyError> {
+    let (mut read, mut batch) = (Tally::default(), Batch::of(into));
+    let mut rows = source.read(table);
+    while let Some(row) = rows.try_next().await? {
+        read.add(&row);
+        if let Some(full) = batch.push(row) {
+            target.write(&full).await?;
+        }
+    }
+    target.write(&batch).await?;
+    Ok(read)
+}
 
 /// Copies everything from one store to another that is empty, then compares both, table by table. The caller commits.
 ///
@@ -189,18 +256,7 @@ pub async fn copy(
     for table in source.tables().await? {
         let misfit = || CopyError::Misfit { table: table.name.clone(), why: "there is no such table".to_owned() };
         let shape = into.get(&table.name).ok_or_else(misfit)?;
-        let (mut read, mut all) = (Tally::default(), Vec::new());
-        source
-            .read(&table, &mut |row| {
-                read.add(&row);
-                all.push(row);
-                Ok(())
-            })
-            .await?;
-        for some in all.chunks(ROWS_AT_ONCE) {
-            target.write(shape, some).await?;
-        }
-        drop(all);
+        let read = pour(source, &table, target, shape).await?;
         let written = tally(target, shape).await?;
         if written != read {
             return Err(CopyError::Differs { table: table.name, read: read.rows, written: written.rows });
@@ -218,5 +274,39 @@ pub(super) fn expect_columns(table: &TableShape, row: &Cells) -> Result<(), Copy
     match known.symmetric_difference(&given).next() {
         Some(column) => misfit(format!("column {column} is only on one side")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// How many rows there are in each batch, of rows of so many bytes.
+    fn batches(columns: usize, sizes: &[usize]) -> Vec<usize> {
+        let columns = (0..columns).map(|number| (format!("c{number}"), ColumnKind::Text)).collect();
+        let table = TableShape { name: "scenes".into(), columns };
+        let mut batch = Batch::of(&table);
+        let row = |size: usize| Cells::from([("c0".to_owned(), Cell::Text("x".repeat(size)))]);
+        let mut written: Vec<usize> =
+            sizes.iter().filter_map(|size| batch.push(row(*size))).map(|full| full.rows().len()).collect();
+        written.push(batch.rows().len());
+        assert!(written.iter().all(|rows| *rows > 0), "none is empty");
+        written
+    }
+
+    #[test]
+    fn batches_are_cut_at_some_mib_however_many_rows_that_are() {
+        assert_eq!(batches(2, &[3 * MIB; 7]), [2, 2, 2, 1]);
+        assert_eq!(batches(2, &[4 * MIB, 4 * MIB, 1]), [2, 1]);
+        // One that is larger goes by itself.
+        assert_eq!(batches(2, &[10, 32 * MIB, 32 * MIB, 10, 10]), [1, 1, 1, 2]);
+    }
+
+    #[test]
+    fn batches_are_cut_at_some_thousand_values() {
+        assert_eq!(batches(8, &[1; 2_500]), [1_000, 1_000, 500]);
+        assert_eq!(batches(3 * VALUES_AT_ONCE, &[1; 2]), [1, 1]);
     }
 }

@@ -3,19 +3,17 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use sqlx::{AssertSqlSafe, Database, QueryBuilder, Row as _, Transaction, query, query_as};
 
-use super::{AS_GIVEN, Db, NUMBERS, SET_NUMBER, SHAPES};
+use super::{AS_GIVEN, AS_OWNER, Db, KEEPS_WAITING, NUMBERS, SET_NUMBER, SHAPES};
 use crate::store::StoreError;
-use crate::store::copy::{Cell, Cells, ColumnKind, CopyError, Rows, TableShape, expect_columns, in_order};
+use crate::store::copy::{Batch, Cell, Cells, ColumnKind, CopyError, Rows, TableShape, expect_columns, in_order};
 
 type Row = <Db as Database>::Row;
 
 const WHAT: &str = "its rows";
-
-/// How many values one statement takes; databases take some more.
-const VALUES_AT_ONCE: usize = 8_000;
 
 /// All rows, in one transaction; what keeps others out meanwhile goes with it.
 pub(super) struct AllRows<G: Send> {
@@ -47,50 +45,47 @@ impl<G: Send> Rows for AllRows<G> {
         Ok(in_order(tables.into_iter().map(|(name, columns)| TableShape { name, columns }).collect()))
     }
 
-    async fn read(
-        &mut self,
-        table: &TableShape,
-        take: &mut (dyn FnMut(Cells) -> std::io::Result<()> + Send),
-    ) -> Result<(), CopyError> {
+    fn read<'r>(&'r mut self, table: &'r TableShape) -> BoxStream<'r, Result<Cells, StoreError>> {
         let sql = format!("SELECT {} FROM {}", names(table), quoted(&table.name));
-        let mut rows = query(AssertSqlSafe(sql)).fetch(&mut *self.inner);
-        while let Some(row) = rows.try_next().await.map_err(failed)? {
-            take(cells(table, &row).map_err(failed)?)?;
-        }
-        Ok(())
+        let rows = query(AssertSqlSafe(sql)).fetch(&mut *self.inner);
+        rows.map(|row| row.and_then(|row| cells(table, &row)).map_err(failed)).boxed()
     }
 
-    async fn write(&mut self, table: &TableShape, rows: &[Cells]) -> Result<(), CopyError> {
-        for row in rows {
+    async fn write(&mut self, batch: &Batch) -> Result<(), CopyError> {
+        let table = batch.table();
+        for row in batch.rows() {
             expect_columns(table, row)?;
         }
-        for some in rows.chunks((VALUES_AT_ONCE / table.columns.len().max(1)).max(1)) {
-            let mut sql =
-                QueryBuilder::<Db>::new(format!("INSERT INTO {} ({}){AS_GIVEN} ", quoted(&table.name), names(table)));
-            let mut misfit = None;
-            sql.push_values(some, |mut values, row| {
-                for (column, kind) in &table.columns {
-                    let cell = row.get(column).unwrap_or(&Cell::Null);
-                    match (kind, cell) {
-                        (ColumnKind::Text, Cell::Text(text)) => values.push_bind(text.clone()),
-                        (ColumnKind::Text, Cell::Null) => values.push_bind(None::<String>),
-                        (ColumnKind::Number, Cell::Number(number)) => values.push_bind(*number),
-                        (ColumnKind::Number, Cell::Null) => values.push_bind(None::<i64>),
-                        (ColumnKind::Bytes, cell) if cell.bytes().is_some() => values.push_bind(cell.bytes()),
-                        (ColumnKind::Bytes, Cell::Null) => values.push_bind(None::<Vec<u8>>),
+        if batch.rows().is_empty() {
+            return Ok(());
+        }
+        let mut sql =
+            QueryBuilder::<Db>::new(format!("INSERT INTO {} ({}){AS_GIVEN} ", quoted(&table.name), names(table)));
+        let mut misfit = None;
+        sql.push_values(batch.rows(), |mut values, row| {
+            for (column, kind) in &table.columns {
+                let cell = row.get(column).unwrap_or(&Cell::Null);
+                match (kind, cell) {
+                    (ColumnKind::Text, Cell::Text(text)) => values.push_bind(text.clone()),
+                    (ColumnKind::Text, Cell::Null) => values.push_bind(None::<String>),
+                    (ColumnKind::Number, Cell::Number(number)) => values.push_bind(*number),
+                    (ColumnKind::Number, Cell::Null) => values.push_bind(None::<i64>),
+                    (ColumnKind::Bytes, Cell::Null) => values.push_bind(None::<Vec<u8>>),
+                    (kind, cell) => match (kind, cell.bytes()) {
+                        (ColumnKind::Bytes, Some(bytes)) => values.push_bind(bytes),
                         (ColumnKind::Text | ColumnKind::Number | ColumnKind::Bytes, _) => {
                             misfit = Some(column.clone());
                             values.push_bind(None::<String>)
                         }
-                    };
-                }
-            });
-            if let Some(column) = misfit {
-                let why = format!("what stands in {column} is of another type");
-                return Err(CopyError::Misfit { table: table.name.clone(), why });
+                    },
+                };
             }
-            sql.build().execute(&mut *self.inner).await.map_err(failed)?;
+        });
+        if let Some(column) = misfit {
+            let why = format!("what stands in {column} is of another type");
+            return Err(CopyError::Misfit { table: table.name.clone(), why });
         }
+        sql.build().execute(&mut *self.inner).await.map_err(failed)?;
         Ok(())
     }
 
@@ -100,12 +95,20 @@ impl<G: Send> Rows for AllRows<G> {
     }
 
     async fn set_numbers(&mut self, numbers: &BTreeMap<String, i64>) -> Result<(), StoreError> {
+        if let Some(sql) = AS_OWNER {
+            query(sql).execute(&mut *self.inner).await.map_err(failed)?;
+        }
         for (table, number) in numbers {
             for sql in SET_NUMBER {
                 query(*sql).bind(table).bind(number).execute(&mut *self.inner).await.map_err(failed)?;
             }
         }
         Ok(())
+    }
+
+    async fn keeps_waiting(&mut self) -> Result<bool, StoreError> {
+        let Some(sql) = KEEPS_WAITING else { return Ok(false) };
+        query(sql).fetch_one(&mut *self.inner).await.and_then(|row| row.try_get(0)).map_err(failed)
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

@@ -401,11 +401,12 @@ pub trait Store: Queue {
     /// When the database does not answer.
     async fn snapshot(&self) -> Result<Box<dyn copy::Rows>, StoreError>;
 
-    /// A transaction that writes rows as they are, while nobody else writes.
+    /// A transaction over all rows of every table, to read and to write them as they are, while nobody else writes: it
+    /// waits for those who do.
     ///
     /// # Errors
     /// When the database does not answer, or was not opened to reconcile.
-    async fn refill(&self) -> Result<Box<dyn copy::Rows>, StoreError>;
+    async fn exclusive(&self) -> Result<Box<dyn copy::Rows>, StoreError>;
 
     /// The migrations that opening it applied.
     fn migrated(&self) -> &[String] {
@@ -502,8 +503,12 @@ pub trait Tx: Send {
     async fn secrets(&mut self, key: &ResourceKey, role: &str) -> Result<Vec<StoredSecret>, StoreError>;
     /// Every role that has a secret.
     async fn roles_with_secrets(&mut self) -> Result<BTreeSet<(ResourceKey, String)>, StoreError>;
-    /// The secret that was stored last, of whatever role: what an encryption key is tried on.
+    /// The secret that was stored last, of whatever role: what a key is tried on where its id is not known.
     async fn newest_secret(&mut self) -> Result<Option<StoredSecret>, StoreError>;
+    /// The id of the key that secrets are encrypted with; `None` before anybody came with one.
+    async fn secret_key_id(&mut self) -> Result<Option<String>, StoreError>;
+    /// Says which key that is; what was said first stands.
+    async fn put_secret_key_id(&mut self, id: &str) -> Result<(), StoreError>;
     /// Stores a secret; one that is there for the same rotation is kept, never replaced.
     async fn put_secret(&mut self, secret: &StoredSecret) -> Result<(), StoreError>;
     /// Forgets the secrets of a resource that was deleted.

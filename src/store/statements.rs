@@ -606,6 +606,20 @@ impl Tx for SqlTx {
         self.rows("secrets", statement).await?.first().map(read_secret).transpose()
     }
 
+    async fn secret_key_id(&mut self) -> Result<Option<String>, StoreError> {
+        const WHAT: &str = "the key of secrets";
+        let rows = self.rows(WHAT, query("SELECT key_id FROM vault")).await?;
+        rows.first().map(|row| column(WHAT, row, 0)).transpose()
+    }
+
+    async fn put_secret_key_id(&mut self, id: &str) -> Result<(), StoreError> {
+        const WHAT: &str = "the key of secrets";
+        self.claim_platform(WHAT)?;
+        let sql = "INSERT INTO vault (id, key_id) VALUES (1, $1) ON CONFLICT (id) DO NOTHING";
+        self.write(WHAT, query(sql).bind(id)).await?;
+        Ok(())
+    }
+
     async fn put_secret(&mut self, secret: &StoredSecret) -> Result<(), StoreError> {
         const WHAT: &str = "a secret";
         let StoredSecret { key, role, rotation, ciphertext, created_at } = secret;

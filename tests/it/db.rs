@@ -1,9 +1,16 @@
 //! `plumb db`: a state that did things is backed up, restored and moved, and goes on where it was.
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use chrono::DateTime;
+use plumb::model::Trigger;
+use plumb::store::inputs::PackedInputs;
 use plumb::store::lock::DirectoryLock;
+use plumb::store::postgres::PostgresStore;
+use plumb::store::sqlite::SqliteStore;
+use plumb::store::{HistoryFilter, Mode, Scope, Store};
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::harness::desk::{Desk, Said};
@@ -114,6 +121,11 @@ async fn a_backup_of_either_database_is_restored_whole_in_either() {
         assert!(office.did(&to, &["apply"]).contains("nothing to do"));
         assert_eq!(office.plumb(&to, &["secret", "get", SESSIONS, "user"]).stdout, known.stdout);
         office.did(&to, &["audit", "--verify"]);
+        let other = [("PLUMB_PLATFORM", office.desk.platform.url()), ("PLUMB_DATABASE", to.clone())];
+        let other = other.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let key = "22".repeat(32);
+        let refused = office.desk.plumb_with(&["apply"], &[&other[..], &[("PLUMB_SECRET_KEY", &key)]].concat());
+        assert_eq!((refused.code, refused.stderr.contains("share one key")), (1, true), "{refused:?}");
         std::fs::remove_file(file).unwrap();
     }
 }
@@ -158,7 +170,9 @@ async fn a_state_moves_there_and_back_and_goes_on() {
     let password = office.password(&home);
     let before = office.rows(&home);
     let moved = office.did(&home, &["db", "move", "--to", &away]);
-    assert!(moved.lines().any(|line| line.starts_with("secrets") && line.contains('1')), "{moved}");
+    for table in ["secrets", "vault"] {
+        assert!(moved.lines().any(|line| line.starts_with(table) && line.contains('1')), "{moved}");
+    }
     assert_eq!(office.rows(&away), before);
     assert_eq!(office.rows(&home), before, "it is left as it was");
     assert!(office.did(&away, &["apply"]).contains("nothing to do"));
@@ -172,6 +186,69 @@ async fn a_state_moves_there_and_back_and_goes_on() {
     assert_eq!(office.rows(&back), there);
     assert!(office.did(&back, &["apply"]).contains("nothing to do"));
     assert_eq!(office.password(&back), password);
+}
+
+/// Adds so many scenes, as large as those of large tenants.
+async fn add_scenes(folder: &std::path::Path, scenes: usize, bytes: usize) {
+    let store = SqliteStore::open(folder, Mode::Reconcile).await.unwrap();
+    for number in 0..scenes {
+        let mut tx = store.begin(Scope::Platform).await.unwrap();
+        let execution = tx.start_execution("checkout", Trigger::Poll, None, DateTime::UNIX_EPOCH).await.unwrap();
+        let packed = PackedInputs { inputs: vec![1], scene: vec![number as u8; bytes], hash: number.to_string() };
+        tx.put_plan_inputs(execution, "checkout", 0, &packed).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_state_is_backed_up_restored_and_moved_a_few_rows_at_a_time() {
+    const SCENES: usize = 20;
+    const LARGE: usize = 2 << 20;
+    let office = Office::open();
+    let mut usual = Vec::new();
+    for (name, scenes) in [("small", 1), ("large", SCENES)] {
+        let home = office.sqlite(name);
+        office.did(&home, &["apply"]);
+        add_scenes(&office.desk.folder().join(name), scenes, if scenes == 1 { 1 } else { LARGE }).await;
+        let file = office.desk.folder().join(format!("{name}.backup")).display().to_string();
+        let (away, back) = (empty_postgres().await, office.sqlite(&format!("{name} again")));
+        let acts = [
+            (&home, vec!["db", "backup", &file]),
+            (&away, vec!["db", "restore", &file]),
+            (&away, vec!["db", "move", "--to", &back]),
+        ];
+        let mut peaks = Vec::new();
+        for (database, act) in acts {
+            let (said, peak) = office.desk.plumb_measured(&act, &[("PLUMB_DATABASE", database)]);
+            assert_eq!(said.code, 0, "{act:?}: {said:?}");
+            peaks.push((act[1].to_owned(), peak));
+        }
+        assert!(office.did(&back, &["db", "migrate"]).contains("is up to date"));
+        let count = |database: String| async move {
+            let store = SqliteStore::open(database.strip_prefix("sqlite:").unwrap(), Mode::ReadOnly).await.unwrap();
+            let all = HistoryFilter { limit: 1_000, ..HistoryFilter::default() };
+            let mut tx = store.read(Scope::Platform).await.unwrap();
+            let mut bytes = 0;
+            for execution in tx.executions(&all).await.unwrap() {
+                bytes +=
+                    tx.plan_inputs(execution.id).await.unwrap().iter().map(|packed| packed.scene.len()).sum::<usize>();
+            }
+            bytes
+        };
+        assert_eq!(count(back).await, count(home).await);
+        println!("{name}: {peaks:?}");
+        match scenes {
+            1 => usual = peaks,
+            _ => {
+                for ((act, usual), (_, peak)) in usual.iter().zip(peaks) {
+                    // Whoever holds it whole has it more than three times: as read, as text, and on its way.
+                    let most = usual + 2 * SCENES * LARGE;
+                    assert!(peak < most, "db {act} held it whole: {peak} bytes, and {usual} else");
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,6 +276,82 @@ async fn nothing_moves_while_somebody_reconciles() {
     let release = plumb::model::Release { seen: None, retry: None, news: None };
     plumb::store::Queue::release(&store, &claim.lease, &release).await.unwrap();
     office.did(&replicas, &["db", "move", "--to", &away]);
+}
+
+/// Whether a transaction of a database waits for a lock.
+async fn somebody_waits(connection: &mut sqlx::PgConnection) -> bool {
+    let waiting =
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')";
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    sqlx::query_scalar(waiting).fetch_one(connection).await.unwrap()
+}
+
+fn late_tenant(name: &str) -> plumb::store::TenantState {
+    plumb::store::TenantState {
+        tenant: name.to_owned(),
+        url: String::new(),
+        branch: "main".to_owned(),
+        path: ".".to_owned(),
+        applied: None,
+        head: None,
+        hold: None,
+        removed: false,
+        error: String::new(),
+        findings: Vec::new(),
+        updated_at: DateTime::UNIX_EPOCH,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_while_a_state_moves_is_moved_or_nothing_is() {
+    /// The lock of writers of the state in PostgreSQL.
+    const WRITERS: i64 = 0x70_6c_75_6d_63;
+    let office = Arc::new(Office::open());
+    let (home, replicas, away) = (office.sqlite("home"), empty_postgres().await, empty_postgres().await);
+    office.did(&home, &["apply"]);
+    office.did(&home, &["db", "move", "--to", &replicas]);
+    office.did(&away, &["db", "migrate"]);
+    let from = Arc::new(PostgresStore::open(&replicas, Mode::Reconcile).await.unwrap());
+    let to = PostgresStore::open(&away, Mode::ReadOnly).await.unwrap();
+    let mut at_source = sqlx::PgConnection::connect(&replicas).await.unwrap();
+    let mut at_target = sqlx::PgConnection::connect(&away).await.unwrap();
+    let moves = || {
+        let (office, replicas, away) = (Arc::clone(&office), replicas.clone(), away.clone());
+        tokio::task::spawn_blocking(move || office.plumb(&replicas, &["db", "move", "--to", &away]))
+    };
+    let write = async |name: &str| {
+        let mut tx = from.begin(Scope::Tenant(name.to_owned())).await.unwrap();
+        tx.put_tenant(&late_tenant(name)).await.unwrap();
+        tx
+    };
+
+    // Somebody comes while it is copied, which takes long: what they are about to write would be lost.
+    let lock = sqlx::query("SELECT pg_advisory_lock($1)").bind(WRITERS);
+    lock.execute(&mut at_target).await.unwrap();
+    let moving = moves();
+    while !somebody_waits(&mut at_target).await {}
+    let unlocks = async {
+        while !somebody_waits(&mut at_source).await {}
+        at_target.close().await.unwrap();
+    };
+    let (late, ()) = tokio::join!(write("late"), unlocks);
+    late.commit().await.unwrap();
+    let refused = moving.await.unwrap();
+    let told = refused.stderr.contains("began to write to") && refused.stderr.contains("so nothing was moved");
+    assert_eq!((refused.code, told), (1, true), "{refused:?}");
+    assert!(to.read(Scope::Platform).await.unwrap().tenants().await.unwrap().is_empty());
+
+    // Somebody is there already: it waits for them, and takes what they wrote.
+    let mut early = write("early").await;
+    let moving = moves();
+    while !somebody_waits(&mut at_source).await {
+        early.tenants().await.unwrap();
+    }
+    early.commit().await.unwrap();
+    let moved = moving.await.unwrap();
+    assert_eq!(moved.code, 0, "{moved:?}");
+    let there: Vec<String> = to.read(Scope::Platform).await.unwrap().tenants().await.unwrap().into_keys().collect();
+    assert_eq!(there, ["checkout", "early", "late"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

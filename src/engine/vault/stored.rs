@@ -11,7 +11,7 @@ use super::{SecureRng, Vault, VaultError, generate_password};
 use crate::engine::passwords::Passwords;
 use crate::managers::ManagerError;
 use crate::model::{Clock, Lease, Reason, ResourceKey};
-use crate::store::{Scope, Store, StoreError, StoredSecret};
+use crate::store::{Scope, Store, StoreError, StoredSecret, Tx};
 
 /// Why a password could not be given.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +19,7 @@ pub enum SecretsError {
     /// The store failed.
     #[error("the store of passwords failed")]
     Store(#[from] StoreError),
-    /// A stored password does not open.
+    /// A stored password does not open, or would not.
     #[error(transparent)]
     Vault(#[from] VaultError),
     /// A password that was stored a moment ago is not there.
@@ -42,19 +42,39 @@ impl fmt::Debug for StoredSecrets {
 }
 
 impl StoredSecrets {
-    /// Ties a vault to a store, after trying its key on the password that was stored last.
+    /// Ties a vault to a store, whose one key its key is from then on: before any password is stored, so that of two
+    /// replicas that start with keys of their own one is refused.
     ///
     /// # Errors
-    /// [`VaultError::WrongKey`] when the store's passwords are of another key: no new ones may be made beside them.
+    /// [`VaultError::AnotherKey`] or [`VaultError::WrongKey`] when the store's key is another.
     pub async fn open(
         store: Arc<dyn Store>,
         vault: Arc<Vault>,
         clock: Arc<dyn Clock>,
         rng: SecureRng,
     ) -> Result<Self, SecretsError> {
-        if let Some(newest) = store.read(Scope::Platform).await?.newest_secret().await? {
-            open_secret(&vault, &newest)?;
+        if !knows_key(store.read(Scope::Platform).await?.as_mut(), &vault).await? {
+            let mut tx = store.begin(Scope::Platform).await?;
+            // Another may have been first since.
+            if !knows_key(tx.as_mut(), &vault).await? {
+                tx.put_secret_key_id(&vault.key_id().to_string()).await?;
+            }
+            tx.commit().await?;
         }
+        Ok(Self { store, vault, clock, rng: Mutex::new(rng) })
+    }
+
+    /// The same, for those who only reveal: nothing is written.
+    ///
+    /// # Errors
+    /// As [`StoredSecrets::open`].
+    pub async fn open_to_reveal(
+        store: Arc<dyn Store>,
+        vault: Arc<Vault>,
+        clock: Arc<dyn Clock>,
+        rng: SecureRng,
+    ) -> Result<Self, SecretsError> {
+        knows_key(store.read(Scope::Platform).await?.as_mut(), &vault).await?;
         Ok(Self { store, vault, clock, rng: Mutex::new(rng) })
     }
 
@@ -140,6 +160,19 @@ impl StoredSecrets {
             .map(|secret| open_secret(&self.vault, secret))
             .transpose()
     }
+}
+
+/// Whether the store knows which key its passwords are encrypted with; refuses a vault that has another.
+async fn knows_key(tx: &mut dyn Tx, vault: &Vault) -> Result<bool, SecretsError> {
+    if let Some(id) = tx.secret_key_id().await? {
+        vault.expect_key(&id)?;
+        return Ok(true);
+    }
+    // A state from before that was written down: its key is the one that opens what was stored last.
+    if let Some(newest) = tx.newest_secret().await? {
+        open_secret(vault, &newest)?;
+    }
+    Ok(false)
 }
 
 fn open_secret(vault: &Vault, secret: &StoredSecret) -> Result<SecretString, VaultError> {

@@ -16,7 +16,7 @@ use crate::model::{
 };
 use crate::store::Mode;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Scope, Store, StoredSecret};
+use crate::store::{Scope, Store, StoreError, StoredSecret};
 
 fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
@@ -313,6 +313,11 @@ mod stored {
         StoredSecrets::open(Arc::clone(store), vault, Arc::new(StoppedClock), rng).await
     }
 
+    async fn to_reveal(store: &Arc<dyn Store>, vault_seed: u64) -> Result<StoredSecrets, SecretsError> {
+        let vault = Arc::new(vault(vault_seed));
+        StoredSecrets::open_to_reveal(Arc::clone(store), vault, Arc::new(StoppedClock), Box::new(rng(0))).await
+    }
+
     /// The lease on the tenant of these tests, claimed where it is not yet.
     async fn lease(store: &Arc<dyn Store>) -> Lease {
         let (tenant, holder) = (orders().tenant, Replica("test".to_owned()));
@@ -440,20 +445,86 @@ mod stored {
         let folder = folder();
         let store = store(&folder).await;
         secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", "").await.unwrap();
-        let refused = secrets(&store, 2).await.unwrap_err();
-        assert!(
-            matches!(&refused, SecretsError::Vault(VaultError::WrongKey { needed, .. }) if *needed == vault(1).key_id())
-        );
-        assert!(refused.to_string().contains(&format!("put key {}", vault(1).key_id())), "{refused}");
+        for refused in [secrets(&store, 2).await, to_reveal(&store, 2).await] {
+            expect_another_key(&refused.unwrap_err(), 1);
+        }
+    }
+
+    fn expect_another_key(refused: &SecretsError, needed: u64) {
+        let id = vault(needed).key_id().to_string();
+        assert!(matches!(refused, SecretsError::Vault(VaultError::AnotherKey { needed, .. }) if *needed == id));
+        let told = refused.to_string();
+        assert!(told.contains(&format!("Put key {id} into PLUMB_SECRET_KEY, or its file secret.key")), "{told}");
+    }
+
+    #[tokio::test]
+    async fn the_first_key_is_the_only_one_before_any_password_is_stored() {
+        let folder = folder();
+        let store = store(&folder).await;
+        // Who only reveals claims nothing.
+        to_reveal(&store, 3).await.unwrap();
+        assert_eq!(key_id(&store).await, None);
+        secrets(&store, 1).await.unwrap();
+        assert_eq!(key_id(&store).await, Some(vault(1).key_id().to_string()));
+        expect_another_key(&secrets(&store, 2).await.unwrap_err(), 1);
+        secrets(&store, 1).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_many_that_come_with_keys_of_their_own_at_once_one_is_not_refused() {
+        let folder = folder();
+        let store = store(&folder).await;
+        let coming = futures::future::join_all((1..9).map(|seed| secrets(&store, seed))).await;
+        assert_eq!(coming.iter().filter(|came| came.is_ok()).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_key_of_passwords_from_before_it_was_written_down_is_the_one_that_opens_them() {
+        let folder = folder();
+        let store = store(&folder).await;
+        store_by_hand(&store, 1, "").await;
+        for refused in [secrets(&store, 2).await, to_reveal(&store, 2).await] {
+            let refused = refused.unwrap_err();
+            let is_other = |needed: &KeyId| *needed == vault(1).key_id();
+            assert!(matches!(&refused, SecretsError::Vault(VaultError::WrongKey { needed, .. }) if is_other(needed)));
+            assert!(refused.to_string().contains(&format!("put key {}", vault(1).key_id())), "{refused}");
+        }
+        assert_eq!(key_id(&store).await, None);
+        assert!(to_reveal(&store, 1).await.unwrap().reveal(&orders(), "app").await.unwrap().is_some());
+        secrets(&store, 1).await.unwrap();
+        assert_eq!(key_id(&store).await, Some(vault(1).key_id().to_string()));
+        // One of a version before that goes on with another key stops nobody who has the right one.
+        store_by_hand(&store, 2, "2024-06").await;
+        secrets(&store, 1).await.unwrap();
+        expect_another_key(&secrets(&store, 2).await.unwrap_err(), 1);
+    }
+
+    async fn key_id(store: &Arc<dyn Store>) -> Option<String> {
+        store.read(Scope::Platform).await.unwrap().secret_key_id().await.unwrap()
+    }
+
+    /// Stores a password as a version did that wrote no id down.
+    async fn store_by_hand(store: &Arc<dyn Store>, vault_seed: u64, rotation: &str) {
+        let ciphertext = vault(vault_seed).encrypt(&mut rng(9), &orders(), "app", rotation, &"hunter2".into()).unwrap();
+        let secret = StoredSecret {
+            key: orders(),
+            role: "app".into(),
+            rotation: rotation.into(),
+            ciphertext,
+            created_at: StoppedClock.now(),
+        };
+        let mut tx = store.begin(Scope::Platform).await.unwrap();
+        tx.put_secret(&secret).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     #[tokio::test]
     async fn no_new_password_is_made_beside_one_of_another_key() {
         let folder = folder();
         let store = store(&folder).await;
-        // Opened while the store was still empty.
+        // A version before that goes on with a key of its own.
         let late = secrets(&store, 2).await.unwrap();
-        secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", "").await.unwrap();
+        store_by_hand(&store, 1, "").await;
         for rotation in ["", "new"] {
             let refused = late.password(&lease(&store).await, &orders(), "app", rotation).await.unwrap_err();
             assert!(matches!(refused, ManagerError::Terminal { reason: Reason::CredentialMissing, .. }), "{refused}");
@@ -496,7 +567,9 @@ mod stored {
         let writer = store(&folder).await;
         let lease = lease(&writer).await;
         let reader: Arc<dyn Store> = Arc::new(SqliteStore::open(folder.path(), Mode::ReadOnly).await.unwrap());
-        let refused = secrets(&reader, 1).await.unwrap().password(&lease, &orders(), "app", "").await.unwrap_err();
+        let refused = secrets(&reader, 1).await.unwrap_err();
+        assert!(matches!(refused, SecretsError::Store(StoreError::ReadOnly)), "{refused}");
+        let refused = to_reveal(&reader, 1).await.unwrap().password(&lease, &orders(), "app", "").await.unwrap_err();
         assert!(matches!(refused, ManagerError::Retry { .. }), "{refused}");
         assert!(refused.to_string().contains("open for reading only"), "{refused}");
     }

@@ -53,6 +53,11 @@ const SHAPES: &str = "SELECT c.relname::text, a.attname::text, format_type(a.att
                       AND a.attnum > 0 AND NOT a.attisdropped";
 /// How rows are written with numbers of their own.
 const AS_GIVEN: &str = " OVERRIDING SYSTEM VALUE";
+/// The service may not set the numbers that rows get.
+const AS_OWNER: Option<&str> = Some("SET LOCAL ROLE NONE");
+/// Who waits for a lock of this transaction: writers do.
+const KEEPS_WAITING: Option<&str> =
+    Some("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid)))");
 /// The highest numbers that were given.
 const NUMBERS: &str = "SELECT t.relname::text, s.last_value FROM pg_sequences AS s \
                        JOIN pg_class AS q ON q.relname = s.sequencename AND q.relnamespace = 'plumb'::regnamespace \
@@ -437,13 +442,10 @@ impl Store for PostgresStore {
         Ok(Box::new(AllRows::new(inner, ())))
     }
 
-    async fn refill(&self) -> Result<Box<dyn Rows>, StoreError> {
+    async fn exclusive(&self) -> Result<Box<dyn Rows>, StoreError> {
         self.expect_writable()?;
         let mut inner = self.start(BEGIN_WRITE).await?;
         self.wait_for_writers(&mut inner, &Scope::Platform).await?;
-        // The service may not set the numbers that rows get.
-        let owner = sqlx::query("SET LOCAL ROLE NONE").execute(&mut *inner).await;
-        owner.map_err(|source| self.cannot_begin(source))?;
         self.enter(&mut inner, &Scope::Platform).await?;
         self.take_time(&mut inner).await?;
         Ok(Box::new(AllRows::new(inner, ())))

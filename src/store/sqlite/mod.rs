@@ -66,6 +66,10 @@ const SHAPES: &str = "SELECT m.name, c.name, c.type FROM sqlite_master AS m JOIN
                       WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND m.name <> '_sqlx_migrations'";
 /// How rows are written with numbers of their own.
 const AS_GIVEN: &str = "";
+/// Nobody owns tables.
+const AS_OWNER: Option<&str> = None;
+/// Whoever comes while another writes is refused after some seconds.
+const KEEPS_WAITING: Option<&str> = None;
 /// The highest numbers that were given.
 const NUMBERS: &str = "SELECT name, seq FROM sqlite_sequence WHERE seq > 0";
 const SET_NUMBER: &[&str] = &[
@@ -84,6 +88,8 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const READERS: u32 = 4;
 /// Rows that a connection reads ahead; lists have thousands of rows, and a short queue costs a switch of threads a row.
 const ROWS_AHEAD: usize = 1024;
+/// Rows that are read ahead where all rows are read: one alone may have some ten MiB.
+const ALL_ROWS_AHEAD: usize = 4;
 /// What the write-ahead log is cut back to after a checkpoint, in bytes, so that one large pass does not leave it large.
 const LOG_LIMIT: &str = "67108864";
 
@@ -226,14 +232,14 @@ impl Store for SqliteStore {
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Rows>, StoreError> {
-        let inner = self.readers.begin().await.map_err(|source| self.cannot_begin(source))?;
+        let inner = begin_alone(&self.readers, "BEGIN").await.map_err(|source| self.cannot_begin(source))?;
         Ok(Box::new(AllRows::new(inner, ())))
     }
 
-    async fn refill(&self) -> Result<Box<dyn Rows>, StoreError> {
+    async fn exclusive(&self) -> Result<Box<dyn Rows>, StoreError> {
         match &self.writer {
             Writer::Open { pool, lock } => {
-                let inner = pool.begin_with(BEGIN_DURABLE).await.map_err(|source| self.cannot_begin(source))?;
+                let inner = begin_alone(pool, BEGIN_DURABLE).await.map_err(|source| self.cannot_begin(source))?;
                 Ok(Box::new(AllRows::new(inner, lock.clone())))
             }
             Writer::None => Err(StoreError::ReadOnly),
@@ -382,6 +388,12 @@ async fn reading_pool(file: &Path) -> Result<SqlitePool, sqlx::Error> {
         .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
         .connect_with(options)
         .await
+}
+
+/// Begins a transaction over all rows, on a connection of its own: what the others read ahead would be most of a table.
+async fn begin_alone(like: &SqlitePool, begin: &'static str) -> Result<Transaction<'static, Db>, sqlx::Error> {
+    let options = SqliteConnectOptions::clone(&like.connect_options()).row_buffer_size(ALL_ROWS_AHEAD);
+    pool().max_connections(1).connect_with(options).await?.begin_with(begin).await
 }
 
 /// Applies what is missing; says what that was.

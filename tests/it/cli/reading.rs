@@ -1,5 +1,9 @@
 //! What is printed of servers, and of what does not go well.
 
+use plumb::model::{Clock, EventKind, ExecutionOutcome, Reason, Summary, SystemClock, Trigger};
+use plumb::store::sqlite::SqliteStore;
+use plumb::store::{Mode, NewEvent, Scope, Store};
+
 use super::{shown, snapshot};
 use crate::harness::desk::Desk;
 use crate::harness::postgres::PostgresServer;
@@ -334,6 +338,39 @@ async fn executions_are_listed_told_and_compared() {
     assert_eq!(remote(&["timeline", "2"]), desk.plumb(&["timeline", "2"]).stdout);
     assert!(remote(&["history", "checkout/production/Database/orders"]).contains("PLANNED"));
     assert!(remote(&["tree"]).contains("Database/orders"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_executions_are_compared_to_their_beginnings() {
+    /// More than two pages.
+    const EVENTS: usize = 2_500;
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let store = SqliteStore::open(desk.data(""), Mode::Append).await.unwrap();
+    let (mut executions, now) = (Vec::new(), SystemClock.now());
+    for first in ["nothing", "nothing", "a disk was full"] {
+        let mut tx = store.begin(Scope::Platform).await.unwrap();
+        let id = tx.start_execution("checkout", Trigger::Poll, None, now).await.unwrap();
+        let warning = |message: &str| {
+            let kind = EventKind::Warning { reason: Reason::Internal, message: message.to_owned() };
+            NewEvent { key: None, at: now, kind }
+        };
+        let rest = (1..EVENTS).map(|number| warning(&format!("the same, {number}")));
+        tx.append_events(id, "checkout", &[warning(first)].into_iter().chain(rest).collect::<Vec<_>>()).await.unwrap();
+        let (outcome, summary) = (ExecutionOutcome::InSync, Summary::default());
+        tx.finish_execution(id, outcome, None, None, summary, now).await.unwrap();
+        tx.commit().await.unwrap();
+        executions.push(id.to_string());
+    }
+    store.close().await;
+    let serving = desk.serve();
+    let [one, same, other] = &executions[..] else { panic!("there are three") };
+    for server in [&[][..], &["--server", &serving.address]] {
+        let compare = |second: &str| desk.plumb(&[&["compare", one, second], server].concat());
+        assert_eq!(compare(same).code, 0);
+        let differs = compare(other);
+        assert_eq!((differs.code, differs.stdout.contains("a disk was full")), (1, true), "{differs:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

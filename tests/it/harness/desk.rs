@@ -67,12 +67,23 @@ impl Desk {
 
     /// Runs the program with these variables and no others of Plumb's.
     pub fn plumb_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Said {
-        let output = self.command(args, variables).output().expect("the program starts");
-        Said {
-            stdout: String::from_utf8(output.stdout).expect("text"),
-            stderr: String::from_utf8(output.stderr).expect("text"),
-            code: output.status.code().expect("it ends by itself"),
+        said(self.command(args, variables).output().expect("the program starts"))
+    }
+
+    /// The same; gives the most memory that it had, in bytes, too.
+    pub fn plumb_measured(&self, args: &[&str], variables: &[(&str, &str)]) -> (Said, usize) {
+        let mut command = self.command(args, variables);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let status = format!("/proc/{}/status", child.id());
+        let mut most = 0;
+        while child.try_wait().expect("it is there").is_none() {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            let peak =
+                text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+            most = most.max(peak.unwrap_or(0_usize) << 10);
+            std::thread::sleep(std::time::Duration::from_millis(5));
         }
+        (said(child.wait_with_output().expect("it has ended")), most)
     }
 
     /// Starts `plumb serve` on a free port, and waits until its first look is over.
@@ -121,6 +132,14 @@ impl Desk {
         command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("LC_ALL", "C.UTF-8");
         command.envs(variables.iter().copied());
         command
+    }
+}
+
+fn said(output: std::process::Output) -> Said {
+    Said {
+        stdout: String::from_utf8(output.stdout).expect("text"),
+        stderr: String::from_utf8(output.stderr).expect("text"),
+        code: output.status.code().expect("it ends by itself"),
     }
 }
 

@@ -182,8 +182,8 @@ impl Store for FaultyStore {
         self.inner.snapshot().await
     }
 
-    async fn refill(&self) -> Result<Box<dyn Rows>, StoreError> {
-        self.inner.refill().await
+    async fn exclusive(&self) -> Result<Box<dyn Rows>, StoreError> {
+        self.inner.exclusive().await
     }
 }
 
@@ -289,6 +289,8 @@ asked! {
     Read async fn secrets(&mut self, key: &ResourceKey, role: &str) -> Result<Vec<StoredSecret>, StoreError>;
     Read async fn roles_with_secrets(&mut self) -> Result<BTreeSet<(ResourceKey, String)>, StoreError>;
     Read async fn newest_secret(&mut self) -> Result<Option<StoredSecret>, StoreError>;
+    Read async fn secret_key_id(&mut self) -> Result<Option<String>, StoreError>;
+    Write async fn put_secret_key_id(&mut self, id: &str) -> Result<(), StoreError>;
     Write async fn put_secret(&mut self, secret: &StoredSecret) -> Result<(), StoreError>;
     Write async fn remove_secrets(&mut self, key: &ResourceKey) -> Result<(), StoreError>;
     Write async fn start_execution(

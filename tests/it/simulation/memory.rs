@@ -45,6 +45,7 @@ struct Tables {
     approvals: Table<(String, PlanId, &'static str, String), Approval>,
     /// In the order of their making.
     secrets: Arc<Vec<StoredSecret>>,
+    secret_key_id: Option<String>,
     attempts: Table<ResourceKey, Attempt>,
     circuits: Table<String, Circuit>,
     /// By tenant and environment.
@@ -381,7 +382,7 @@ impl Store for MemoryStore {
         Err(StoreError::ReadOnly)
     }
 
-    async fn refill(&self) -> Result<Box<dyn Rows>, StoreError> {
+    async fn exclusive(&self) -> Result<Box<dyn Rows>, StoreError> {
         Err(StoreError::ReadOnly)
     }
 }
@@ -768,6 +769,16 @@ impl Tx for MemoryTx {
     async fn newest_secret(&mut self) -> Result<Option<StoredSecret>, StoreError> {
         self.expect_sound()?;
         Ok(self.tables.secrets.iter().rev().find(|secret| self.sees(&secret.key.tenant)).cloned())
+    }
+
+    async fn secret_key_id(&mut self) -> Result<Option<String>, StoreError> {
+        self.expect_sound()?;
+        Ok(self.tables.secret_key_id.clone())
+    }
+
+    async fn put_secret_key_id(&mut self, id: &str) -> Result<(), StoreError> {
+        self.write("the key of secrets", None)?.secret_key_id.get_or_insert_with(|| id.to_owned());
+        Ok(())
     }
 
     async fn put_secret(&mut self, secret: &StoredSecret) -> Result<(), StoreError> {

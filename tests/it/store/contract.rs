@@ -32,6 +32,7 @@ async fn an_empty_store_answers_every_question(store: &dyn Store) {
     assert!(tx.approvals("checkout").await.unwrap().is_empty());
     assert!(tx.secrets(&orders, "app").await.unwrap().is_empty());
     assert_eq!(tx.newest_secret().await.unwrap(), None);
+    assert_eq!(tx.secret_key_id().await.unwrap(), None);
     assert!(tx.executions(&ALL).await.unwrap().is_empty());
     assert!(tx.events(&ALL).await.unwrap().is_empty());
 }
@@ -246,6 +247,16 @@ async fn r12_secrets_are_kept_per_rotation_and_never_replaced(store: &dyn Store)
     let mut tx = read(store).await;
     assert!(tx.secrets(&orders, "app").await.unwrap().is_empty());
     assert_eq!(tx.secrets(&other.key, "ro").await.unwrap(), [other]);
+}
+
+async fn r12_the_key_of_secrets_is_written_down_once(store: &dyn Store) {
+    for id in ["c0ffee00", "0badf00d"] {
+        let mut tx = begin(store).await;
+        tx.put_secret_key_id(id).await.unwrap();
+        assert_eq!(tx.secret_key_id().await.unwrap().as_deref(), Some("c0ffee00"));
+        tx.commit().await.unwrap();
+    }
+    assert_eq!(read(store).await.secret_key_id().await.unwrap().as_deref(), Some("c0ffee00"));
 }
 
 async fn an_execution_reads_back_running_and_finished(store: &dyn Store) {
@@ -572,6 +583,7 @@ on_every_database! {
     rows::sagas_read_back_are_replaced_and_are_removed,
     rows::held_plans_and_approvals_read_back_and_are_cleared_together,
     rows::r12_secrets_are_kept_per_rotation_and_never_replaced,
+    rows::r12_the_key_of_secrets_is_written_down_once,
     rows::an_execution_reads_back_running_and_finished,
     rows::every_trigger_and_outcome_reads_back,
     rows::an_execution_that_is_not_there_cannot_be_finished,

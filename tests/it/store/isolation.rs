@@ -36,6 +36,7 @@ enum Write {
     ClearApprovals,
     Secret,
     RemoveSecrets,
+    SecretKeyId,
     Execution,
     Event,
     PlanInputs,
@@ -43,7 +44,8 @@ enum Write {
 }
 
 impl Write {
-    const OF_THE_PLATFORM: [Write; 4] = [Write::Platform, Write::Identity, Write::Circuit, Write::RemoveCircuit];
+    const OF_THE_PLATFORM: [Write; 5] =
+        [Write::Platform, Write::Identity, Write::Circuit, Write::RemoveCircuit, Write::SecretKeyId];
     const OF_A_TENANT: [Write; 21] = [
         Write::Tenant,
         Write::Record,
@@ -92,6 +94,7 @@ impl Write {
             Write::Approval => tx.put_approval(name, &approval("p1", "c1", &[])).await,
             Write::ClearApprovals => tx.clear_approvals(name).await,
             Write::Secret => tx.put_secret(&secret(&orders, "app", "", name.as_bytes())).await,
+            Write::SecretKeyId => tx.put_secret_key_id("0badf00d").await,
             Write::RemoveSecrets => tx.remove_secrets(&orders).await,
             Write::Execution => tx.start_execution(name, Trigger::Start, None, at(0)).await.map(drop),
             Write::PlanInputs => tx.put_plan_inputs(execution, name, 0, &plan_inputs(name)).await,
@@ -108,6 +111,7 @@ pub async fn fill(store: &dyn Store) -> BTreeMap<&'static str, i64> {
     tx.put_platform(&platform_state()).await.unwrap();
     tx.put_identity("pg-main", &ProviderIdentity("1".into())).await.unwrap();
     tx.put_circuit(&circuit("pg-main")).await.unwrap();
+    tx.put_secret_key_id("c0ffee00").await.unwrap();
     for name in ["checkout", "billing"] {
         let execution = tx.start_execution(name, Trigger::Start, None, at(0)).await.unwrap();
         for write in [
@@ -162,6 +166,7 @@ pub async fn a_tenant_sees_its_own_rows_alone(store: &dyn Store) {
         assert_eq!(tx.secrets(&mine, "app").await.unwrap()[0].ciphertext, own.as_bytes());
         assert!(tx.secrets(&theirs, "app").await.unwrap().is_empty());
         assert_eq!(tx.newest_secret().await.unwrap().unwrap().key, mine);
+        assert_eq!(tx.secret_key_id().await.unwrap().as_deref(), Some("c0ffee00"));
         assert_eq!(tx.plan_inputs(executions[own]).await.unwrap(), [plan_inputs(own)]);
         assert!(tx.plan_inputs(executions[other]).await.unwrap().is_empty());
         let executions = tx.executions(&ALL).await.unwrap();

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use plumb::model::{Ask, Lease, Release, Replica, Request, Trigger, Width};
+use plumb::engine::vault::{SecretsError, StoredSecrets, Vault, system_rng};
+use plumb::model::{Ask, Lease, Release, Replica, Request, SystemClock, Trigger, Width};
 use plumb::store::Mode;
 use plumb::store::postgres::PostgresStore;
 use plumb::store::{Queue, Scope, Store, StoreError};
@@ -98,6 +100,22 @@ async fn the_database_keeps_tenants_apart_whatever_is_asked() {
         assert_eq!(gone, 0, "{table}");
         let given_away = run(&mut service, format!("UPDATE {table} SET tenant = 'billing'")).await.unwrap_err();
         assert!(given_away.to_string().contains("row-level security"), "{table}: {given_away}");
+        run(&mut service, "ROLLBACK".to_owned()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_no_tenant_is_read_in_its_scope_and_never_written() {
+    let fixture = Fixture::postgres().await;
+    isolation::fill(&*fixture.store).await;
+    let mut service = fixture.as_service().await;
+    for table in ["platform", "providers", "circuits", "vault"] {
+        let scope = "BEGIN; SET LOCAL plumb.scope = 'tenant'; SET LOCAL plumb.tenant = 'checkout'";
+        run(&mut service, scope.to_owned()).await.unwrap();
+        assert_eq!(count(&mut service, format!("SELECT count(*) FROM {table}")).await, 1, "{table}");
+        assert_eq!(run(&mut service, format!("DELETE FROM {table}")).await.unwrap(), 0, "{table}");
+        let added = run(&mut service, format!("INSERT INTO {table} SELECT * FROM {table}")).await.unwrap_err();
+        assert!(added.to_string().contains("row-level security"), "{table}: {added}");
         run(&mut service, "ROLLBACK".to_owned()).await.unwrap();
     }
 }
@@ -395,6 +413,52 @@ async fn the_program_keeps_its_state_there() {
         (1, true),
         "{elsewhere:?}"
     );
+}
+
+/// A key of its own for each number.
+async fn with_key(url: &str, number: u8) -> Result<StoredSecrets, SecretsError> {
+    let store = Arc::new(PostgresStore::open(url, Mode::Reconcile).await.unwrap());
+    let key = format!("{number:02x}").repeat(32);
+    let vault = Vault::open(std::path::Path::new("/nowhere"), Some(key.into()), &mut system_rng()).unwrap();
+    StoredSecrets::open(store, Arc::new(vault), Arc::new(SystemClock), system_rng()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_of_replicas_that_start_at_once_with_keys_of_their_own_one_works() {
+    let fixture = Fixture::postgres().await;
+    let started = futures::future::join_all((0..5).map(|number| with_key(&fixture.url, number))).await;
+    assert_eq!(started.iter().filter(|started| started.is_ok()).count(), 1);
+    let works = started.iter().position(Result::is_ok).unwrap();
+    with_key(&fixture.url, works as u8).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_a_replica_with_a_key_of_its_own_is_told_to_share_before_any_password_is_stored() {
+    let Fixture { store, url, _folder } = Fixture::postgres().await;
+    drop(store);
+    let desk = Desk::with_starter();
+    let files = format!("sqlite://{}/databases", desk.folder().display());
+    desk.platform
+        .write("providers.yaml", desk.platform.show("main:providers.yaml").replace("sqlite:databases", &files));
+    desk.platform.commit("Share the files");
+    let platform = desk.platform.url();
+    let apply = |data: &str, key: Option<&str>| {
+        let mut variables =
+            vec![("PLUMB_PLATFORM", platform.as_str()), ("PLUMB_DATABASE", &url), ("PLUMB_DATA_DIR", data)];
+        variables.extend(key.map(|key| ("PLUMB_SECRET_KEY", key)));
+        desk.plumb_with(&["apply"], &variables)
+    };
+    let first = apply("one", None);
+    assert_eq!(first.code, 0, "{first:?}");
+    let refused = apply("other", None);
+    let told = "all that reconcile with one state share one key";
+    assert_eq!((refused.code, refused.stderr.contains(told)), (1, true), "{refused:?}");
+    let [one, other] = ["one", "other"].map(|data| desk.folder().join(data).join("secret.key"));
+    std::fs::copy(&one, other).unwrap();
+    let key = std::fs::read_to_string(one).unwrap();
+    for said in [apply("other", None), apply("third", Some(key.trim()))] {
+        assert_eq!(said.code, 0, "{said:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,7 +79,7 @@ impl Store for FakeStore {
     async fn snapshot(&self) -> Result<Box<dyn plumb::store::copy::Rows>, StoreError> {
         panic!("the page asks for no backup")
     }
-    async fn refill(&self) -> Result<Box<dyn plumb::store::copy::Rows>, StoreError> {
+    async fn exclusive(&self) -> Result<Box<dyn plumb::store::copy::Rows>, StoreError> {
         panic!("the page only reads")
     }
     async fn read(&self, scope: Scope) -> Result<Box<dyn Tx>, StoreError> {
@@ -183,6 +183,12 @@ impl Tx for Snapshot {
     }
     async fn newest_secret(&mut self) -> Result<Option<StoredSecret>, StoreError> {
         Ok(None)
+    }
+    async fn secret_key_id(&mut self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
+    async fn put_secret_key_id(&mut self, _: &str) -> Result<(), StoreError> {
+        panic!("the page only reads")
     }
     async fn put_records(&mut self, _: &[Record]) -> Result<(), StoreError> {
         panic!("the page only reads")

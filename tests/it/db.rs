@@ -294,6 +294,7 @@ fn late_tenant(name: &str) -> plumb::store::TenantState {
         path: ".".to_owned(),
         applied: None,
         head: None,
+        left: Vec::new(),
         hold: None,
         removed: false,
         error: String::new(),

@@ -1,6 +1,8 @@
 //! Several replicas on one PostgreSQL: one is killed and one is paused for longer than its lease while they work, and
 //! everything is made once all the same.
 
+mod stopped;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -2,7 +2,8 @@
 //!
 //! What always holds: what was tried under one head of the tenant's and the platform's repositories says nothing of
 //! another, so a new commit tries everything at once; what cannot work is tried once; what may work later is tried
-//! [`MOST_TRIES`] times with growing waits, and is a dead letter then, which says what it waits for.
+//! [`MOST_TRIES`] times with growing waits, and is a dead letter then, which says what it waits for. Where another plumb is
+//! at work on the object, nothing was tried: that counts for nothing, however often it is so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -55,11 +56,13 @@ pub(super) fn verdict(attempt: &Attempt) -> Hold {
     let Attempt { key, failures, reason, message, next_at, .. } = attempt;
     match next_at {
         Some(next) => {
-            let message = format!(
-                "{message} ({reason}). It failed {}; it is tried again at {}",
-                times(*failures),
-                next.to_rfc3339_opts(SecondsFormat::Secs, true)
-            );
+            let again = next.to_rfc3339_opts(SecondsFormat::Secs, true);
+            let message = match *failures {
+                0 => format!("{message} ({reason}). It is tried again at {again}"),
+                failures => {
+                    format!("{message} ({reason}). It failed {}; it is tried again at {again}", times(failures))
+                }
+            };
             Hold { reason: Reason::BackingOff, message, until: Some(*next) }
         }
         None => {
@@ -116,7 +119,8 @@ fn failed(
     heads: Heads<'_>,
     now: DateTime<Utc>,
 ) -> Attempt {
-    let failures = before.map_or(0, |before| before.failures).saturating_add(1);
+    let tries = u32::from(error.reason() != Reason::Locked);
+    let failures = before.map_or(0, |before| before.failures).saturating_add(tries);
     let wait = match error {
         ManagerError::Terminal { .. } => None,
         ManagerError::Retry { .. } | ManagerError::Conflict { .. } if failures >= MOST_TRIES => None,
@@ -124,7 +128,7 @@ fn failed(
         ManagerError::Conflict { .. } if failures <= MOST_REPLANS => Some(Duration::ZERO),
         ManagerError::Conflict { .. } => Some(patience(&key.to_string(), failures - 1)),
         ManagerError::Retry { after, .. } => {
-            Some(patience(&key.to_string(), failures - 1).max(after.unwrap_or_default()))
+            Some(patience(&key.to_string(), failures.saturating_sub(1)).max(after.unwrap_or_default()))
         }
     };
     Attempt {

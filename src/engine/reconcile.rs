@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::model::{
     AppliedDocument, Approval, Ask, ConditionType, Decisions, Depth, DesiredState, Diagnostic, EventKind,
-    ExecutionOutcome, Hold, Inventory, Lease, ObjectHex, Observation, Observations, Plan, PlanScope, Platform,
-    Proposal, ProposalKind, ProposalStatus, Reason, ResourceKey, Saga, Summary, TenantSpec, Unknown, Width,
+    ExecutionOutcome, Hold, Inventory, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal,
+    ProposalKind, ProposalStatus, Reason, ResourceKey, Saga, Summary, TenantSpec, Unknown, Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::{CommitInfo, Mirror, Refs, Side, Wanted, WorkingTree};
@@ -440,7 +440,7 @@ impl Engine {
 
         // what people decided
         let news = self.news(subject, &source, &memory, &desired).await?;
-        self.read_decisions(subject, lease, &source, &reading, &news, &mut memory, timeline).await?;
+        self.read_decisions(subject, &source, &reading, &news, &mut memory, timeline).await?;
         let forgotten = forgotten(owner, &source, &memory.proposals);
         let mut decisions = decide::decisions(&memory.proposals);
         decisions.were_there.extend(forgotten.were_there());
@@ -625,7 +625,6 @@ impl Engine {
     async fn read_decisions(
         &self,
         subject: Subject<'_>,
-        lease: &Lease,
         source: &Source,
         reading: &Reading,
         news: &News,
@@ -636,6 +635,7 @@ impl Engine {
         if read.is_empty() {
             return Ok(());
         }
+        let lease = timeline.lease();
         let mut decided = Vec::new();
         let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
         for proposal in read {

@@ -71,6 +71,11 @@ impl<'a> Timeline<'a> {
         })
     }
 
+    /// The right to speak for the tenant that it is written under.
+    pub(super) fn lease(&self) -> &'a Lease {
+        self.lease
+    }
+
     /// The number of the execution.
     pub(super) fn execution(&self) -> i64 {
         self.execution

@@ -94,6 +94,11 @@ impl ManagerError {
         Self::Retry { after: None, reason, message: message.into() }
     }
 
+    /// Another plumb holds the object's lock: no failure of the step, which is tried again until the lock is given.
+    pub fn locked(message: impl Into<String>) -> Self {
+        Self::retry(Reason::Locked, message)
+    }
+
     /// A target that is not what was expected.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::Conflict { reason: Reason::Conflict, message: message.into() }

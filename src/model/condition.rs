@@ -122,6 +122,8 @@ reasons! {
     PermissionDenied,
     /// The provider did not answer in time.
     TimedOut,
+    /// Another plumb is at work on the object: its lock is held.
+    Locked,
     /// The server is another one than before; the Provider has to confirm it.
     ProviderIdentityChanged,
     /// The credential's variable or file is not there.
@@ -200,6 +202,7 @@ impl Reason {
             | Reason::WindowClosed
             | Reason::Suspended
             | Reason::BackingOff
+            | Reason::Locked
             | Reason::DeadLetter
             | Reason::RolledBack
             | Reason::CredentialMissing

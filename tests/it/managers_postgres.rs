@@ -1218,7 +1218,7 @@ async fn another_at_work_on_the_same_key_is_waited_for_and_then_said() {
         second
     });
     let error = second.unwrap_err();
-    assert!(matches!(error, ManagerError::Retry { reason: Reason::TimedOut, .. }), "{error:?}");
+    assert!(matches!(error, ManagerError::Retry { reason: Reason::Locked, .. }), "{error:?}");
     assert!(error.to_string().contains("another plumb is at work"), "{error}");
     assert_eq!(first.unwrap(), Outcome::default());
     assert_eq!(world.access("adm").await, Some(json!("read")));

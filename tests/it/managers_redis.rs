@@ -532,7 +532,7 @@ async fn r13_a_lock_that_somebody_holds_on_to_is_not_waited_for_for_ever() {
     bench.root(&["SET", "plumb:lock:t_e_shop", "somebody", "PX", "600000"]);
     let create = step("shop", Action::Create, Expect::Absent, &json!({}), None);
     let refused = bench.apply(&create).await.unwrap_err();
-    assert!(matches!(refused, ManagerError::Retry { reason: Reason::TimedOut, .. }), "{refused:?}");
+    assert!(matches!(refused, ManagerError::Retry { reason: Reason::Locked, .. }), "{refused:?}");
     assert_eq!(bench.root(&["GET", "plumb:lock:t_e_shop"]), "somebody");
     bench.root(&["DEL", "plumb:lock:t_e_shop"]);
     let _ = bench.apply(&create).await.unwrap();

@@ -1,6 +1,8 @@
 //! Several replicas on one PostgreSQL: one is killed and one is paused for longer than its lease while they work, and
 //! everything is made once all the same; and what is in force of the platform is what was read of it last.
 
+mod stopped;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;

@@ -227,6 +227,33 @@ async fn a_retry_while_the_last_try_is_under_way_is_not_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_another_plumb_is_at_work_on_it_nothing_counts_as_tried() {
+    const LOOKS: usize = 25;
+    let (world, faults, clock) = faulty_world().await;
+    faults.fail("orders", ManagerError::locked("another plumb is at work on it"));
+    for look in 0..LOOKS {
+        let wait = world.scheduled().await.next_try.expect("it is tried again");
+        if look == 0 {
+            let message = held_message(&world.scheduled().await.plan, ORDERS);
+            assert!(message.contains("at work on it (Locked). It is tried again at "), "{message}");
+        }
+        clock.forward(TimeDelta::from_std(wait).unwrap());
+    }
+    assert_eq!(faults.tried().len(), LOOKS);
+    let attempt = attempts(&world).await.remove(&parse(ORDERS)).unwrap();
+    assert_eq!((attempt.failures, attempt.reason, attempt.is_dead()), (0, Reason::Locked, false));
+    assert_eq!(said(&world, ORDERS, ConditionType::Reconciling).await, (ConditionStatus::True, Reason::Locked));
+    // What fails then failed once, and what is locked again failed no oftener.
+    faults.fail("orders", busy());
+    let wait = world.scheduled().await.next_try.expect("it is tried again");
+    assert_eq!(attempts(&world).await[&parse(ORDERS)].failures, 1);
+    faults.fail("orders", ManagerError::locked("another plumb is at work on it"));
+    clock.forward(TimeDelta::from_std(wait).unwrap());
+    world.scheduled().await;
+    assert_eq!(attempts(&world).await[&parse(ORDERS)].failures, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_wants_any_more_is_no_dead_letter() {
     let (world, faults, _clock) = faulty_world().await;
     faults.fail("carts", refused());

@@ -28,7 +28,7 @@ pub(super) async fn apply(server: &Server, step: &Step, cx: &Cx<'_>) -> Result<O
     take_lock(&mut lease.session, lock, &step.key).await?;
     // On failure the session is closed, and the lock goes with it.
     let outcome = work.run(&mut lease.session).await?;
-    lease.session.rows("give the lock back", sqlx::query("SELECT pg_advisory_unlock($1)").bind(lock)).await?;
+    lease.session.unlock(lock).await?;
     lease.give_back().await;
     Ok(outcome)
 }
@@ -43,11 +43,9 @@ fn lock_number(platform: &PlatformId, key: &ResourceKey) -> i64 {
 
 async fn take_lock(session: &mut Session, lock: i64, key: &ResourceKey) -> Result<(), ManagerError> {
     const LOCK_NOT_AVAILABLE: &str = "55P03";
-    let doing = format!("lock {key}");
-    let taken = session.rows(&doing, sqlx::query("SELECT pg_advisory_lock($1)").bind(lock)).await;
-    taken.map(drop).map_err(|failure| {
+    session.lock(&format!("lock {key}"), lock).await.map_err(|failure| {
         if failure.is(LOCK_NOT_AVAILABLE) {
-            return ManagerError::retry(Reason::TimedOut, failure.message("another plumb is at work on it"));
+            return ManagerError::locked(failure.message("another plumb is at work on it"));
         }
         failure.into()
     })
@@ -233,10 +231,13 @@ impl Work<'_> {
         if !edits.is_inside() {
             return change.carry_out(session, &edits).await;
         }
-        let mut inside = self.inside(database).await?;
-        let notes = change.carry_out(&mut inside.session, &edits).await?;
-        inside.close().await;
-        Ok(notes)
+        let work = async {
+            let mut inside = self.inside(database).await?;
+            let notes = change.carry_out(&mut inside.session, &edits).await?;
+            inside.close().await;
+            Ok(notes)
+        };
+        session.meanwhile(work).await
     }
 
     /// Makes the step's changes on a database that is whole, after checking what they start from.
@@ -263,23 +264,28 @@ impl Work<'_> {
             // A database that is full lets nobody in, and so could not be changed from inside.
             session.run("raise the connection limit", edits.limit_statement(&database.name)).await?;
         }
-        let mut inside = self.inside(database).await?;
-        let inner = look.look_inside(&mut inside.session, catalog, database, self.cx.platform).await?;
-        let live = self.check(interpret(InnerView::Seen(inner)), mode)?;
-        edits.drop_done(&live);
-        let change = Change { work: self, catalog, database, mode, live: Some(&live) };
-        let notes = change.carry_out(&mut inside.session, &edits).await?;
-        inside.close().await;
-        Ok(notes)
+        let work = async {
+            let mut inside = self.inside(database).await?;
+            let inner = look.look_inside(&mut inside.session, catalog, database, self.cx.platform).await?;
+            let live = self.check(interpret(InnerView::Seen(inner)), mode)?;
+            edits.drop_done(&live);
+            let change = Change { work: self, catalog, database, mode, live: Some(&live) };
+            let notes = change.carry_out(&mut inside.session, &edits).await?;
+            inside.close().await;
+            Ok(notes)
+        };
+        session.meanwhile(work).await
     }
 
     async fn inside(&self, database: &DatabaseRow) -> Result<Inside<'_>, ManagerError> {
-        self.server.database(&database.name).await.map_err(|failure| {
+        let mut inside = self.server.database(&database.name).await.map_err(|failure| {
             if failure.is(code::INVALID_CATALOG_NAME) {
                 return ManagerError::conflict(failure.message(""));
             }
             failure.into()
-        })
+        })?;
+        inside.session.expect_signs_of_life().await?;
+        Ok(inside)
     }
 
     /// Compares what is live now with what each change was planned on. A value that already is what it is to be is

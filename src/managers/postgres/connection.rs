@@ -4,7 +4,15 @@
 //! connection that saw a failure, or whose work was abandoned, is closed and never used again, so that no lock, no
 //! open transaction and no setting outlives the work it was for; and nothing that a database or role carries as its
 //! default (`search_path`, `role`, read-only transactions) steers what is done here.
+//!
+//! **A lock outlives nobody for long.** A session holds one between statements, so the server is told to end it when it
+//! says nothing for [`LOCK_SILENCES`] times the timeout; work in another session gives signs of life here meanwhile
+//! ([`Session::meanwhile`]). A session inside a database is ended after one timeout, so whatever stops this process, what
+//! it was about to do there is over before the lock is another's: a statement that runs takes less than a timeout, and
+//! the last sign of life is at most one and a half old when it begins. Before PostgreSQL 14 no server ends idle sessions;
+//! there keepalives find a host that is gone, and a process that is stopped keeps its lock.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -21,6 +29,13 @@ use crate::model::Reason;
 /// The maintenance database when the URL names none.
 const DEFAULT_DATABASE: &str = "postgres";
 const DEFAULT_PORT: u16 = 5432;
+
+/// How many timeouts the server waits for a sign of life of a session that holds a lock.
+const LOCK_SILENCES: u32 = 4;
+/// So many signs of life in one timeout, while work goes on in another session.
+const SIGNS_OF_LIFE: u32 = 2;
+/// How many unanswered probes of a connection find that the other host is gone.
+const KEEPALIVES: u32 = 3;
 
 /// One server. Not `Debug`: the options hold the login's password.
 pub(super) struct Server {
@@ -167,6 +182,41 @@ impl Session {
         }
     }
 
+    /// Takes a lock for as long as this session lives; the server ends it once it is silent for too long.
+    pub async fn lock(&mut self, doing: &str, lock: i64) -> Result<(), Failure> {
+        let silence = end_after(Some(self.timeout * LOCK_SILENCES));
+        self.run(doing, format!("{silence};\nSELECT pg_advisory_lock({lock})")).await
+    }
+
+    /// Gives the lock back, and may be silent again for as long as it likes.
+    pub async fn unlock(&mut self, lock: i64) -> Result<(), Failure> {
+        let sql = format!("SELECT pg_advisory_unlock({lock});\n{}", end_after(None));
+        self.run("give the lock back", sql).await
+    }
+
+    /// Has the server end this session once it is silent for a timeout.
+    pub async fn expect_signs_of_life(&mut self) -> Result<(), Failure> {
+        self.run("limit how long the session may be idle", end_after(Some(self.timeout))).await
+    }
+
+    /// Waits for `work` in another session under the lock that this one holds. Gives signs of life meanwhile, and gives
+    /// the work up where they are not answered, since the lock may be another's by then.
+    pub async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, ManagerError>>,
+    ) -> Result<T, ManagerError> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                // A process that was stopped for long finds out before it goes on.
+                biased;
+                () = tokio::time::sleep(self.timeout / SIGNS_OF_LIFE) => {}
+                done = &mut work => return done,
+            }
+            self.run("keep the lock", "SELECT 1".to_owned()).await?;
+        }
+    }
+
     /// Asks a question.
     pub async fn rows(&mut self, doing: &str, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, Failure> {
         match tokio::time::timeout(self.timeout, query.fetch_all(&mut self.connection)).await {
@@ -180,6 +230,24 @@ impl Session {
     pub fn failure(&self, doing: &str, cause: Cause) -> Failure {
         Failure { provider: self.provider.clone(), doing: doing.to_owned(), cause }
     }
+}
+
+/// Has the server end the session once it is silent for this long, or never again. Servers that know of no such thing
+/// are left alone.
+fn end_after(silence: Option<Duration>) -> String {
+    let value = silence.map_or("NULL".to_owned(), |silence| format!("'{}'", milliseconds(silence)));
+    format!(
+        "SELECT set_config('idle_session_timeout', {value}, false) \
+         WHERE current_setting('server_version_num')::int >= 140000"
+    )
+}
+
+fn milliseconds(time: Duration) -> String {
+    time.as_millis().max(1).to_string()
+}
+
+fn seconds(time: Duration) -> String {
+    time.as_secs().max(1).to_string()
 }
 
 /// What to connect with. Nothing is taken from the environment (`PGPASSWORD` and the like) or a password file: a
@@ -217,7 +285,6 @@ fn connect_options(endpoint: &Endpoint) -> Result<PgConnectOptions, ManagerError
     // The server gives up a little before we stop listening, so that it is the one to say why.
     let statement_timeout = endpoint.timeout.mul_f32(0.9);
     let lock_timeout = endpoint.timeout.mul_f32(0.75);
-    let milliseconds = |time: Duration| time.as_millis().max(1).to_string();
     Ok(options
         .password(password)
         .application_name("plumb")
@@ -230,6 +297,10 @@ fn connect_options(endpoint: &Endpoint) -> Result<PgConnectOptions, ManagerError
             ("statement_timeout", milliseconds(statement_timeout)),
             ("lock_timeout", milliseconds(lock_timeout)),
             ("idle_in_transaction_session_timeout", milliseconds(endpoint.timeout)),
+            ("tcp_keepalives_idle", seconds(endpoint.timeout)),
+            ("tcp_keepalives_interval", seconds(endpoint.timeout / KEEPALIVES)),
+            ("tcp_keepalives_count", KEEPALIVES.to_string()),
+            ("tcp_user_timeout", milliseconds(endpoint.timeout * 2)),
         ])
         // Statements carry SCRAM verifiers; no log gets them.
         .disable_statement_logging())

@@ -114,8 +114,9 @@ fn by_code(code: &str, message: String) -> ManagerError {
         "25006" => ManagerError::retry(Reason::ProviderUnreachable, message),
         // Deadlock, serialization, "tuple concurrently updated", in use: somebody else was at it at the same time.
         "40001" | "40P01" | "XX000" | code::OBJECT_IN_USE => ManagerError::retry(Reason::Conflict, message),
-        // Made by somebody else since it was looked at.
-        "42710" | "42P04" => ManagerError::conflict(message),
+        // Made by somebody else since it was looked at; or this process was silent for so long that the server ended its
+        // session, and with it the lock under which the target was looked at.
+        "42710" | "42P04" | "25P03" | "57P05" => ManagerError::conflict(message),
         // Connections, resources, shutdown and start.
         _ if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => {
             ManagerError::retry(Reason::ProviderUnreachable, message)
@@ -137,6 +138,8 @@ mod tests {
         assert!(matches!(of("57P03"), ManagerError::Retry { reason: Reason::ProviderUnreachable, .. }));
         assert!(matches!(of("57014"), ManagerError::Retry { reason: Reason::TimedOut, .. }));
         assert!(matches!(of("42P04"), ManagerError::Conflict { .. }));
+        assert!(matches!(of("25P03"), ManagerError::Conflict { .. }), "the lock is lost");
+        assert!(matches!(of("57P05"), ManagerError::Conflict { .. }), "the lock is lost");
         assert!(matches!(of("22023"), ManagerError::Terminal { reason: Reason::Rejected, .. }));
     }
 

@@ -251,10 +251,8 @@ impl Server {
                 return Ok(Locked { server: self, connection, key, token });
             }
             if start.elapsed() >= self.timeout.max(SHORTEST_WAIT) {
-                return Err(ManagerError::retry(
-                    Reason::TimedOut,
-                    format!("{name} on redis {} is being worked on by another process", self.address),
-                ));
+                let message = format!("{name} on redis {} is being worked on by another process", self.address);
+                return Err(ManagerError::locked(message));
             }
             sleep(LOCK_TRIES).await;
         }

@@ -213,10 +213,8 @@ impl Folder {
                 return Ok(lock);
             }
             if start.elapsed() >= self.timeout {
-                return Err(ManagerError::retry(
-                    Reason::TimedOut,
-                    format!("{} is being worked on by another process", self.display(name)),
-                ));
+                let message = format!("{} is being worked on by another process", self.display(name));
+                return Err(ManagerError::locked(message));
             }
             std::thread::sleep(LOCK_TRIES);
         }
@@ -350,7 +348,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let folder = folder(directory.path());
         let held = folder.lock("orders").unwrap();
-        assert_eq!(folder.lock("orders").unwrap_err().reason(), Reason::TimedOut);
+        assert_eq!(folder.lock("orders").unwrap_err().reason(), Reason::Locked);
         drop(held);
         folder.lock("orders").unwrap();
     }

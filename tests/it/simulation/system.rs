@@ -302,7 +302,7 @@ impl Manager {
             match taken {
                 Ok(true) => return Ok(Lock { manager: self, name: name.to_owned() }),
                 Ok(false) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(200)).await,
-                Ok(false) => return Err(ManagerError::retry(Reason::TimedOut, "another plumb is at work on it")),
+                Ok(false) => return Err(ManagerError::locked("another plumb is at work on it")),
                 Err(error) => {
                     // A connection that is lost takes its locks with it.
                     drop(Lock { manager: self, name: name.to_owned() });

@@ -85,6 +85,16 @@ impl Kept {
     }
 }
 
+/// Where a pass has come to.
+pub(super) struct Reached<'a> {
+    pub head: &'a ObjectHex,
+    /// Heads that were left for another source or history.
+    pub left: &'a [ObjectHex],
+    /// The hold that outlives the pass.
+    pub hold: Option<Reason>,
+    pub findings: &'a [Diagnostic],
+}
+
 impl Memory {
     /// What can be kept of it.
     pub(super) fn into_kept(self) -> Kept {
@@ -180,17 +190,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Where a pass has come to, and the hold that outlives it.
+    /// Where a pass has come to.
     pub(super) async fn remember_pass(
         &self,
         lease: &Lease,
         spec: &TenantSpec,
         memory: &Memory,
-        head: &ObjectHex,
-        left: &[ObjectHex],
-        hold: Option<Reason>,
-        findings: &[Diagnostic],
+        reached: Reached<'_>,
     ) -> Result<(), EngineError> {
+        let Reached { head, left, hold, findings } = reached;
         let state = TenantState {
             applied: Some(head.clone()),
             head: Some(head.clone()),

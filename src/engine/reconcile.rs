@@ -26,7 +26,7 @@ use super::desired::{Loaded, Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
 use super::holds::{self, Lineage};
 use super::lease::{Going, Held};
-use super::memory::Memory;
+use super::memory::{Memory, Reached};
 use super::observe::{Look, targets};
 use super::passwords::Seen;
 use super::platform::PlatformStatus;
@@ -547,8 +547,8 @@ impl Engine {
             timeline.note_of(&key, EventKind::Recorded { reason });
         }
         let hold = holds::left_over(&decisions, &plan, &applied, &desired, &memory.inventory);
-        let left = &news.lineage.left;
-        self.remember_pass(lease, spec, &memory, &source.head, left, hold, &desired.diagnostics).await?;
+        let reached = Reached { head: &source.head, left: &news.lineage.left, hold, findings: &desired.diagnostics };
+        self.remember_pass(lease, spec, &memory, reached).await?;
         memory.proposals.extend(answers.iter().map(|answer| (answer.key.clone(), answer.clone())));
 
         // propose

@@ -387,18 +387,11 @@ pub fn failing(ground: &Ground) -> Vec<Row> {
 
 fn tenant(name: &str, at: DateTime<Utc>) -> TenantState {
     TenantState {
-        tenant: name.to_owned(),
         url: "https://git.example/bench.git".to_owned(),
         branch: "main".to_owned(),
         path: ".".to_owned(),
-        applied: None,
         head: Some("c0ffee".into()),
-        left: Vec::new(),
-        hold: None,
-        removed: false,
-        error: String::new(),
-        findings: Vec::new(),
-        updated_at: at,
+        ..TenantState::of_name(name, at)
     }
 }
 

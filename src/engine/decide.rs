@@ -151,8 +151,7 @@ impl Evidence<'_> {
         }
         match proposal.status {
             ProposalStatus::Accepted if proposal.kind == ProposalKind::Drift && self.is_other => {
-                let stands =
-                    self.has_commit_of(&proposal)? || git_followed(&proposal, self.tenant, self.desired, self.is_empty);
+                let stands = self.has_commit_of(&proposal)? || self.git_followed(&proposal);
                 // A decision lifts the hold, whatever the head says then (R14); but this is what the other one said.
                 Ok(if stands {
                     proposal
@@ -184,25 +183,11 @@ impl Evidence<'_> {
     fn let_go_of(self, removal: &Removal, known: Option<Proposal>) -> Proposal {
         let Removal { key, file, at } = removal;
         let known = known.unwrap_or_else(|| Proposal {
-            key: key.clone(),
-            kind: ProposalKind::Missing,
             branch: key.drift_branch(self.tenant.repository.path != "."),
             url: self.url.to_owned(),
             base: self.refs.head.clone().unwrap_or_default(),
-            pushed: None,
-            pushing: None,
-            blob: ObjectHex::default(),
             file: file.clone(),
-            fields: Vec::new(),
-            left_out: Vec::new(),
-            silenced: Vec::new(),
-            status: ProposalStatus::Accepted,
-            elsewhere: false,
-            failed: false,
-            message: String::new(),
-            diff: String::new(),
-            opened_at: *at,
-            updated_at: *at,
+            ..Proposal::of_key(key.clone(), *at)
         });
         Proposal {
             kind: ProposalKind::Missing,
@@ -229,7 +214,7 @@ impl Evidence<'_> {
     }
 
     fn look_at(self, proposal: &Proposal) -> Result<Seen, SourceError> {
-        let Self { tenant, refs, mirror, desired, .. } = self;
+        let Self { refs, mirror, .. } = self;
         let Some(head) = refs.head.as_ref().filter(|_| proposal.url == self.url) else { return Ok(Seen::Undecidable) };
         if self.has_commit_of(proposal)? {
             return Ok(if self.is_other { Seen::Overtaken } else { Seen::Merged });
@@ -246,10 +231,10 @@ impl Evidence<'_> {
         if self.is_other || !mirror.contains(&proposal.base, head)? {
             return Ok(Seen::Undecidable);
         }
-        if git_followed(proposal, tenant, desired, self.is_empty) {
+        if self.git_followed(proposal) {
             return Ok(Seen::Merged);
         }
-        if asks_nobody(proposal, tenant, desired) {
+        if self.asks_nobody(proposal) {
             return Ok(Seen::Moot);
         }
         match tip {
@@ -259,41 +244,43 @@ impl Evidence<'_> {
         }
     }
 
+    /// Whether git has set what the proposal is about since it was opened: squashed, edited, or by other hands. An empty
+    /// tree removes nothing (R9).
+    fn git_followed(self, proposal: &Proposal) -> bool {
+        match (self.desired.resources.get(&proposal.key), proposal.kind) {
+            (None, ProposalKind::Missing) => {
+                !self.is_empty && !proposal.elsewhere && is_removed(&proposal.key, self.tenant, self.desired)
+            }
+            (None, ProposalKind::Drift) | (Some(_), ProposalKind::Missing) => false,
+            (Some(resource), ProposalKind::Drift) => {
+                let moved = |field: &ProposedField| resource.fields.0.get(&field.path) != field.git.as_ref();
+                !proposal.fields.is_empty() && proposal.fields.iter().all(moved)
+            }
+        }
+    }
+
+    /// Whether git says by now that drift of the resource is no question: whoever takes the branch away then, a person or
+    /// another process of this platform, does not ask for git's value.
+    fn asks_nobody(self, proposal: &Proposal) -> bool {
+        let Some(resource) = self.desired.resources.get(&proposal.key) else { return false };
+        let annotations = &resource.annotations;
+        let only_observes = annotations.drift.unwrap_or(self.tenant.drift) == DriftMode::Observe;
+        let ignores = || {
+            let fields = &proposal.fields;
+            !fields.is_empty() && fields.iter().all(|field| annotations.ignores(&field.path))
+        };
+        // A conflict is a question whatever the mode, and that data is gone must be remembered (R8).
+        let is_conflict = |field: &ProposedField| field.base.is_none() || field.git != field.base;
+        let observes = || only_observes && !proposal.fields.iter().any(is_conflict);
+        proposal.kind == ProposalKind::Drift && (observes() || ignores())
+    }
+
     /// Whether a commit on the branch says that it is about this: a person who amends the proposal keeps its trailers.
     fn speaks_of(self, proposal: &Proposal, tip: &ObjectHex) -> Result<bool, SourceError> {
         let commits = self.mirror.commits_between(Some(&proposal.base), tip)?;
         let is_about = |about: About| about.platform == *self.platform && about.key == proposal.key;
         Ok(commits.iter().filter_map(About::of).any(is_about))
     }
-}
-
-/// Whether git has set what the proposal is about since it was opened: squashed, edited, or by other hands. An empty tree
-/// removes nothing (R9).
-fn git_followed(proposal: &Proposal, tenant: &TenantSpec, desired: &DesiredState, is_empty: bool) -> bool {
-    match (desired.resources.get(&proposal.key), proposal.kind) {
-        (None, ProposalKind::Missing) => !is_empty && !proposal.elsewhere && is_removed(&proposal.key, tenant, desired),
-        (None, ProposalKind::Drift) | (Some(_), ProposalKind::Missing) => false,
-        (Some(resource), ProposalKind::Drift) => {
-            let moved = |field: &ProposedField| resource.fields.0.get(&field.path) != field.git.as_ref();
-            !proposal.fields.is_empty() && proposal.fields.iter().all(moved)
-        }
-    }
-}
-
-/// Whether git says by now that drift of the resource is no question: whoever takes the branch away then, a person or
-/// another process of this platform, does not ask for git's value.
-fn asks_nobody(proposal: &Proposal, tenant: &TenantSpec, desired: &DesiredState) -> bool {
-    let Some(resource) = desired.resources.get(&proposal.key) else { return false };
-    let annotations = &resource.annotations;
-    let only_observes = annotations.drift.unwrap_or(tenant.drift) == DriftMode::Observe;
-    let ignores = || {
-        let fields = &proposal.fields;
-        !fields.is_empty() && fields.iter().all(|field| annotations.ignores(&field.path))
-    };
-    // A conflict is a question whatever the mode, and that data is gone must be remembered (R8).
-    let is_conflict = |field: &ProposedField| field.base.is_none() || field.git != field.base;
-    let observes = || only_observes && !proposal.fields.iter().any(is_conflict);
-    proposal.kind == ProposalKind::Drift && (observes() || ignores())
 }
 
 /// Whether git surely does not want `key` any more: what cannot be read, or stands in an environment that was taken

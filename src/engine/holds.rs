@@ -17,17 +17,21 @@ pub(super) struct Lineage {
     pub left: Vec<ObjectHex>,
 }
 
-/// How the head follows what `memory` knows. `descends_from` is whether the head descends from a commit.
+/// How `head` follows what `memory` knows. `descends_from` is whether it descends from a commit.
 ///
 /// A history that is put right again is a departure too: it says what it said before it was left, and not anew.
 pub(super) fn lineage<E>(
     spec: &TenantSpec,
     memory: &Memory,
+    head: &ObjectHex,
     descends_from: impl Fn(&ObjectHex) -> Result<bool, E>,
 ) -> Result<Lineage, E> {
     let Some(state) = &memory.state else { return Ok(Lineage::default()) };
     let repository = &spec.repository;
     let moved = state.url != repository.url || state.branch != repository.branch || state.path != repository.path;
+    if !moved && state.head.as_ref() == Some(head) {
+        return Ok(Lineage { departure: None, left: state.left.clone() });
+    }
     let mut left = Vec::new();
     for head in &state.left {
         if !descends_from(head)? {

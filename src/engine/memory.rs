@@ -107,6 +107,12 @@ impl Memory {
         self.proposals.contains_key(key) || self.statuses.get(key).is_none_or(|status| !is_ready(status))
     }
 
+    /// Whether the object of `key` was gone when it was looked at last.
+    pub(super) fn was_gone(&self, key: &ResourceKey) -> bool {
+        let ready = self.statuses.get(key).and_then(|status| status.condition(ConditionType::Ready));
+        ready.is_some_and(|ready| ready.reason == Reason::DataMissing)
+    }
+
     /// All keys that are known and unsettled.
     pub(super) fn unsettled(&self) -> impl Iterator<Item = &ResourceKey> {
         self.proposals.keys().chain(&self.unready)
@@ -129,12 +135,31 @@ impl Engine {
         recall_around(kept, identities, tenant, tx.as_mut()).await
     }
 
-    /// All but the statuses, which only a look that is not deep everywhere asks for.
+    /// All but the statuses, which only a look that is not deep everywhere asks for; see [`Engine::statuses_of_removed`].
     pub(super) async fn recall_for_preview(&self, tenant: &str) -> Result<Memory, EngineError> {
         let identities = self.identities().await?;
         let mut tx = self.store.read(Scope::Tenant(tenant.to_owned())).await?;
         let kept = read_inventory(tx.as_mut()).await?;
         recall_around(kept, identities, tenant, tx.as_mut()).await
+    }
+
+    /// The statuses of those whose documents are gone.
+    pub(super) async fn statuses_of_removed(
+        &self,
+        tenant: &str,
+        inventory: &Inventory,
+        desired: &DesiredState,
+    ) -> Result<BTreeMap<ResourceKey, ResourceStatus>, EngineError> {
+        let mut removed = inventory.unwanted(desired).map(|record| &record.key).peekable();
+        let mut statuses = BTreeMap::new();
+        if removed.peek().is_none() {
+            return Ok(statuses);
+        }
+        let mut tx = self.store.read(Scope::Tenant(tenant.to_owned())).await?;
+        for key in removed {
+            statuses.extend(tx.status(key).await?.map(|status| (key.clone(), status)));
+        }
+        Ok(statuses)
     }
 
     /// Who the providers are. Asked before the transaction of a tenant is opened: passes that each held one reader and
@@ -241,19 +266,12 @@ impl Engine {
     }
 
     fn blank_state(&self, tenant: &str, spec: &TenantSpec) -> TenantState {
+        let repository = &spec.repository;
         TenantState {
-            tenant: tenant.to_owned(),
-            url: spec.repository.url.clone(),
-            branch: spec.repository.branch.clone(),
-            path: spec.repository.path.clone(),
-            applied: None,
-            head: None,
-            left: Vec::new(),
-            hold: None,
-            removed: false,
-            error: String::new(),
-            findings: Vec::new(),
-            updated_at: self.clock.now(),
+            url: repository.url.clone(),
+            branch: repository.branch.clone(),
+            path: repository.path.clone(),
+            ..TenantState::of_name(tenant, self.clock.now())
         }
     }
 }

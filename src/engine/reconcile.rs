@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    AppliedDocument, Approval, Ask, ConditionType, Decisions, Depth, DesiredState, Diagnostic, EventKind,
-    ExecutionOutcome, Hold, Inventory, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal,
-    ProposalKind, ProposalStatus, Reason, ResourceKey, Saga, Summary, TenantSpec, Unknown, Width,
+    AppliedDocument, Approval, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Hold,
+    Inventory, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal, ProposalKind, ProposalStatus,
+    Reason, ResourceKey, Saga, Summary, TenantSpec, Unknown, Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::{CommitInfo, Mirror, Refs, Side, Wanted, WorkingTree};
@@ -129,7 +129,7 @@ impl<'a> Subject<'a> {
     /// How the head follows what was read last (R9).
     fn lineage(self, memory: &Memory, source: &Source) -> Result<Lineage, EngineError> {
         let Source { mirror, head, .. } = source;
-        beside(|| holds::lineage(self.spec, memory, |before| mirror.contains(before, head)))
+        beside(|| holds::lineage(self.spec, memory, head, |before| mirror.contains(before, head)))
             .map_err(|error| unreadable(self.tenant, error))
     }
 }
@@ -301,7 +301,7 @@ impl Engine {
     ) -> Result<Preview, EngineError> {
         let subject = Subject::of(in_force, tenant)?;
         let mut workspace = Workspace::default();
-        let (Previewed { source, commit, loaded }, memory) =
+        let (Previewed { source, commit, loaded }, mut memory) =
             tokio::try_join!(self.load_for_preview(subject, source, &mut workspace), self.recall_for_preview(tenant))?;
         let owner = subject.owner(&memory.documents);
         let reading = beside(|| workspace.read(owner, loaded));
@@ -322,6 +322,7 @@ impl Engine {
             }
             Some(source) => {
                 let mut proposals = memory.proposals.clone();
+                memory.statuses = self.statuses_of_removed(tenant, &memory.inventory, &reading.desired).await?;
                 let news = self.news(subject, &source, &memory, &reading.desired).await?;
                 let read = subject.read_proposals(&proposals, &source, &reading, &news)?;
                 proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
@@ -695,21 +696,11 @@ impl Engine {
             if is_asked(&record.key) || !decide::is_removed(&record.key, subject.spec, desired) {
                 continue;
             }
-            if said_gone.contains(&record.key) || self.was_gone(memory, &record.key).await? {
+            if said_gone.contains(&record.key) || memory.was_gone(&record.key) {
                 let_go.push(Removal { key: record.key.clone(), file: record.file.clone(), at: self.clock.now() });
             }
         }
         Ok(News { lineage, commits, let_go })
-    }
-
-    /// Whether the object was gone when it was looked at last.
-    async fn was_gone(&self, memory: &Memory, key: &ResourceKey) -> Result<bool, EngineError> {
-        let status = match memory.statuses.get(key) {
-            Some(status) => Some(status.clone()),
-            None => self.store.read(Scope::Tenant(key.tenant.clone())).await?.status(key).await?,
-        };
-        let ready = status.as_ref().and_then(|status| status.condition(ConditionType::Ready));
-        Ok(ready.is_some_and(|ready| ready.reason == Reason::DataMissing))
     }
 
     /// What was decided elsewhere than in proposals and commits.

@@ -245,6 +245,31 @@ pub struct Proposal {
 }
 
 impl Proposal {
+    /// A proposal of which nothing is known but what it is about, and when it began.
+    pub fn of_key(key: ResourceKey, at: DateTime<Utc>) -> Self {
+        Self {
+            key,
+            kind: ProposalKind::Drift,
+            branch: String::new(),
+            url: String::new(),
+            base: ObjectHex::default(),
+            pushed: None,
+            pushing: None,
+            blob: ObjectHex::default(),
+            file: String::new(),
+            fields: Vec::new(),
+            left_out: Vec::new(),
+            silenced: Vec::new(),
+            status: ProposalStatus::Pending,
+            elsewhere: false,
+            failed: false,
+            message: String::new(),
+            diff: String::new(),
+            opened_at: at,
+            updated_at: at,
+        }
+    }
+
     /// Whether `commit` is one that Plumb put on the branch.
     pub fn made(&self, commit: &ObjectHex) -> bool {
         self.pushed.as_ref() == Some(commit) || self.pushing.as_ref() == Some(commit)

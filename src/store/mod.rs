@@ -262,6 +262,26 @@ pub struct TenantState {
     pub updated_at: DateTime<Utc>,
 }
 
+impl TenantState {
+    /// A tenant of which nothing is known but its name.
+    pub fn of_name(tenant: &str, at: DateTime<Utc>) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            url: String::new(),
+            branch: String::new(),
+            path: String::new(),
+            applied: None,
+            head: None,
+            left: Vec::new(),
+            hold: None,
+            removed: false,
+            error: String::new(),
+            findings: Vec::new(),
+            updated_at: at,
+        }
+    }
+}
+
 /// A plan whose deletions or creations were held, so that a trailer with its id can be matched with its keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldPlan {

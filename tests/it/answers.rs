@@ -12,6 +12,7 @@ use crate::harness::faulty::Faults;
 use crate::harness::git::MergeHow;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, held};
+use crate::histories::{asked_about_nine, rewrite_to, world_with_another_branch};
 
 const REFUSE: &str = "#!/bin/sh\nexit 1\n";
 
@@ -113,11 +114,7 @@ async fn r8_a_folder_is_planned_with_what_open_questions_remember() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r8_data_that_only_a_question_remembers_is_not_made_again_after_a_path_change() {
     let world = gone_and_forgotten().await;
-    let url = world.tenant.url();
-    world.write_tenant_spec(&format!(
-        "repository: {{url: \"{url}\", path: environments}}\nenvironments: [staging, production]\nproviders: [files]"
-    ));
-    world.platform.commit("Read a folder");
+    world.read_from("path: environments");
     for look in 0..3 {
         world.apply().await;
         assert!(!world.file("staging", "orders").exists(), "look {look}");
@@ -406,11 +403,7 @@ async fn a_persons_branch_stays_where_it_is_when_the_path_changes() {
     edit_on_the_branch(&world);
     world.apply().await;
     assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::HandsOff);
-    let url = world.tenant.url();
-    world.write_tenant_spec(&format!(
-        "repository: {{url: \"{url}\", path: environments}}\nenvironments: [staging, production]\nproviders: [files]"
-    ));
-    world.platform.commit("Read a folder");
+    world.read_from("path: environments");
     for _ in 0..2 {
         world.apply().await;
     }
@@ -419,34 +412,16 @@ async fn a_persons_branch_stays_where_it_is_when_the_path_changes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r9_another_branch_of_the_repository_answers_no_question() {
-    let world = world_with("").await;
-    world.tenant.git(&["checkout", "-b", "release"]);
-    world.write_database("staging", "orders", "journalMode: wal\nuserVersion: 9");
-    world.tenant.commit("Nine");
-    world.tenant.git(&["checkout", "main"]);
-    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
-    world.apply().await;
-    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
-    let url = world.tenant.url();
-    world.write_tenant_spec(&format!(
-        "repository: {{url: \"{url}\", branch: release}}\nenvironments: [staging, production]\nproviders: [files]"
-    ));
-    world.platform.commit("Read release");
+    let world = world_with_another_branch().await;
+    world.read_from("branch: release");
     world.apply().await;
     assert_eq!(world.number("staging", "orders", VERSION).await, 42);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r9_a_rewritten_history_answers_no_question() {
-    let world = world_with("").await;
-    let old = world.tenant.head();
-    world.write_database("staging", "orders", "journalMode: wal\nuserVersion: 9");
-    world.tenant.commit("Nine");
-    world.in_sync().await;
-    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
-    world.apply().await;
-    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
-    world.tenant.git(&["push", "--force", "origin", &format!("{old}:main")]);
+    let (world, old) = asked_about_nine().await;
+    rewrite_to(&world, &old);
     world.apply().await;
     assert_eq!(world.number("staging", "orders", VERSION).await, 42);
 }

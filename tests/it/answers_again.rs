@@ -7,6 +7,8 @@ use crate::answers::{want, world_that_undoes};
 use crate::drift::{BRANCH, MANIFEST, ORDERS, VERSION, world_with, world_with_proposal};
 use crate::harness::git::MergeHow;
 use crate::harness::world::World;
+use crate::histories::{asked_about_nine, rewrite_to};
+use crate::let_go::lost_since_it_was_added;
 
 async fn ignoring_what_is_closed(world: &World) {
     world.write_tenant("providers: [files]\nonClose: ignore");
@@ -109,35 +111,20 @@ async fn r4_a_merged_branch_that_is_not_known_answers_no_new_question() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r14_a_branch_that_vanishes_with_a_history_that_says_otherwise_decides_nothing() {
-    let world = world_with("").await;
-    let old = world.tenant.head();
-    world.write_database("staging", "orders", "journalMode: wal\nuserVersion: 9");
-    world.tenant.commit("Nine");
-    world.in_sync().await;
-    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
-    world.apply().await;
-    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
-    world.tenant.git(&["push", "--force", "origin", &format!("{old}:main")]);
+    let (world, old) = asked_about_nine().await;
+    rewrite_to(&world, &old);
     world.tenant.delete_branch(BRANCH);
     is_left_alone(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r8_a_history_without_the_document_does_not_let_go_of_what_is_missing() {
-    let world = World::with_files().await;
-    world.write_database("staging", "other", "userVersion: 1");
-    let old = world.tenant.commit("Other");
-    world.write_database("staging", "orders", "userVersion: 7");
-    let new = world.tenant.commit("Add orders");
-    world.in_sync().await;
-    std::fs::remove_file(world.file("staging", "orders")).unwrap();
-    world.apply().await;
-    assert_eq!(world.proposal(ORDERS).await.unwrap().kind, ProposalKind::Missing);
+    let (world, old, new) = lost_since_it_was_added().await;
     // An old backup of the repository is put in its place, and then the right one.
-    world.tenant.git(&["push", "--force", "origin", &format!("{old}:main")]);
+    rewrite_to(&world, &old);
     world.tenant.delete_branch(BRANCH);
     world.apply().await;
-    world.tenant.git(&["push", "--force", "origin", &format!("{new}:main")]);
+    rewrite_to(&world, &new);
     for look in 0..2 {
         world.apply().await;
         assert!(!world.file("staging", "orders").exists(), "look {look}: made again empty");

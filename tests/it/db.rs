@@ -10,7 +10,7 @@ use plumb::store::inputs::PackedInputs;
 use plumb::store::lock::DirectoryLock;
 use plumb::store::postgres::PostgresStore;
 use plumb::store::sqlite::SqliteStore;
-use plumb::store::{HistoryFilter, Mode, Scope, Store};
+use plumb::store::{HistoryFilter, Mode, Scope, Store, TenantState};
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::harness::desk::{Desk, Said};
@@ -286,21 +286,8 @@ async fn somebody_waits(connection: &mut sqlx::PgConnection) -> bool {
     sqlx::query_scalar(waiting).fetch_one(connection).await.unwrap()
 }
 
-fn late_tenant(name: &str) -> plumb::store::TenantState {
-    plumb::store::TenantState {
-        tenant: name.to_owned(),
-        url: String::new(),
-        branch: "main".to_owned(),
-        path: ".".to_owned(),
-        applied: None,
-        head: None,
-        left: Vec::new(),
-        hold: None,
-        removed: false,
-        error: String::new(),
-        findings: Vec::new(),
-        updated_at: DateTime::UNIX_EPOCH,
-    }
+fn late_tenant(name: &str) -> TenantState {
+    TenantState { branch: "main".into(), path: ".".into(), ..TenantState::of_name(name, DateTime::UNIX_EPOCH) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -824,11 +824,7 @@ async fn r14_a_branch_that_is_called_otherwise_by_now_decides_nothing() {
     world.in_sync().await;
     world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
     world.apply().await;
-    let url = world.tenant.url();
-    world.write_tenant_spec(&format!(
-        "repository: {{url: \"{url}\", path: environments}}\nenvironments: [staging, production]\nproviders: [files]"
-    ));
-    world.platform.commit("Read a folder");
+    world.read_from("path: environments");
     // Nothing is taken at first.
     world.tenant.hook("pre-receive", "#!/bin/sh\nexit 1\n");
     for _ in 0..3 {

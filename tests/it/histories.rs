@@ -48,6 +48,15 @@ pub fn merge_and_revert(world: &World) {
     world.tenant.git(&["push", "origin", "main"]);
 }
 
+/// A person makes the commit of the question their own.
+pub fn amend_on_the_branch(world: &World) {
+    world.tenant.pull();
+    world.tenant.checkout(BRANCH);
+    world.tenant.git(&["commit", "--amend", "--no-edit", "--author", "Ada <ada@example.com>"]);
+    world.tenant.git(&["push", "--force", "origin", &format!("HEAD:{BRANCH}")]);
+    world.tenant.git(&["checkout", "main"]);
+}
+
 /// A person's commit beside the question: it touches another file.
 pub fn note_on_the_branch(world: &World) {
     world.tenant.pull();
@@ -157,11 +166,7 @@ async fn r8_a_question_with_a_persons_commit_on_it_remembers_that_there_was_data
 async fn r8_a_question_that_a_person_amended_remembers_that_there_was_data() {
     let mut world = world_of_two("").await;
     lose_orders(&world).await;
-    world.tenant.pull();
-    world.tenant.checkout(BRANCH);
-    world.tenant.git(&["commit", "--amend", "--no-edit", "--author", "Ada <ada@example.com>"]);
-    world.tenant.git(&["push", "--force", "origin", &format!("HEAD:{BRANCH}")]);
-    world.tenant.git(&["checkout", "main"]);
+    amend_on_the_branch(&world);
     world.lose_state().await;
     is_not_made_again(&world).await;
 }
@@ -184,7 +189,7 @@ async fn r8_a_branch_of_another_platform_says_nothing_of_what_was_there() {
 }
 
 /// Orders want 9, and 7 is an older commit, which is given; 42 is live, and a question.
-async fn asked_about_nine() -> (World, String) {
+pub async fn asked_about_nine() -> (World, String) {
     let world = world_with("").await;
     let old = world.tenant.head();
     world.write_database("staging", "orders", "journalMode: wal\nuserVersion: 9");
@@ -196,7 +201,7 @@ async fn asked_about_nine() -> (World, String) {
     (world, old)
 }
 
-fn rewrite_to(world: &World, commit: &str) {
+pub fn rewrite_to(world: &World, commit: &str) {
     world.tenant.git(&["push", "--force", "origin", &format!("{commit}:main")]);
 }
 
@@ -282,8 +287,8 @@ async fn an_answer_that_another_history_has_too_is_carried_out() {
     assert_eq!(world.number("staging", "orders", VERSION).await, 41);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn r9_another_branch_answers_no_question_that_a_person_works_on() {
+/// Another branch wants 9 of orders; 42 is live, and a question.
+pub async fn world_with_another_branch() -> World {
     let world = world_with("").await;
     world.tenant.git(&["checkout", "-b", "release"]);
     world.write_database("staging", "orders", "journalMode: wal\nuserVersion: 9");
@@ -291,18 +296,17 @@ async fn r9_another_branch_answers_no_question_that_a_person_works_on() {
     world.tenant.git(&["checkout", "main"]);
     world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
     world.apply().await;
-    edit_on_the_branch(&world);
-    world.apply().await;
-    read_release(&world);
-    is_left_alone(&world).await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    world
 }
 
-fn read_release(world: &World) {
-    let url = world.tenant.url();
-    world.write_tenant_spec(&format!(
-        "repository: {{url: \"{url}\", branch: release}}\nenvironments: [staging, production]\nproviders: [files]"
-    ));
-    world.platform.commit("Read release");
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_another_branch_answers_no_question_that_a_person_works_on() {
+    let world = world_with_another_branch().await;
+    edit_on_the_branch(&world);
+    world.apply().await;
+    world.read_from("branch: release");
+    is_left_alone(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,7 +314,7 @@ async fn r9_a_question_whose_branch_goes_with_the_branch_that_is_read_is_not_ans
     let world = world_with_proposal().await;
     world.tenant.git(&["checkout", "-b", "release"]);
     world.tenant.git(&["push", "origin", "release"]);
-    read_release(&world);
+    world.read_from("branch: release");
     world.tenant.delete_branch(BRANCH);
     is_left_alone(&world).await;
     assert!(world.tenant.branches().contains(&BRANCH.to_owned()), "asked again");
@@ -328,7 +332,7 @@ async fn r9_a_branch_in_which_the_proposal_was_merged_and_taken_back_answers_not
     world.tenant.git(&["merge", "--ff-only", &format!("origin/{BRANCH}")]);
     world.tenant.git(&["revert", "--no-edit", "HEAD"]);
     world.tenant.git(&["push", "origin", "release"]);
-    read_release(&world);
+    world.read_from("branch: release");
     is_left_alone(&world).await;
     assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
 }

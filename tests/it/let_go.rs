@@ -6,7 +6,9 @@ use crate::answers::gone_and_forgotten;
 use crate::drift::{BRANCH, MANIFEST, ORDERS, world_with};
 use crate::harness::git::MergeHow;
 use crate::harness::world::{World, held};
-use crate::histories::{is_not_made_again, lose_orders, merge_and_revert, note_on_the_branch, world_of_two};
+use crate::histories::{
+    amend_on_the_branch, is_not_made_again, lose_orders, merge_and_revert, note_on_the_branch, rewrite_to, world_of_two,
+};
 
 /// Nobody has wanted its data deleted, so a person is asked for a word.
 async fn is_kept_until_approved(world: &World) {
@@ -21,9 +23,9 @@ async fn is_kept_until_approved(world: &World) {
     assert!(!world.file("staging", "orders").exists());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn r8_a_history_without_the_document_keeps_what_only_a_question_remembers() {
-    let mut world = World::with_files().await;
+/// Orders are gone, and asked about. With the commits before and with their document.
+pub async fn lost_since_it_was_added() -> (World, String, String) {
+    let world = World::with_files().await;
     world.write_database("staging", "other", "userVersion: 1");
     let old = world.tenant.commit("Other");
     world.write_database("staging", "orders", "userVersion: 7");
@@ -31,15 +33,22 @@ async fn r8_a_history_without_the_document_keeps_what_only_a_question_remembers(
     world.in_sync().await;
     std::fs::remove_file(world.file("staging", "orders")).unwrap();
     world.apply().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().kind, ProposalKind::Missing);
+    (world, old, new)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_a_history_without_the_document_keeps_what_only_a_question_remembers() {
+    let (mut world, old, new) = lost_since_it_was_added().await;
     world.lose_state().await;
     world.apply().await;
     assert_eq!(world.proposal(ORDERS).await.unwrap().kind, ProposalKind::Missing);
     for _ in 0..2 {
-        world.tenant.git(&["push", "--force", "origin", &format!("{old}:main")]);
+        rewrite_to(&world, &old);
         for _ in 0..2 {
             world.apply().await;
         }
-        world.tenant.git(&["push", "--force", "origin", &format!("{new}:main")]);
+        rewrite_to(&world, &new);
         is_not_made_again(&world).await;
     }
     assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
@@ -141,11 +150,7 @@ async fn r8_a_removal_with_a_persons_commit_that_was_merged_and_reverted_is_reme
 async fn r8_an_amended_removal_that_was_merged_and_reverted_is_remembered() {
     let mut world = world_of_two("").await;
     lose_orders(&world).await;
-    world.tenant.pull();
-    world.tenant.checkout(BRANCH);
-    world.tenant.git(&["commit", "--amend", "--no-edit", "--author", "Ada <ada@example.com>"]);
-    world.tenant.git(&["push", "--force", "origin", &format!("HEAD:{BRANCH}")]);
-    world.tenant.git(&["checkout", "main"]);
+    amend_on_the_branch(&world);
     merge_and_revert(&world);
     world.lose_state().await;
     is_not_made_again(&world).await;
@@ -154,11 +159,7 @@ async fn r8_an_amended_removal_that_was_merged_and_reverted_is_remembered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r8_a_question_on_a_branch_of_a_former_path_is_remembered() {
     let mut world = gone_and_forgotten().await;
-    let url = world.tenant.url();
-    world.write_tenant_spec(&format!(
-        "repository: {{url: \"{url}\", path: environments}}\nenvironments: [staging, production]\nproviders: [files]"
-    ));
-    world.platform.commit("Read a folder");
+    world.read_from("path: environments");
     world.lose_state().await;
     is_not_made_again(&world).await;
 }

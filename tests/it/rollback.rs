@@ -382,8 +382,8 @@ async fn another_word_of_git_on_a_resource_is_a_change_of_its_own() {
     assert_eq!(versions(&world).await, [2, 1, 2], "as they were before the last commit");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_undone_is_undone_with_the_next_commit_that_fails() {
+/// Version 2 was wanted and failed for good, and orders could not be undone; now they could.
+async fn world_half_undone() -> World {
     let (world, faults) = world_at(1).await;
     write(&world, 2);
     world.tenant.commit("Want version 2");
@@ -393,6 +393,12 @@ async fn what_could_not_be_undone_is_undone_with_the_next_commit_that_fails() {
     world.on_event(|_| {});
     assert_eq!(versions(&world).await, [2, 1, 2], "orders could not be undone");
     faults.mend("orders");
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_undone_is_undone_with_the_next_commit_that_fails() {
+    let world = world_half_undone().await;
     world.tenant.write("README.md", "Something else\n");
     world.tenant.commit("Write something else");
     world.scheduled().await;
@@ -430,15 +436,7 @@ async fn what_failed_at_another_commit_undoes_nothing_of_this_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_in_the_middle_of_undoing_forgets_nothing_that_may_have_to_be_undone() {
-    let (world, faults) = world_at(1).await;
-    write(&world, 2);
-    world.tenant.commit("Want version 2");
-    faults.fail("carts", refused());
-    break_the_undoing_of_orders(&world, &faults);
-    world.scheduled().await;
-    world.on_event(|_| {});
-    assert_eq!(versions(&world).await, [2, 1, 2], "orders could not be undone");
-    faults.mend("orders");
+    let world = world_half_undone().await;
     plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
     world.scheduled().await;
     assert_eq!(versions(&world).await, [1, 1, 2]);

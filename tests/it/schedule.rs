@@ -109,13 +109,7 @@ async fn what_a_window_holds_is_applied_when_it_opens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_is_looked_at_at_once_when_it_is_suspended_no_more() {
-    let mut world = World::with_files().await;
-    world.stop();
-    world.write_platform("id: test-platform\npollInterval: 200ms\ndrift: {schedule: \"0 0 1 6 *\", jitter: 1s}");
-    world.write_tenant("providers: [files]\nsuspend: [staging]");
-    world.platform.commit("Suspend staging");
-    world.write_database("staging", "orders", "userVersion: 7");
-    world.tenant.commit("Add orders");
+    let mut world = suspended_world().await;
     world.start().await;
     let (told, mut done) = mpsc::unbounded_channel();
     world.on_event(move |event| {

@@ -55,14 +55,14 @@ pub(in super::super) fn forgotten(
         let is_own = |About { key, platform, .. }: &About| {
             *platform == owner.platform.id && key.tenant == owner.name && !known.contains_key(key)
         };
-        let merged = beside(|| mirror.contains(tip, head)).unwrap_or(false);
+        let is_merged = || beside(|| mirror.contains(tip, head)).unwrap_or(false);
         match said(mirror, tip) {
             Some(Said { about, at, base }) if is_own(&about) && branch_of(owner, &about.key) == *branch => {
-                forgotten.proposals.insert(about.key, Out { tip: tip.clone(), at, base, merged });
+                forgotten.proposals.insert(about.key, Out { tip: tip.clone(), at, base, merged: is_merged() });
             }
             Some(Said { about, .. }) => forgotten.spoken_of.extend(is_own(&about).then_some(about.key)),
             None => {
-                let commits = match merged {
+                let commits = match is_merged() {
                     true => beside(|| first_parents(mirror, tip)),
                     false => beside(|| mirror.commits_between(Some(head), tip)),
                 };

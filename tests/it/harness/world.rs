@@ -171,6 +171,15 @@ impl World {
         self.write_tenant_spec(&format!("repository: {{url: \"{url}\"}}\nenvironments: [staging, production]\n{more}"));
     }
 
+    /// Has the tenant read from another place of its repository: `branch: release`, `path: environments`.
+    pub fn read_from(&self, place: &str) {
+        let url = self.tenant.url();
+        self.write_tenant_spec(&format!(
+            "repository: {{url: \"{url}\", {place}}}\nenvironments: [staging, production]\nproviders: [files]"
+        ));
+        self.platform.commit(&format!("Read from {place}"));
+    }
+
     /// Writes the Tenant document with this spec and no other; the caller commits.
     pub fn write_tenant_spec(&self, spec: &str) {
         let (name, spec) = (&self.name, indent(spec, "  "));

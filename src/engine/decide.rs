@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::model::{
     Action, Approval, ApprovalKind, Decisions, DesiredState, DriftMode, ObjectHex, OnClose, Plan, PlanId, PlatformId,
@@ -52,6 +52,10 @@ pub(super) struct Evidence<'a> {
     pub is_other: bool,
     /// The tree holds no manifest at all (R9).
     pub is_empty: bool,
+    /// How many branches of other tenants' proposals vanished from the same repository.
+    pub vanished_elsewhere: usize,
+    /// When the refs are read.
+    pub at: DateTime<Utc>,
     /// What was removed from git while its object was gone, as far as anybody knew.
     pub let_go: &'a [Removal],
 }
@@ -81,10 +85,10 @@ pub(super) fn read_proposals(
             read.insert(key, asked);
         }
     }
-    let vanished = seen.iter().filter(|(_, seen)| *seen == Seen::Vanished).count();
+    let vanished = seen.iter().filter(|(_, seen)| *seen == Seen::Vanished).count() + evidence.vanished_elsewhere;
     for (proposal, seen) in seen {
         let (key, _) = proposals.get_key_value(&proposal.key).expect("it is one of them");
-        read.insert(key, after(&proposal, seen, vanished, evidence.tenant.on_close));
+        read.insert(key, evidence.after(&proposal, seen, vanished));
     }
     for removal in evidence.let_go {
         let known = read.remove(&removal.key);
@@ -93,55 +97,60 @@ pub(super) fn read_proposals(
     Ok(read.into_iter().filter(|(key, read)| proposals.get(*key) != Some(read)).map(|(_, read)| read).collect())
 }
 
-/// The proposal as it stands after what was seen; `vanished` is how many branches are gone.
-fn after(proposal: &Proposal, seen: Seen, vanished: usize, on_close: OnClose) -> Proposal {
-    let proposal = proposal.clone();
-    let decided =
-        |status, message: &str| Proposal { status, failed: false, message: message.to_owned(), ..proposal.clone() };
-    // Not out any more, and nobody's decision: to be pushed again, and not taken for closed before that has arrived.
-    let again = |message: String| Proposal {
-        status: ProposalStatus::Pending,
-        pushing: proposal.pushed.clone().or(proposal.pushing.clone()),
-        pushed: None,
-        message,
-        ..proposal.clone()
-    };
-    let still_failing = || if proposal.failed { proposal.message.clone() } else { String::new() };
-    match seen {
-        Seen::Waiting(tip) => {
-            Proposal { status: ProposalStatus::Open, pushed: Some(tip), pushing: None, ..proposal.clone() }
-        }
-        Seen::TakenOver => {
-            decided(ProposalStatus::HandsOff, "somebody committed to the branch; Plumb no longer updates it")
-        }
-        Seen::Merged => decided(ProposalStatus::Accepted, "merged"),
-        Seen::Moot => {
-            decided(ProposalStatus::Closed, "the branch is gone, and nobody is asked about the resource any more")
-        }
-        Seen::Vanished if vanished > MOST_RESTORED_AT_ONCE => Proposal {
-            failed: false,
-            ..again(format!(
-                "{vanished} proposal branches vanished at once, so none is taken as a decision; pushed again"
-            ))
-        },
-        Seen::Vanished => match on_close {
-            OnClose::Restore => decided(ProposalStatus::Restored, "the branch was deleted: git's value is put back"),
-            OnClose::Ignore => decided(ProposalStatus::Ignored, "the branch was deleted: the difference is left alone"),
-        },
-        Seen::Emptied => Proposal {
-            failed: false,
-            ..again(format!(
-                "{} was put on a commit that git has already, which is no answer, so it is pushed again: merge it to \
-                 accept what is live, delete it to put git's value back",
-                proposal.branch
-            ))
-        },
-        Seen::Undecidable => again(still_failing()),
-        Seen::Overtaken => Proposal { pushing: None, ..again(still_failing()) },
-    }
-}
-
 impl Evidence<'_> {
+    /// The proposal as it stands after what was seen; `vanished` is how many branches are gone.
+    fn after(self, proposal: &Proposal, seen: Seen, vanished: usize) -> Proposal {
+        let proposal = proposal.clone();
+        let decided =
+            |status, message: &str| Proposal { status, failed: false, message: message.to_owned(), ..proposal.clone() };
+        // Not out any more, and nobody's decision: to be pushed again, and not taken for closed before that has arrived.
+        let again = |message: String| Proposal {
+            status: ProposalStatus::Pending,
+            pushing: proposal.pushed.clone().or(proposal.pushing.clone()),
+            pushed: None,
+            message,
+            ..proposal.clone()
+        };
+        let still_failing = || if proposal.failed { proposal.message.clone() } else { String::new() };
+        match seen {
+            Seen::Waiting(tip) => {
+                Proposal { status: ProposalStatus::Open, pushed: Some(tip), pushing: None, ..proposal.clone() }
+            }
+            Seen::TakenOver => {
+                decided(ProposalStatus::HandsOff, "somebody committed to the branch; Plumb no longer updates it")
+            }
+            Seen::Merged => decided(ProposalStatus::Accepted, "merged"),
+            Seen::Moot => {
+                decided(ProposalStatus::Closed, "the branch is gone, and nobody is asked about the resource any more")
+            }
+            Seen::Vanished if vanished > MOST_RESTORED_AT_ONCE => Proposal {
+                failed: false,
+                vanished_at: Some(self.at),
+                ..again(format!(
+                    "{vanished} proposal branches vanished at once, so none is taken as a decision; pushed again"
+                ))
+            },
+            Seen::Vanished => match self.tenant.on_close {
+                OnClose::Restore => {
+                    decided(ProposalStatus::Restored, "the branch was deleted: git's value is put back")
+                }
+                OnClose::Ignore => {
+                    decided(ProposalStatus::Ignored, "the branch was deleted: the difference is left alone")
+                }
+            },
+            Seen::Emptied => Proposal {
+                failed: false,
+                ..again(format!(
+                    "{} was put on a commit that git has already, which is no answer, so it is pushed again: merge it to \
+                     accept what is live, delete it to put git's value back",
+                    proposal.branch
+                ))
+            },
+            Seen::Undecidable => again(still_failing()),
+            Seen::Overtaken => Proposal { pushing: None, ..again(still_failing()) },
+        }
+    }
+
     /// The proposal as it is asked at this head. Where another source, or another history, is read, it is about what git
     /// says there, which answers no question that was asked before, nor ends a word to leave something alone.
     fn asked_here(self, proposal: &Proposal) -> Result<Proposal, SourceError> {
@@ -151,7 +160,7 @@ impl Evidence<'_> {
         }
         match proposal.status {
             ProposalStatus::Accepted if proposal.kind == ProposalKind::Drift && self.is_other => {
-                let stands = self.has_commit_of(&proposal)? || self.git_followed(&proposal);
+                let stands = is_merged(&proposal, self.refs, self.mirror)? || self.git_followed(&proposal);
                 // A decision lifts the hold, whatever the head says then (R14); but this is what the other one said.
                 Ok(if stands {
                     proposal
@@ -202,21 +211,10 @@ impl Evidence<'_> {
         }
     }
 
-    /// Whether a commit of Plumb's that was, or may have been, on the branch is in the head.
-    fn has_commit_of(self, proposal: &Proposal) -> Result<bool, SourceError> {
-        let Some(head) = self.refs.head.as_ref() else { return Ok(false) };
-        for commit in [&proposal.pushed, &proposal.pushing].into_iter().flatten() {
-            if self.mirror.contains(commit, head)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     fn look_at(self, proposal: &Proposal) -> Result<Seen, SourceError> {
         let Self { refs, mirror, .. } = self;
         let Some(head) = refs.head.as_ref().filter(|_| proposal.url == self.url) else { return Ok(Seen::Undecidable) };
-        if self.has_commit_of(proposal)? {
+        if is_merged(proposal, refs, mirror)? {
             return Ok(if self.is_other { Seen::Overtaken } else { Seen::Merged });
         }
         let tip = match (refs.drift.get(&proposal.branch), &proposal.pushed) {
@@ -283,6 +281,56 @@ impl Evidence<'_> {
     }
 }
 
+/// How long the vanishing of many branches that one tenant saw counts for the others of its repository, whose looks may
+/// have begun before it.
+const ONE_ACCIDENT: TimeDelta = TimeDelta::hours(1);
+
+/// Whether a branch that was out is not among the refs.
+pub(super) fn has_vanished(proposal: &Proposal, refs: &Refs) -> bool {
+    proposal.status.is_undecided() && proposal.pushed.is_some() && !refs.drift.contains_key(&proposal.branch)
+}
+
+/// Counts the branches of other tenants' proposals that vanished from the same repository together with `own`: those that
+/// are gone now, and those that their tenant saw go, and has pushed again, since `own` were looked at last. One
+/// advertisement shows a repository, not a tenant (R14).
+pub(super) fn vanished_elsewhere(
+    own: &BTreeMap<ResourceKey, Proposal>,
+    others: impl Iterator<Item = Proposal>,
+    evidence: Advertised<'_>,
+) -> Result<usize, SourceError> {
+    let Advertised { refs, mirror, since, now } = evidence;
+    // What was asked again once was seen then.
+    let asked_again = own.values().filter_map(|proposal| proposal.vanished_at).max();
+    let mut vanished = 0;
+    for proposal in others {
+        let seen_to_go = proposal.vanished_at.filter(|at| *at > since.min(now - ONE_ACCIDENT));
+        let is_gone = has_vanished(&proposal, refs) && !is_merged(&proposal, refs, mirror)?;
+        vanished += usize::from(is_gone || seen_to_go > asked_again);
+    }
+    Ok(vanished)
+}
+
+/// What [`vanished_elsewhere`] goes by.
+#[derive(Clone, Copy)]
+pub(super) struct Advertised<'a> {
+    pub refs: &'a Refs,
+    pub mirror: &'a Mirror,
+    /// When the tenant's last pass ended.
+    pub since: DateTime<Utc>,
+    pub now: DateTime<Utc>,
+}
+
+/// Whether a commit of Plumb's that was, or may have been, on the branch is in the head.
+fn is_merged(proposal: &Proposal, refs: &Refs, mirror: &Mirror) -> Result<bool, SourceError> {
+    let Some(head) = refs.head.as_ref() else { return Ok(false) };
+    for commit in [&proposal.pushed, &proposal.pushing].into_iter().flatten() {
+        if mirror.contains(commit, head)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether git surely does not want `key` any more: what cannot be read, or stands in an environment that was taken
 /// away, may still be wanted.
 pub(super) fn is_removed(key: &ResourceKey, tenant: &TenantSpec, desired: &DesiredState) -> bool {
@@ -319,6 +367,9 @@ pub(super) fn decisions(proposals: &BTreeMap<ResourceKey, Proposal>) -> Decision
             (ProposalKind::Drift, status) => {
                 if status != ProposalStatus::Closed {
                     decisions.were_there.insert(key.clone());
+                }
+                if status == ProposalStatus::Accepted {
+                    decisions.accepted.insert(key.clone());
                 }
                 let list = match status {
                     ProposalStatus::Pending | ProposalStatus::Open | ProposalStatus::HandsOff => &mut decisions.open,

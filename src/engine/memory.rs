@@ -107,10 +107,14 @@ impl Memory {
         self.proposals.contains_key(key) || self.statuses.get(key).is_none_or(|status| !is_ready(status))
     }
 
-    /// Whether the object of `key` was gone when it was looked at last.
+    /// Whether the object of `key` was gone when it was seen last. What it waits for, or that nobody could look since, may
+    /// be why it is not ready; that it is gone stays a difference meanwhile.
     pub(super) fn was_gone(&self, key: &ResourceKey) -> bool {
-        let ready = self.statuses.get(key).and_then(|status| status.condition(ConditionType::Ready));
-        ready.is_some_and(|ready| ready.reason == Reason::DataMissing)
+        let says = |status: &ResourceStatus, condition| {
+            status.condition(condition).is_some_and(|condition| condition.reason == Reason::DataMissing)
+        };
+        let status = self.statuses.get(key);
+        status.is_some_and(|status| says(status, ConditionType::Drifted) || says(status, ConditionType::Ready))
     }
 
     /// All keys that are known and unsettled.

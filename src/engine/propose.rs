@@ -108,8 +108,16 @@ impl Topic<'_> {
             .filter(|step| step.key == decided.key)
             .flat_map(|step| step.changes.iter().map(|change| &change.path))
             .collect();
-        let is_outstanding =
-            |field: &&ProposedField| waiting.contains(&&field.path) || self.could_not_see(resource, &field.path);
+        // While a change is undone nothing is asked about its resources, nor is what was accepted of them carried out.
+        let waits_for_undoing = |path: &FieldPath| {
+            let mut drifted = self.drifts_of(&decided.key).flat_map(|drift| &drift.fields);
+            self.plan.rolls_back(&decided.key) && drifted.any(|field| field.path == *path)
+        };
+        let is_outstanding = |field: &&ProposedField| {
+            waiting.contains(&&field.path)
+                || self.could_not_see(resource, &field.path)
+                || waits_for_undoing(&field.path)
+        };
         decided.fields.iter().filter(is_outstanding).cloned().collect()
     }
 
@@ -425,6 +433,7 @@ impl Engine {
                 silenced,
                 status: ProposalStatus::Pending,
                 elsewhere: false,
+                vanished_at: known.and_then(|known| known.vanished_at),
                 failed: false,
                 message: String::new(),
                 diff,
@@ -621,15 +630,10 @@ impl Engine {
 
 /// Answers as they stand once the pass is recorded: what of one was carried out has been said, and must not be taken for
 /// an answer to a later question. One that is carried out whole is over.
-pub(super) fn carried_out(
-    topic: &Topic<'_>,
-    proposals: &BTreeMap<ResourceKey, Proposal>,
-    offers: &Offers,
-) -> Vec<Proposal> {
+pub(super) fn carried_out(topic: &Topic<'_>, proposals: &BTreeMap<ResourceKey, Proposal>) -> Vec<Proposal> {
     let answered = proposals.values().filter(|proposal| {
         let was_answered = matches!(proposal.status, ProposalStatus::Accepted | ProposalStatus::Restored);
-        let is_replaced = offers.drafts.iter().any(|offer| offer.proposal.key == proposal.key);
-        was_answered && proposal.kind == ProposalKind::Drift && !is_replaced
+        was_answered && proposal.kind == ProposalKind::Drift
     });
     let after = answered.filter_map(|proposal| {
         let key = &proposal.key;
@@ -677,8 +681,14 @@ fn settled(topic: &Topic<'_>, offers: &Offers, proposal: &Proposal) -> Option<St
     if offers.drafts.iter().any(|offer| offer.proposal.key == *key) || (undecided && offers.standing.contains(key)) {
         return None;
     }
-    // A person's branch stays where it is.
-    if undecided && proposal.status != ProposalStatus::HandsOff && proposal.branch != topic.branch_of(key) {
+    // A person's branch stays where it is. What nobody sees, or nothing else remembers, is asked on until that ends.
+    let is_remembered =
+        topic.prior.get(key).is_some() && !matches!(topic.seen(key), None | Some(Observation::Unknown(_)));
+    if undecided
+        && is_remembered
+        && proposal.status != ProposalStatus::HandsOff
+        && proposal.branch != topic.branch_of(key)
+    {
         return Some("its branch is called otherwise now".to_owned());
     }
     if proposal.status == ProposalStatus::Closed {

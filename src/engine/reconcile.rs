@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::model::{
     AppliedDocument, Approval, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Hold,
     Inventory, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal, ProposalKind, ProposalStatus,
@@ -21,7 +23,7 @@ use crate::store::Scope;
 use super::apply::Applied;
 use super::attempts::{self, Heads};
 use super::circuits::Circuits;
-use super::decide::{self, Evidence, Removal};
+use super::decide::{self, Advertised, Evidence, Removal};
 use super::desired::{Loaded, Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
 use super::holds::{self, Lineage};
@@ -121,6 +123,8 @@ impl<'a> Subject<'a> {
             desired: &reading.desired,
             is_other: news.lineage.departure.is_some(),
             is_empty: reading.files == 0,
+            vanished_elsewhere: news.vanished_elsewhere,
+            at: news.at,
             let_go: &news.let_go,
         };
         beside(|| decide::read_proposals(known, evidence)).map_err(|error| unreadable(self.tenant, error))
@@ -147,6 +151,10 @@ struct News {
     /// The commits since the last pass. Those of another source or history are not heard: they may have been heard before.
     commits: Vec<CommitInfo>,
     let_go: Vec<Removal>,
+    /// How many branches of other tenants' proposals vanished from the same repository.
+    vanished_elsewhere: usize,
+    /// When it was heard.
+    at: DateTime<Utc>,
 }
 
 /// What a preview is of.
@@ -331,7 +339,7 @@ impl Engine {
                 decisions.approvals = approvals(&memory, &news);
                 decisions.prune_holds = holds::prune_holds(&memory, reading.files, news.lineage.departure);
                 let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
-                desired = sagas::undo(desired, &memory.sagas, heads, &mut decisions);
+                desired = sagas::undo(desired, &memory.sagas, heads, &memory.inventory, &mut decisions);
                 decisions
             }
         };
@@ -452,7 +460,7 @@ impl Engine {
         let planned_at = self.clock.now();
         decisions.not_now = attempts::not_now(&memory.attempts, heads, planned_at);
         let decided = decisions.clone();
-        let desired = sagas::undo(desired, &memory.sagas, heads, &mut decisions);
+        let desired = sagas::undo(desired, &memory.sagas, heads, &memory.inventory, &mut decisions);
         self.remember_source(lease, spec, &memory, &decisions, &desired).await?;
 
         // observe, plan, gate
@@ -516,7 +524,7 @@ impl Engine {
         };
         let offers = self.offers(&topic, &memory.proposals, workspace);
         let expected = offers.troubles.clone();
-        let answers = propose::carried_out(&topic, &memory.proposals, &offers);
+        let answers = propose::carried_out(&topic, &memory.proposals);
 
         // record
         let mut attempts = attempts::after(&memory.attempts, &plan, &applied, heads, self.clock.now());
@@ -689,8 +697,11 @@ impl Engine {
             |about: &About| about.platform == subject.in_force.platform.id && about.kind == ProposalKind::Missing;
         let said_gone: BTreeSet<ResourceKey> =
             commits.iter().filter_map(About::of).filter(is_removal).map(|about| about.key).collect();
-        let is_asked =
-            |key: &ResourceKey| memory.proposals.get(key).is_some_and(|known| known.kind == ProposalKind::Missing);
+        // One that is over says nothing any more, though its branch may still be out and be merged.
+        let is_asked = |key: &ResourceKey| {
+            let known = memory.proposals.get(key);
+            known.is_some_and(|known| known.kind == ProposalKind::Missing && known.status != ProposalStatus::Closed)
+        };
         let mut let_go = Vec::new();
         for record in memory.inventory.unwanted(desired) {
             if is_asked(&record.key) || !decide::is_removed(&record.key, subject.spec, desired) {
@@ -700,7 +711,31 @@ impl Engine {
                 let_go.push(Removal { key: record.key.clone(), file: record.file.clone(), at: self.clock.now() });
             }
         }
-        Ok(News { lineage, commits, let_go })
+        let vanished_elsewhere = self.vanished_elsewhere(subject, source, memory).await?;
+        Ok(News { lineage, commits, let_go, vanished_elsewhere, at: self.clock.now() })
+    }
+
+    /// How many branches of other tenants' proposals vanished from the repository, where one of this tenant's did.
+    async fn vanished_elsewhere(
+        &self,
+        subject: Subject<'_>,
+        source: &Source,
+        memory: &Memory,
+    ) -> Result<usize, EngineError> {
+        let Subject { in_force, tenant, spec } = subject;
+        let url = &spec.repository.url;
+        let shares = |(other, theirs): (&String, &TenantSpec)| other != tenant && theirs.repository.url == *url;
+        let any_is_gone = memory.proposals.values().any(|proposal| decide::has_vanished(proposal, &source.refs));
+        if !any_is_gone || !in_force.platform.tenants.iter().any(shares) {
+            return Ok(0);
+        }
+        let all = self.store.read(Scope::Platform).await?.proposals().await?;
+        let others = all.into_values().filter(|proposal| proposal.key.tenant != tenant && proposal.url == *url);
+        let now = self.clock.now();
+        let since = memory.state.as_ref().map_or(now, |state| state.updated_at);
+        let evidence = Advertised { refs: &source.refs, mirror: &source.mirror, since, now };
+        beside(|| decide::vanished_elsewhere(&memory.proposals, others, evidence))
+            .map_err(|error| unreadable(tenant, error))
     }
 
     /// What was decided elsewhere than in proposals and commits.

@@ -143,7 +143,24 @@ impl Engine {
             };
             written.recorded.push((settle.key().clone(), reason));
         }
+        let safer = self.kept_safer(pass, &written.changes);
+        written.changes.records.extend(safer);
         Ok(())
+    }
+
+    /// The records, of what this pass neither did nor settled, that git asks to keep safer than they say: a later commit,
+    /// in which the document is gone, finds what was said before it (R7).
+    fn kept_safer(&self, pass: &Pass<'_>, changes: &Changes) -> Vec<Record> {
+        let written: BTreeSet<&ResourceKey> =
+            changes.records.iter().map(|record| &record.key).chain(&changes.forgotten).collect();
+        let wanted = keys_in_scope(pass).filter_map(|key| pass.desired.resources.get(&key));
+        let kept = wanted.filter(|resource| !written.contains(&resource.key)).filter_map(|resource| {
+            let record = pass.prior.get(&resource.key).filter(|record| !record.retained)?;
+            let annotations = record.annotations.kept_safer_by(&resource.annotations, resource.key.kind);
+            let is_safer = annotations != record.annotations;
+            is_safer.then(|| Record { annotations, updated_at: self.clock.now(), ..record.clone() })
+        });
+        kept.collect()
     }
 
     /// The record of an object after a step, for writing.

@@ -123,7 +123,7 @@ impl Engine {
                 let heads = Heads { tenant: &commit, platform: platform.commit.as_ref() };
                 let sagas: Sagas = sagas.into_iter().map(|saga| (saga.environment.clone(), saga)).collect();
                 let Reread { desired, sources } = desired;
-                Reread { desired: sagas::undo(desired, &sagas, heads, &mut decisions), sources }
+                Reread { desired: sagas::undo(desired, &sagas, heads, &inventory, &mut decisions), sources }
             }
             false => {
                 // Another commit begins anew what failed, and may approve what was held.

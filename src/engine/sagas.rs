@@ -15,8 +15,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::model::{
-    Action, Attempt, Change, Decisions, DesiredState, EventKind, Failure, Hold, Inventory, Lease, OnFailure, Part,
-    Plan, ProposedField, Reason, Record, Resource, ResourceKey, Saga, Step,
+    Action, Attempt, Change, Decisions, DesiredState, EventKind, Failure, Fields, Hold, Inventory, Lease, OnFailure,
+    Part, Plan, ProposedField, Reason, Record, Resource, ResourceKey, Saga, Step,
 };
 use crate::store::{Scope, Store, StoreError};
 
@@ -38,6 +38,7 @@ pub(super) fn undo(
     desired: Arc<DesiredState>,
     sagas: &Sagas,
     heads: Heads<'_>,
+    prior: &Inventory,
     decisions: &mut Decisions,
 ) -> Arc<DesiredState> {
     if undone(sagas, heads).next().is_none() {
@@ -52,11 +53,17 @@ pub(super) fn undo(
             decisions.open.remove(key);
             match &part.former {
                 Some(former) => {
+                    if decisions.accepted.contains(key) {
+                        // What is live was accepted, and nobody asked for what was before it: it stays for now.
+                        let accepted = decisions.lifted.remove(key).unwrap_or_default();
+                        decisions.ignored.entry(key.clone()).or_default().extend(accepted);
+                    }
                     let said = [decisions.lifted.get_mut(key), decisions.ignored.get_mut(key)];
                     for field in said.into_iter().flatten().flatten() {
                         field.git = former.applied.0.get(&field.path).cloned();
                     }
-                    wanted.resources.insert(key.clone(), Arc::new(as_before(now, former)));
+                    let record = prior.get(key).unwrap_or(former);
+                    wanted.resources.insert(key.clone(), Arc::new(as_before(now, part, former, record)));
                     decisions.lifted.entry(key.clone()).or_default().extend(half_done(part, former));
                     decisions.unmanaged_before.insert(key.clone(), unmanaged_before(part, former));
                 }
@@ -93,13 +100,13 @@ fn sentence(key: &ResourceKey, failure: &Failure) -> String {
     )
 }
 
-/// A resource as it was applied before, where git has it now.
-fn as_before(now: &Resource, former: &Record) -> Resource {
+/// A resource as it was applied before, where git has it now; `record` is how it is known now.
+fn as_before(now: &Resource, part: &Part, former: &Record, record: &Record) -> Resource {
     Resource {
         key: now.key.clone(),
         provider: former.provider.clone(),
-        fields: former.applied.clone(),
-        annotations: former.annotations.clone(),
+        fields: fields_before(part, former, record),
+        annotations: former.annotations.kept_safer_by(&now.annotations, now.key.kind),
         labels: now.labels.clone(),
         depends_on: former.depends_on.clone(),
         origin: now.origin.clone(),
@@ -108,6 +115,19 @@ fn as_before(now: &Resource, former: &Record) -> Resource {
             false => Arc::new(former.document.value()),
         },
     }
+}
+
+/// What the change did goes back to what was applied before; what was settled beside it, as what a person accepted is, was
+/// not its doing and stays.
+fn fields_before(part: &Part, former: &Record, record: &Record) -> Fields {
+    let mut fields = record.applied.clone();
+    for Change { path, .. } in &part.changes {
+        match former.applied.0.get(path) {
+            Some(value) => fields.0.insert(path.clone(), value.clone()),
+            None => fields.0.remove(path),
+        };
+    }
+    fields
 }
 
 /// What a step that failed may have done already: it is put back where live is just that.

@@ -233,6 +233,9 @@ pub struct Proposal {
     /// and once it is there the question is about what it says then.
     #[serde(default)]
     pub elsewhere: bool,
+    /// When its branch was last seen gone among so many that none was taken for an answer (R14).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vanished_at: Option<DateTime<Utc>>,
     /// Whether what it should be could not be shown at the last try; the message says why.
     #[serde(default)]
     pub failed: bool,
@@ -262,6 +265,7 @@ impl Proposal {
             silenced: Vec::new(),
             status: ProposalStatus::Pending,
             elsewhere: false,
+            vanished_at: None,
             failed: false,
             message: String::new(),
             diff: String::new(),
@@ -285,6 +289,9 @@ pub struct Decisions {
     pub open: BTreeMap<ResourceKey, Vec<ProposedField>>,
     /// Decided proposals whose fields may now be applied, if live is still what the person saw.
     pub lifted: BTreeMap<ResourceKey, Vec<ProposedField>>,
+    /// Of those, where what is live was accepted; the others ask for git's value.
+    #[serde(default)]
+    pub accepted: BTreeSet<ResourceKey>,
     /// Differences to be left alone while they stay as they are (`onClose: ignore`).
     pub ignored: BTreeMap<ResourceKey, Vec<ProposedField>>,
     /// Proposals to remove the document of a missing object that were decided against: recreation still needs R8's

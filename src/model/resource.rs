@@ -35,6 +35,17 @@ pub enum Deletion {
     Retain,
 }
 
+impl Deletion {
+    /// How much has to happen before an object is gone: more is safer.
+    pub const fn safety(self) -> u8 {
+        match self {
+            Deletion::Delete => 0,
+            Deletion::Retain => 1,
+            Deletion::Protect => 2,
+        }
+    }
+}
+
 /// `plumb.dev/on-failure`: what becomes of a change that fails for good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -70,6 +81,17 @@ impl Annotations {
     /// The deletion policy in force: kinds that hold data are protected unless they say otherwise.
     pub fn deletion_of(&self, kind: Kind) -> Deletion {
         self.deletion.unwrap_or(if kind.info().data_bearing { Deletion::Protect } else { Deletion::Delete })
+    }
+
+    /// These, of an object of `kind`, with what `newer` says to keep it safer: a word that protects holds from the commit
+    /// that says it, whatever else of that commit has to wait (R7).
+    pub fn kept_safer_by(&self, newer: &Self, kind: Kind) -> Self {
+        let is_safer = newer.deletion_of(kind).safety() > self.deletion_of(kind).safety();
+        Self {
+            deletion: if is_safer { newer.deletion } else { self.deletion },
+            suspend: self.suspend || newer.suspend,
+            ..self.clone()
+        }
     }
 
     /// Whether drift of `path` is not looked at.

@@ -190,6 +190,11 @@ fn base_of<'a>(path: &FieldPath, record: Option<&'a Record>, mark: &'a Mark) -> 
     }
 }
 
+/// Whether git says of a field what it said when it was applied last.
+pub(super) fn is_settled_in_git(path: &FieldPath, resource: &Resource, record: Option<&Record>, mark: &Mark) -> bool {
+    settled_in_git(resource.fields.0.get(path), &base_of(path, record, mark))
+}
+
 fn settled_in_git(git: Option<&Value>, base: &Base<'_>) -> bool {
     match base {
         Base::Known { applied, .. } => git == *applied,

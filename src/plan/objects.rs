@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{
-    Action, ApprovalKind, Blocked, Change, Deletion, Drift, DriftMode, DriftedField, Expect, FieldHash, FieldPath,
-    Fields, Live, Mark, ObjectId, Observation, Ownership, PlanScope, ProposedField, Reason, Record, Resource,
-    ResourceKey, Settle, Step, Unknown,
+    Action, Annotations, ApprovalKind, Blocked, Change, Deletion, Drift, DriftMode, DriftedField, Expect, FieldHash,
+    FieldPath, Fields, Live, Mark, ObjectId, Observation, Ownership, PlanScope, ProposedField, Reason, Record,
+    Resource, ResourceKey, Settle, Step, Unknown,
 };
 
 use super::compare::{self, Comparison, Verdicts};
@@ -363,7 +363,9 @@ impl Draft<'_> {
         };
         step.action = Action::Replace;
         step.destructive.insert(0, format!("deletes {} and makes it again", step.object_name));
-        let allowed = record.is_some_and(|record| record.annotations.deletion_of(key.kind) == Deletion::Delete);
+        let allows = |annotations: &Annotations| annotations.deletion_of(key.kind) == Deletion::Delete;
+        // What the same commit takes back is not allowed either (R7).
+        let allowed = record.is_some_and(|record| allows(&record.annotations)) && allows(&resource.annotations);
         if key.kind.info().data_bearing && !allowed {
             let message = format!(
                 "{fields} can only change by deleting the object and its data. If that is meant: commit the annotation \
@@ -382,6 +384,21 @@ impl Draft<'_> {
             }
             None => {
                 comparison.held.clear();
+                if key.kind.info().data_bearing && !git_moved(&step, resource, record, mark) {
+                    // Whoever wanted git's value back saw a value, and not that the data goes with it (R7).
+                    let message = format!(
+                        "{fields} was changed behind git's back, and can only go back by deleting {} with its data; to \
+                         keep it, commit the live value",
+                        step.object_name
+                    );
+                    let held = Held {
+                        reason: Reason::ReplaceProtected,
+                        message,
+                        approval: ApprovalKind::Deletes,
+                        by_id: true,
+                    };
+                    self.held_steps.insert(key.clone(), held);
+                }
                 self.plan.steps.push(step);
             }
         }
@@ -495,6 +512,13 @@ fn immutable_changes(step: &Step) -> Option<String> {
         .map(FieldPath::as_str)
         .collect();
     (!fields.is_empty()).then(|| fields.join(", "))
+}
+
+/// Whether git asks for a change of any field that cannot be changed in place, rather than live having moved alone.
+fn git_moved(step: &Step, resource: &Resource, record: Option<&Record>, mark: &Mark) -> bool {
+    let info = step.key.kind.info();
+    let mut fields = step.changes.iter().map(|change| &change.path).filter(|path| info.is_immutable(path));
+    fields.any(|path| !compare::is_settled_in_git(path, resource, record, mark))
 }
 
 fn rotate_hash(value: &str) -> FieldHash {

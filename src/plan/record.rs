@@ -86,17 +86,8 @@ pub(super) fn annotations_after(resource: &Resource, prior: Option<&Record>, den
         .into_iter()
         .map(|deletion| deletion.filter(|deletion| *deletion != Deletion::Delete))
         .map(|deletion| Annotations { deletion, ..annotations.clone() })
-        .max_by_key(|said| safety(said.deletion_of(resource.key.kind)));
+        .max_by_key(|said| said.deletion_of(resource.key.kind).safety());
     safest.unwrap_or(annotations)
-}
-
-/// How much has to happen before an object is gone.
-fn safety(deletion: Deletion) -> u8 {
-    match deletion {
-        Deletion::Delete => 0,
-        Deletion::Retain => 1,
-        Deletion::Protect => 2,
-    }
 }
 
 /// The record of `resource` after it was applied or settled; `live` is what was read back. A record that was forgotten

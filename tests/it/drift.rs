@@ -1,10 +1,10 @@
 //! Drift is a conversation in git: every way to open, decide and end one, on real repositories and real files.
 
 use plumb::engine::Width;
-use plumb::model::{ConditionType, EventKind, ExecutionOutcome, ProposalKind, ProposalStatus, Reason};
+use plumb::model::{Ask, ConditionType, EventKind, ExecutionOutcome, ProposalKind, ProposalStatus, Reason, Trigger};
 
 use crate::harness::git::MergeHow;
-use crate::harness::world::World;
+use crate::harness::world::{World, number_in, run_sql};
 
 pub const ORDERS: &str = "checkout/staging/Database/orders";
 pub const MANIFEST: &str = "environments/staging/orders.yaml";
@@ -763,6 +763,63 @@ async fn r14_three_branches_that_vanish_at_once_are_three_decisions() {
         assert_eq!(world.number("staging", name, VERSION).await, 1);
     }
     assert!(drift_branches(&world).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_branches_of_two_tenants_that_vanish_at_once_from_one_repository_are_pushed_again() {
+    let world = World::with_files().await;
+    let url = world.tenant.url();
+    let tenant = |name: &str, path: &str| {
+        format!(
+            "apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  repository: {{url: \"{url}\", \
+             path: {path}}}\n  environments: [staging]\n  providers: [files]\n"
+        )
+    };
+    let both = format!("{}---\n{}", tenant(&world.name, "one"), tenant("other", "two"));
+    world.platform.write("tenants.yaml", both);
+    world.platform.commit("Two tenants of one repository");
+    let names = ["a", "b", "c"];
+    for (folder, name) in ["one", "two"].into_iter().flat_map(|folder| names.map(|name| (folder, name))) {
+        let text = format!(
+            "apiVersion: plumb.dev/v1\nkind: Database\nmetadata:\n  name: {name}\n  environment: staging\n  labels: {{owner: \
+             team-checkout}}\nspec:\n  userVersion: 1\n"
+        );
+        world.tenant.write(&format!("{folder}/environments/staging/{name}.yaml"), text);
+    }
+    world.tenant.commit("Three each");
+    let look = async |tenant: &str| {
+        let ask = Ask { trigger: Trigger::CommandLine, width: Width::Deep };
+        world.engine().reconcile(&world.in_force().await, tenant, ask).await.unwrap()
+    };
+    let version = async |tenant: &str, name: &str| {
+        let file = world.databases().join(format!("{tenant}_staging_{name}.db"));
+        number_in(&file, VERSION).await
+    };
+    for tenant in [&*world.name, "other"] {
+        look(tenant).await;
+        for name in names {
+            run_sql(&world.databases().join(format!("{tenant}_staging_{name}.db")), "PRAGMA user_version = 5").await;
+        }
+        look(tenant).await;
+    }
+    let branches = drift_branches(&world);
+    assert_eq!(branches.len(), 6);
+    for branch in &branches {
+        world.tenant.delete_branch(branch);
+    }
+    // Each has lost but three, and the first look pushes its own again.
+    for tenant in [&*world.name, "other", &*world.name, "other"] {
+        assert_eq!(look(tenant).await.done, 0, "{tenant}: an accident restores nothing");
+        for name in names {
+            assert_eq!(version(tenant, name).await, 5, "{tenant}");
+        }
+    }
+    assert_eq!(drift_branches(&world), branches);
+    // What goes after that was meant.
+    for branch in branches.iter().filter(|branch| branch.contains("/other/")).take(2) {
+        world.tenant.delete_branch(branch);
+    }
+    assert_eq!(look("other").await.done, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -439,3 +439,21 @@ async fn an_amended_proposal_that_is_merged_answers_all_of_it() {
     world.in_sync().await;
     assert!(world.proposal(ORDERS).await.is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_another_path_does_not_end_the_only_memory_of_lost_data() {
+    let world = gone_and_forgotten().await;
+    // A folder in which the document is not, or not yet.
+    world.tenant.write("later/README.md", "Documents come here");
+    world
+        .tenant
+        .write("later/environments/staging/other.yaml", world.tenant.show("main:environments/staging/other.yaml"));
+    world.tenant.commit("Make room");
+    world.read_from("path: later");
+    for _ in 0..2 {
+        world.apply().await;
+    }
+    world.read_from("path: .");
+    is_not_made_again(&world).await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().kind, ProposalKind::Missing);
+}

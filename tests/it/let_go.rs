@@ -5,7 +5,7 @@ use plumb::model::{ApprovalKind, ProposalKind, ProposalStatus, Reason};
 use crate::answers::gone_and_forgotten;
 use crate::drift::{BRANCH, MANIFEST, ORDERS, world_with};
 use crate::harness::git::MergeHow;
-use crate::harness::world::{World, held};
+use crate::harness::world::{World, held, unseen};
 use crate::histories::{
     amend_on_the_branch, is_not_made_again, lose_orders, merge_and_revert, note_on_the_branch, rewrite_to, world_of_two,
 };
@@ -103,6 +103,40 @@ async fn r7_a_removal_that_is_merged_after_its_question_has_ended_deletes_nothin
     is_kept_until_approved(&world).await;
     world.in_sync().await;
     assert!(world.proposal(ORDERS).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_removal_that_is_merged_after_its_question_has_ended_deletes_nothing_where_its_branch_stayed() {
+    let world = world_of_two("plumb.dev/deletion: delete").await;
+    let away = lose_orders(&world).await;
+    world.tenant.remote_git(&["config", "receive.denyDeletes", "true"]);
+    std::fs::rename(&away, world.file("staging", "orders")).unwrap();
+    world.apply().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Closed);
+    assert!(world.tenant.branches().contains(&BRANCH.to_owned()), "it could not be deleted");
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    is_kept_until_approved(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_what_was_gone_before_nobody_could_look_does_not_let_it_be_deleted_when_it_came_back() {
+    let world = world_of_two("plumb.dev/deletion: delete, plumb.dev/drift: observe").await;
+    let away = world.data().join("away.db");
+    std::fs::rename(world.file("staging", "orders"), &away).unwrap();
+    world.apply().await;
+    assert!(world.proposal(ORDERS).await.is_none(), "it is only observed");
+    // Nobody answers while it is brought back.
+    let folder = world.data().join("elsewhere");
+    std::fs::rename(world.databases(), &folder).unwrap();
+    std::fs::write(world.databases(), "no folder").unwrap();
+    let report = world.apply().await;
+    assert!(unseen(&report.plan, ORDERS).is_some(), "{:#?}", report.plan);
+    std::fs::remove_file(world.databases()).unwrap();
+    std::fs::rename(&folder, world.databases()).unwrap();
+    std::fs::rename(&away, world.file("staging", "orders")).unwrap();
+    world.tenant.remove(MANIFEST);
+    world.tenant.commit("Let go of it then");
+    is_kept_until_approved(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

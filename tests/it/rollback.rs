@@ -6,11 +6,13 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use plumb::engine::view::{self, AttentionKind, DeadLetterView, LetterState};
 use plumb::managers::ManagerError;
-use plumb::model::{ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason, Saga};
+use plumb::model::{ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, ProposalStatus, Reason, Saga};
 use plumb::store::Scope;
 
+use crate::drift::BRANCH;
 use crate::harness::clock::SetClock;
 use crate::harness::faulty::Faults;
+use crate::harness::git::MergeHow;
 use crate::harness::world::{FILES, World, held, held_message, parse, unseen};
 
 const ROLLBACK: &str = "plumb.dev/on-failure: rollback";
@@ -515,6 +517,54 @@ async fn a_field_that_nobody_managed_is_undone_to_what_it_was_live_and_is_nobody
     world.tenant.commit("Want version 2 of carts alone");
     world.in_sync().await;
     assert_eq!(versions(&world).await, [42, 2, 2]);
+}
+
+/// Orders, which go together with carts, with a change made by hand that was asked about.
+async fn asked_about_orders() -> (World, Arc<Faults>) {
+    let (world, faults) = world_at(1).await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 40").await;
+    world.apply().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    (world, faults)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_with_an_edit_that_fails_is_not_put_back() {
+    let (world, faults) = asked_about_orders().await;
+    world.tenant.merge(BRANCH, MergeHow::Squash);
+    world.tenant.pull();
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "userVersion: 30");
+    world.tenant.commit("Accept it, with another value");
+    world.tenant.delete_branch(BRANCH);
+    faults.fail("orders", refused());
+    for look in 0..3 {
+        world.scheduled().await;
+        assert_eq!(versions(&world).await[0], 40, "look {look}: nobody asked for what was before");
+    }
+    assert!(!world.tenant.branches().contains(&BRANCH.to_owned()), "nobody is asked while it is undone");
+    // What works is applied.
+    faults.mend("orders");
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "userVersion: 31");
+    world.tenant.commit("Another value that works");
+    world.scheduled().await;
+    assert_eq!(versions(&world).await[0], 31);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_beside_a_change_that_fails_stays_accepted() {
+    let (world, faults) = asked_about_orders().await;
+    world.tenant.merge(BRANCH, MergeHow::Squash);
+    world.tenant.delete_branch(BRANCH);
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "userVersion: 40\njournalMode: delete");
+    let carts = "userVersion: 2\ndependsOn: [Database/orders]";
+    world.write_resource("staging", "Database", "carts", ROLLBACK, carts);
+    world.tenant.commit("Accept it, and change more");
+    faults.fail("carts", refused());
+    for look in 0..3 {
+        world.scheduled().await;
+        assert_eq!(versions(&world).await[0], 40, "look {look}: it was accepted");
+    }
+    assert_eq!(held(&world.scheduled().await.plan, CARTS), Some(Reason::RolledBack));
 }
 
 async fn letters(world: &World) -> Vec<DeadLetterView> {

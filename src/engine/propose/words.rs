@@ -81,6 +81,16 @@ pub(super) fn commit_message(drift: &Drift, left_out: &[LeftOut], about: &About)
             }
         }
         text.push_str("\nMerge this to accept the live value. Delete the branch to put git's value back.\n");
+        let info = key.kind.info();
+        let fixed = drift.fields.iter().map(|field| &field.path).filter(|path| info.is_immutable(path));
+        for path in fixed.filter(|_| info.data_bearing) {
+            let path = spoken_path(path);
+            let _ = write!(
+                text,
+                "\n{path} can only go back by deleting the object with its data, which waits for an\n\
+                 approval of that: deleting this branch alone does not do it.\n"
+            );
+        }
     }
     let _ = write!(text, "\n{about}");
     text

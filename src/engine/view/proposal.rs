@@ -84,6 +84,7 @@ pub(super) fn view(facts: &Facts, proposal: &Proposal, now: DateTime<Utc>) -> Pr
         silenced: _,
         status,
         elsewhere: _,
+        vanished_at: _,
         failed: _,
         message,
         diff,

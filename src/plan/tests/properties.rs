@@ -9,8 +9,8 @@ use proptest::test_runner::TestRunner;
 use super::random::recipe;
 use super::world::World;
 use crate::model::{
-    Action, ApprovalKind, Deletion, DriftMode, FieldHash, Live, Mark, Observation, Ownership, Plan, PlanScope, Reason,
-    ResourceKey, Settle, Step,
+    Action, ApprovalKind, Blocked, Deletion, DriftMode, FieldHash, Live, Mark, Observation, Ownership, Plan, PlanScope, Reason,
+    ResourceKey, Settle, Step, Unknown,
 };
 
 /// The mark on an object, when it is ours.
@@ -169,7 +169,11 @@ proptest! {
                         prop_assert!(live.unknown_at(&change.path).is_none(), "{:?}", step);
                     }
                     if step.action == Action::Replace {
-                        // What is made again has git's values throughout.
+                        // What is made again has git's values throughout, so nothing that mattered may be unknown.
+                        let is_about_it = |(key, _): &(ResourceKey, Unknown)| *key == step.key;
+                        prop_assert!(!plan.unknown.iter().any(is_about_it), "{:?}", step);
+                        let is_blocked = |blocked: &Blocked| blocked.key == step.key && blocked.step.is_none();
+                        prop_assert!(!plan.blocked.iter().any(is_blocked), "{:?}", step);
                         continue;
                     }
                     let before = match &live.ownership {

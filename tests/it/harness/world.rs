@@ -459,13 +459,18 @@ impl World {
 
     /// One number that SQL gives in a live database file.
     pub async fn number(&self, environment: &str, name: &str, sql: &'static str) -> i64 {
-        use sqlx::{Connection, Row};
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.file(environment, name));
-        let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-        let number = sqlx::query(sql).fetch_one(&mut connection).await.unwrap().get(0);
-        connection.close().await.unwrap();
-        number
+        number_in(&self.file(environment, name), sql).await
     }
+}
+
+/// One number that SQL gives in an SQLite file.
+pub async fn number_in(file: &Path, sql: &'static str) -> i64 {
+    use sqlx::{Connection, Row};
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    let number = sqlx::query(sql).fetch_one(&mut connection).await.unwrap().get(0);
+    connection.close().await.unwrap();
+    number
 }
 
 /// Runs SQL in an SQLite file.

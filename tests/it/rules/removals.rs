@@ -295,6 +295,83 @@ async fn r7_a_replacement_is_protected_like_a_deletion() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r7_a_permission_that_the_same_commit_takes_back_replaces_nothing() {
+    for said in ["plumb.dev/deletion: protect", "plumb.dev/deletion: retain", ""] {
+        let world = world_with(&["orders", "payments"], DELETE).await;
+        world.write_resource("staging", "Database", "orders", said, "userVersion: 1\npageSize: 8192");
+        world.tenant.commit("Larger pages, and keep what is there");
+        for _ in 0..2 {
+            let report = world.apply().await;
+            assert_eq!(held(&report.plan, ORDERS), Some(Reason::ReplaceProtected), "{said:?}");
+            assert_eq!(world.number("staging", "orders", "PRAGMA page_size").await, 4096);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_word_that_protects_holds_though_the_change_it_came_with_waits() {
+    for (said, kept) in [
+        ("plumb.dev/deletion: protect", Some(Reason::DeletionProtected)),
+        ("plumb.dev/deletion: retain", None),
+        ("plumb.dev/deletion: delete, plumb.dev/suspend: \"true\"", Some(Reason::Suspended)),
+    ] {
+        let world = world_with(&EIGHT, DELETE).await;
+        world.write_platform(
+            "id: test-platform\nwindows: [{mode: deny, environments: [staging], schedule: \"* * * * *\", duration: 24h}]",
+        );
+        world.platform.commit("Touch nothing");
+        world.write_resource("staging", "Database", "a", said, "userVersion: 2");
+        world.tenant.commit("Keep it, and change it");
+        world.apply().await;
+        assert_eq!(world.number("staging", "a", VERSION).await, 1, "the window is closed");
+        world.write_platform("id: test-platform");
+        world.platform.commit("Go on");
+        remove(&world, &["a"]);
+        world.tenant.commit("Remove its document");
+        for look in 0..2 {
+            let report = world.apply().await;
+            assert!(world.file("staging", "a").exists(), "{said}, look {look}: deleted though git said to keep it");
+            assert_eq!(held(&report.plan, &key("a")), kept, "{said}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_what_can_only_go_back_by_deleting_data_waits_for_an_approval() {
+    for drift in ["propose", "revert"] {
+        let world = world_with(&["orders", "payments"], &format!("{DELETE}, plumb.dev/drift: {drift}")).await;
+        world.write_resource(
+            "staging",
+            "Database",
+            "orders",
+            &format!("{DELETE}, plumb.dev/drift: {drift}"),
+            "userVersion: 1\npageSize: 4096",
+        );
+        world.tenant.commit("Say how large pages are");
+        world.in_sync().await;
+        world.by_hand("staging", "orders", "PRAGMA page_size = 8192; VACUUM; CREATE TABLE precious (id INTEGER)").await;
+        world.apply().await;
+        if drift == "propose" {
+            let branch = "plumb/drift/staging/database-orders";
+            world.tenant.git(&["fetch", "origin"]);
+            let said = world.tenant.git(&["log", "-1", "--format=%B", &format!("origin/{branch}")]);
+            assert!(said.contains("deleting the object with its data"), "{said}");
+            world.tenant.delete_branch(branch);
+        }
+        for look in 0..2 {
+            let report = world.apply().await;
+            assert_eq!(held(&report.plan, ORDERS), Some(Reason::ReplaceProtected), "{drift}, look {look}");
+            assert_eq!(world.number("staging", "orders", "SELECT count(*) FROM precious").await, 0, "{drift}");
+        }
+        let plan = world.apply().await.plan.id;
+        world.approve(ApprovalKind::Deletes, &plan);
+        assert_eq!(world.apply().await.done, 1, "{drift}");
+        assert_eq!(world.number("staging", "orders", "PRAGMA page_size").await, 4096);
+        world.in_sync().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r9_an_unreadable_manifest_stops_all_prunes_and_nothing_else() {
     let world = world_with(&["going", "broken", "changed"], DELETE).await;
     remove(&world, &["going"]);

@@ -1,8 +1,8 @@
 //! Runs a plan's steps: in parallel as the graph allows, within each provider's and the tenant's limits. Decides
 //! nothing; a failed step blocks only its dependents.
 //!
-//! What always holds: no step begins once the lease may have ended, or while its environment's windows are closed, however
-//! long it has waited for room.
+//! What always holds: no step begins once the lease may have ended or the process is told to stop, or while its
+//! environment's windows are closed, however long it has waited for room.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -35,7 +35,7 @@ pub(super) struct Applied {
     pub failed: BTreeMap<ResourceKey, ManagerError>,
     /// Not tried, since a step they depend on failed; with the key of that step.
     pub skipped: BTreeMap<ResourceKey, ResourceKey>,
-    /// Not begun, with why: a window has closed, a newer commit is there, or the lease may have ended.
+    /// Not begun, with why: a window has closed, a newer commit is there, the process stops, or the lease may have ended.
     pub put_off: BTreeMap<ResourceKey, Hold>,
     /// Done, and not seen since: their provider did not answer when they were read back. They are not recorded yet.
     pub unread: BTreeMap<ResourceKey, Unknown>,
@@ -88,16 +88,28 @@ impl<'a> Gate<'a> {
         closed.get(environment).cloned()
     }
 
+    /// Why nothing passes any more once the process is told to stop.
+    fn stops(&self) -> Option<Hold> {
+        (self.held.going() == Going::Stopping).then(|| Hold::by(Reason::Pending, self.ended_early()))
+    }
+
+    /// Why the look begins nothing more.
+    fn ended_early(&self) -> &'static str {
+        match self.held.going() {
+            Going::Stopping => "the process that looked was told to stop; the next look goes on at once",
+            Going::On | Going::Superseded | Going::Lost => "this look ended early, and the next one goes on",
+        }
+    }
+
     /// Why a step that was not begun was not.
     fn verdict(&self, step: &Step) -> Hold {
-        let ended_early = || Hold::by(Reason::Pending, "not begun: this look ended early, and the next one goes on");
-        self.closes(step).unwrap_or_else(ended_early)
+        self.closes(step).unwrap_or_else(|| Hold::by(Reason::Pending, format!("not begun: {}", self.ended_early())))
     }
 }
 
 impl Engine {
-    /// Applies every step of `plan`, at most `width` at once, for as long as the lease is held, no newer commit is there,
-    /// and windows are open.
+    /// Applies every step of `plan`, at most `width` at once, for as long as the lease is held, nobody says stop, no newer
+    /// commit is there, and windows are open.
     pub(super) async fn apply(
         &self,
         platform: &Platform,
@@ -154,7 +166,7 @@ impl Engine {
             let written = meanwhile(write_ahead(timeline, held), &mut running, &mut arrived).await;
             for (step, manager, slot) in beginning {
                 // To write it down may have taken long, where the database was away.
-                match (&written, gate.closes(step)) {
+                match (&written, gate.closes(step).or_else(|| gate.stops())) {
                     (Ok(()), None) => running.push(self.take_step(platform, step, manager, slot, held).boxed()),
                     (Ok(()), Some(Hold { reason, message, .. })) => {
                         let (action, message) = (step.action, format!("not begun: {message}"));
@@ -173,6 +185,12 @@ impl Engine {
             if *reason == Reason::WindowClosed {
                 timeline.note_of(key, EventKind::Blocked { reason: *reason, message: message.clone() });
             }
+        }
+        if applied.was_cut_short() && held.going() == Going::Stopping {
+            // Of all at once: what is left of a long push is much.
+            let left = applied.put_off.values().filter(|hold| hold.reason == Reason::Pending).count();
+            let message = format!("{} not begun: {}", steps(left), gate.ended_early());
+            timeline.note(EventKind::Blocked { reason: Reason::Pending, message });
         }
         applied
     }
@@ -348,6 +366,11 @@ fn note_end(
             applied.failed.insert(key, error);
         }
     }
+}
+
+/// So many steps, as a sentence begins.
+fn steps(number: usize) -> String {
+    if number == 1 { "1 step was".to_owned() } else { format!("{number} steps were") }
 }
 
 /// How long a step waits for the others of its process before it looks whether it may go on waiting.

@@ -1,13 +1,14 @@
 //! Keeping a lease: signs of life while a look is under way, and whether the look may go on.
 //!
 //! What always holds: no step is begun after the lease may have ended, by this process's own steady clock, which runs on
-//! while the process is stopped. A step that was begun before is finished; the target is checked under a lock by its
+//! while the process is paused, nor once the process is told to stop. A step that was begun before is finished; the target is checked under a lock by its
 //! manager (R13), and the store takes no more writes under a lease that another replica has by now.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,6 +30,8 @@ pub(super) enum Going {
     On,
     /// A newer commit is there: what is not begun yet is left to its look.
     Superseded,
+    /// This process is told to stop: what is not begun yet is left to whoever claims the tenant next.
+    Stopping,
     /// Another replica may have the tenant.
     Lost,
 }
@@ -37,6 +40,7 @@ pub(super) enum Going {
 pub(super) struct Held {
     lease: Lease,
     life: Arc<Life>,
+    stopped: watch::Receiver<bool>,
     slots: Slots,
     _beats: AbortOnDropHandle<()>,
 }
@@ -66,8 +70,15 @@ struct News {
 }
 
 impl Held {
-    /// Keeps the lease of `claim`, of this length, that was claimed at `claimed` or later.
-    pub(super) fn keep(store: Arc<dyn Store>, claim: &Claim, length: Duration, claimed: Instant) -> Self {
+    /// Keeps the lease of `claim`, of this length, that was claimed at `claimed` or later. `stopped` turns true once its
+    /// look is to begin nothing more.
+    pub(super) fn keep(
+        store: Arc<dyn Store>,
+        claim: &Claim,
+        length: Duration,
+        claimed: Instant,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
         let news = News { newest: claim.news.clone(), ..News::default() };
         let life = Arc::new(Life {
             until: Mutex::new(claimed + length),
@@ -77,7 +88,7 @@ impl Held {
         let lease = claim.lease.clone();
         let slots = Slots::of(Arc::clone(&store), lease.clone());
         let beats = tokio::spawn(beat(store, lease.clone(), length, Arc::clone(&life)));
-        Self { lease, life, slots, _beats: AbortOnDropHandle::new(beats) }
+        Self { lease, life, stopped, slots, _beats: AbortOnDropHandle::new(beats) }
     }
 
     /// What its look takes of its providers' room.
@@ -101,6 +112,9 @@ impl Held {
         }
         if self.life.lost.load(Ordering::Relaxed) {
             return Going::Lost;
+        }
+        if *self.stopped.borrow() {
+            return Going::Stopping;
         }
         if locked(&self.life.news).supersede() { Going::Superseded } else { Going::On }
     }

@@ -57,6 +57,8 @@ pub struct Report {
     pub done: usize,
     /// Something did not work that may work later without a new commit.
     pub wants_retry: bool,
+    /// Its process was told to stop before all was begun: another look goes on with the rest at once.
+    pub was_ended: bool,
     /// How long until something that is held goes on by itself: a step that failed is tried again, a window opens.
     pub next_try: Option<Duration>,
     /// The refs that it was done on.
@@ -257,6 +259,7 @@ impl Engine {
             tenant: tenant.to_owned(),
             execution,
             outcome,
+            was_ended: applied.was_cut_short() && held.going() == Going::Stopping,
             wants_retry: applied.was_cut_short() || !applied.unread.is_empty() || !plan.unknown.is_empty(),
             next_try,
             done: earlier.len() + applied.done.len(),

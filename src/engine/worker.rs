@@ -1,7 +1,8 @@
 //! Claims tenants that are due and looks at them, as many at once as there are slots.
 //!
 //! What always holds: a tenant is looked at under a lease alone; however a look ends, also by a panic, its tenant is
-//! released or its lease runs out; a look that wants to be tried again is, after a wait that doubles.
+//! released or its lease runs out; a look that wants to be tried again is, after a wait that doubles; one that a stop has
+//! ended leaves its tenant due at once, for another replica or the next start.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -69,15 +70,17 @@ impl Engine {
             // A sender that is gone wakes nobody, and the wait goes on by time.
             let _ = tokio::time::timeout(WAIT_FOR_HOLDER, woken.changed()).await;
         };
-        let held = self.hold(&claim, claimed);
+        // Nobody stops it but by ending the process.
+        let (_, never_stopped) = watch::channel(false);
+        let held = self.hold(&claim, claimed, never_stopped);
         // What is in force may have changed while another replica looked.
         let newer = if has_waited { self.in_force().await.ok() } else { None };
         let newer = newer.filter(|newer| newer.platform.tenants.contains_key(tenant));
         self.look_and_release(newer.as_ref().unwrap_or(in_force), claim, held).await
     }
 
-    fn hold(&self, claim: &Claim, claimed: Instant) -> Held {
-        Held::keep(Arc::clone(&self.store), claim, self.settings.lease, claimed)
+    fn hold(&self, claim: &Claim, claimed: Instant, stopped: watch::Receiver<bool>) -> Held {
+        Held::keep(Arc::clone(&self.store), claim, self.settings.lease, claimed, stopped)
     }
 
     /// One look, at the end of which the tenant is released.
@@ -96,10 +99,10 @@ impl Engine {
             EngineError::Task
         });
         let looked = looked.and_then(|looked| looked);
-        let patient = || (patience(&lease.tenant, failures), failures.saturating_add(1));
+        let patient = (patience(&lease.tenant, failures), failures.saturating_add(1));
         let (retry, seen) = match &looked {
-            Ok(report) => (again(report, patient()), Some(name_of(&report.refs))),
-            Err(_) => (Some(patient()), None),
+            Ok(report) => (again(report, failures, patient), Some(name_of(&report.refs))),
+            Err(_) => (Some(patient), None),
         };
         match (self.store.release(&lease, &Release { seen, retry, news }).await, looked) {
             (Ok(()), looked) | (Err(StoreError::LostLease { .. }), looked @ Err(_)) => looked,
@@ -112,9 +115,13 @@ impl Engine {
     }
 }
 
-/// After how long to look again though nobody asks: as soon as something that is held goes on by itself, and `patient`
+/// After how long to look again though nobody asks, with how many failures there were: at once where the look was ended,
+/// which says nothing of what it would have come to; as soon as something that is held goes on by itself; and `patient`
 /// with what may work later. The queue shortens long waits; a look that comes early waits again.
-fn again(report: &Report, patient: (Duration, u32)) -> Option<(Duration, u32)> {
+fn again(report: &Report, before: u32, patient: (Duration, u32)) -> Option<(Duration, u32)> {
+    if report.was_ended {
+        return Some((Duration::ZERO, before));
+    }
     let (patience, failures) = patient;
     match (report.wants_retry, report.next_try) {
         (true, next_try) => Some((next_try.map_or(patience, |wait| wait.min(patience)), failures)),
@@ -137,7 +144,7 @@ impl Worker {
         Self { engine, tasks: JoinSet::new(), error: None }
     }
 
-    /// Works until `stopped` turns true, then lets the looks that are under way end.
+    /// Works until `stopped` turns true; the looks that are under way begin nothing more then, and end.
     pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         let store = Arc::clone(&self.engine.store);
         // It listens before it looks, so that nothing is missed in between.
@@ -145,7 +152,7 @@ impl Worker {
         let mut naps = 0_u32;
         while !*stopped.borrow() {
             woken.mark_unchanged();
-            self.claim_what_is_due().await;
+            self.claim_what_is_due(&stopped).await;
             let is_full = self.tasks.len() >= TENANTS_AT_ONCE;
             let due = match self.error {
                 None => store.until_due().await.ok().flatten(),
@@ -164,7 +171,7 @@ impl Worker {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    async fn claim_what_is_due(&mut self) {
+    async fn claim_what_is_due(&mut self, stopped: &watch::Receiver<bool>) {
         let engine = &self.engine;
         // Whoever cannot read the platform leaves tenants to those who can.
         match engine.in_force().await {
@@ -173,13 +180,13 @@ impl Worker {
             Err(error @ EngineError::NoPlatform { .. }) => return self.error = Some(chain(&error)),
             Err(error) => return self.cannot(&error),
         }
-        while self.tasks.len() < TENANTS_AT_ONCE {
+        while self.tasks.len() < TENANTS_AT_ONCE && !*stopped.borrow() {
             let claimed = Instant::now();
             match engine.store.claim(&engine.settings.replica, engine.settings.lease).await {
                 Ok(Some(claim)) => {
                     self.error = None;
-                    let engine = Arc::clone(engine);
-                    self.tasks.spawn(async move { engine.work(claim, claimed).await });
+                    let (engine, stopped) = (Arc::clone(engine), stopped.clone());
+                    self.tasks.spawn(async move { engine.work(claim, claimed, stopped).await });
                 }
                 Ok(None) => {
                     self.error = None;
@@ -202,9 +209,9 @@ impl Worker {
 
 impl Engine {
     /// Looks at a tenant that was claimed. What is wrong is in its timeline; here it is only logged.
-    async fn work(&self, claim: Claim, claimed: Instant) {
+    async fn work(&self, claim: Claim, claimed: Instant, stopped: watch::Receiver<bool>) {
         let tenant = claim.lease.tenant.clone();
-        let held = self.hold(&claim, claimed);
+        let held = self.hold(&claim, claimed, stopped);
         let in_force = match self.in_force().await {
             Ok(in_force) => in_force,
             Err(error) => {

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use plumb::model::{EventKind, Execution, ProposalStatus, Trigger};
+use plumb::engine::{Ask, Width, view};
+use plumb::model::{
+    Action, ConditionType, Event, EventKind, Execution, ExecutionOutcome, ProposalStatus, Reason, ResourceKey, Trigger,
+};
 use plumb::store::{HistoryFilter, Scope};
 use tokio::sync::mpsc;
 
@@ -278,4 +281,55 @@ async fn all_are_looked_at_where_another_revision_was_in_force_in_between() {
     assert_eq!(looks(&world).await[before].trigger, Trigger::Commit);
     let state = world.store().read(Scope::Platform).await.unwrap().platform().await.unwrap().unwrap();
     assert_eq!(state.commit, newer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_the_step_that_runs_and_leaves_the_rest_due_at_once() {
+    const DATABASES: usize = 5;
+    let mut world = World::with_files().await;
+    world.write_tenant("providers: [files]\nmaxConcurrency: 1");
+    world.platform.commit("One at a time");
+    for number in 0..DATABASES {
+        world.write_database("staging", &format!("r{number}"), "userVersion: 1");
+    }
+    world.tenant.commit("Add them");
+    Running::until(&world, |event| matches!(event.kind, EventKind::StepDone { .. })).await;
+    let created = |events: &[Event]| {
+        let is_it = |event: &&Event| matches!(event.kind, EventKind::StepDone { action: Action::Create, .. });
+        events.iter().filter(is_it).count()
+    };
+    assert_eq!(created(&world.events()), 1);
+    let place = world.store().place(&world.name).await.unwrap().unwrap();
+    assert_eq!((place.holder, place.failures), (None, 0), "it is given back, and has not failed");
+    assert_eq!(place.asked, Some(Ask { trigger: Trigger::Retry, width: Width::Changed }));
+    assert_eq!(world.store().until_due().await.unwrap(), Some(Duration::ZERO), "it is due");
+
+    // It is on record, and said of what is left.
+    let look = looks(&world).await.pop().unwrap();
+    assert_eq!(look.outcome, ExecutionOutcome::Blocked);
+    let filter = HistoryFilter { execution: Some(look.id), limit: 1000, ..HistoryFilter::default() };
+    let events = world.store().read(Scope::Platform).await.unwrap().events(&filter).await.unwrap();
+    let told: Vec<String> = events
+        .iter()
+        .filter(|event| event.key.is_none() && matches!(event.kind, EventKind::Blocked { .. }))
+        .map(|event| view::describe(&event.kind).1)
+        .collect();
+    let said = "not begun: the process that looked was told to stop; the next look goes on at once";
+    assert_eq!(told, [format!("Held: 4 steps were {said}")]);
+    let statuses = world.store().read(Scope::Platform).await.unwrap().statuses().await.unwrap();
+    let pending: Vec<ResourceKey> = statuses
+        .values()
+        .filter(|status| status.condition(ConditionType::Ready).unwrap().reason == Reason::Pending)
+        .map(|status| status.key.clone())
+        .collect();
+    assert_eq!(pending.len(), DATABASES - 1);
+    let explained = view::explain(world.store(), &pending[0], world.clock.as_ref()).await.unwrap().unwrap();
+    assert_eq!(explained.chain[0].message, said);
+    assert!(explained.notes.iter().any(|note| note.message.contains("a look is due")), "{explained:#?}");
+
+    // Another process does the rest, and no more.
+    world.restart().await;
+    let report = world.scheduled().await;
+    assert_eq!((report.done, report.outcome), (DATABASES - 1, ExecutionOutcome::InSync), "{report:#?}");
+    assert_eq!(created(&world.events()), DATABASES - 1);
 }

@@ -1,8 +1,9 @@
 //! Runs a plan's steps: in parallel as the graph allows, within each provider's and the tenant's limits. Decides
 //! nothing; a failed step blocks only its dependents.
 //!
-//! What always holds: no step begins once the lease may have ended or the process is told to stop, or while its
-//! environment's windows are closed or its provider's circuit was seen open, however long it has waited for room.
+//! What always holds: no step begins once the lease may have ended, the look is told to stop or has made room for others,
+//! or while its environment's windows are closed or its provider's circuit was seen open, however long it has waited for
+//! room.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -37,7 +38,8 @@ pub(super) struct Applied {
     pub failed: BTreeMap<ResourceKey, ManagerError>,
     /// Not tried, since a step they depend on failed; with the key of that step.
     pub skipped: BTreeMap<ResourceKey, ResourceKey>,
-    /// Not begun, with why: a window has closed, its provider does not answer any more, a newer commit is there, the process stops, or the lease may have ended.
+    /// Not begun, with why: a window has closed, its provider does not answer any more, a newer commit is there, the process
+    /// stops, others wait, or the lease may have ended.
     pub put_off: BTreeMap<ResourceKey, Hold>,
     /// Done, and not seen since: their provider did not answer when they were read back. They are not recorded yet.
     pub unread: BTreeMap<ResourceKey, Unknown>,
@@ -81,7 +83,7 @@ impl<'a> Gate<'a> {
 
     /// Whether a step may begin now.
     fn is_open_for(&self, step: &Step) -> bool {
-        self.held.going() == Going::On && self.closes(step).is_none()
+        self.held.going_for_a_step() == Going::On && self.closes(step).is_none()
     }
 
     /// Why neither a window nor the circuit of its provider lets a step pass now.
@@ -115,6 +117,7 @@ impl<'a> Gate<'a> {
     fn ended_early(&self) -> &'static str {
         match self.held.going() {
             Going::Stopping => "the process that looked was told to stop; the next look goes on at once",
+            Going::Yielding => "others wait for their turn; it goes on after them",
             Going::On | Going::Superseded | Going::Lost => "this look ended early, and the next one goes on",
         }
     }
@@ -134,8 +137,8 @@ impl<'a> Gate<'a> {
 }
 
 impl Engine {
-    /// Applies every step of `plan`, at most `width` at once, for as long as the lease is held, nobody says stop, no newer
-    /// commit is there, windows are open, and providers answer.
+    /// Applies every step of `plan`, at most `width` at once, for as long as the lease is held, nobody says stop or waits
+    /// for longer than a slice, no newer commit is there, windows are open, and providers answer.
     pub(super) async fn apply(
         &self,
         platform: &Platform,
@@ -152,7 +155,7 @@ impl Engine {
         loop {
             let coming = arrived.len();
             start_ready(&mut waiting, &mut applied, |step| {
-                if running.len() + coming >= width || held.going() != Going::On {
+                if running.len() + coming >= width || held.going_for_a_step() != Going::On {
                     return Room::Full;
                 }
                 if let Some(hold) = gate.closes(step) {
@@ -213,7 +216,7 @@ impl Engine {
                 timeline.note_of(key, EventKind::Blocked { reason: *reason, message: message.clone() });
             }
         }
-        if applied.was_cut_short() && held.going() == Going::Stopping {
+        if applied.was_cut_short() && matches!(held.going(), Going::Stopping | Going::Yielding) {
             // Of all at once: what is left of a long push is much.
             let left = applied.put_off.values().filter(|hold| hold.reason == Reason::Pending).count();
             let message = format!("{} not begun: {}", steps(left), gate.ended_early());

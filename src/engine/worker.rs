@@ -2,7 +2,7 @@
 //!
 //! What always holds: a tenant is looked at under a lease alone; however a look ends, also by a panic, its tenant is
 //! released or its lease runs out; a look that wants to be tried again is, after a wait that doubles; one that a stop has
-//! ended leaves its tenant due at once, for another replica or the next start.
+//! ended, or that has made room for others, leaves its tenant due at once: for whoever is there, and after those who wait.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -22,10 +22,14 @@ use super::lease::Held;
 use super::platform::PlatformStatus;
 use super::reconcile::{Report, chain};
 use super::schedule::share_of;
+use super::seat::{Seat, Waiting};
 use super::{Engine, EngineError};
 
 /// How many tenants one process looks at at once. Looks mostly wait for others' servers.
-const TENANTS_AT_ONCE: usize = 8;
+pub(super) const TENANTS_AT_ONCE: usize = 8;
+
+/// How often it is looked whether a tenant waits for a place while all are taken.
+const WAITING_EVERY: Duration = Duration::from_secs(1);
 
 /// The first wait before a look is tried again, and the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -70,17 +74,15 @@ impl Engine {
             // A sender that is gone wakes nobody, and the wait goes on by time.
             let _ = tokio::time::timeout(WAIT_FOR_HOLDER, woken.changed()).await;
         };
-        // Nobody stops it but by ending the process.
-        let (_, never_stopped) = watch::channel(false);
-        let held = self.hold(&claim, claimed, never_stopped);
+        let held = self.hold(&claim, claimed, Seat::alone());
         // What is in force may have changed while another replica looked.
         let newer = if has_waited { self.in_force().await.ok() } else { None };
         let newer = newer.filter(|newer| newer.platform.tenants.contains_key(tenant));
         self.look_and_release(newer.as_ref().unwrap_or(in_force), claim, held).await
     }
 
-    fn hold(&self, claim: &Claim, claimed: Instant, stopped: watch::Receiver<bool>) -> Held {
-        Held::keep(Arc::clone(&self.store), claim, self.settings.lease, claimed, stopped)
+    fn hold(&self, claim: &Claim, claimed: Instant, seat: Seat) -> Held {
+        Held::keep(Arc::clone(&self.store), claim, self.settings.lease, claimed, seat)
     }
 
     /// One look, at the end of which the tenant is released.
@@ -115,9 +117,9 @@ impl Engine {
     }
 }
 
-/// After how long to look again though nobody asks, with how many failures there were: at once where the look was ended,
-/// which says nothing of what it would have come to; as soon as something that is held goes on by itself; and `patient`
-/// with what may work later. The queue shortens long waits; a look that comes early waits again.
+/// After how long to look again though nobody asks, with how many failures there were: at once where the look was ended
+/// early, which says nothing of what it would have come to; as soon as something that is held goes on by itself; and
+/// `patient` with what may work later. The queue shortens long waits; a look that comes early waits again.
 fn again(report: &Report, before: u32, patient: (Duration, u32)) -> Option<(Duration, u32)> {
     if report.was_ended {
         return Some((Duration::ZERO, before));
@@ -135,13 +137,15 @@ fn again(report: &Report, before: u32, patient: (Duration, u32)) -> Option<(Dura
 pub(super) struct Worker {
     engine: Arc<Engine>,
     tasks: JoinSet<()>,
+    /// Whether a tenant waits for one of the places.
+    waiting: Arc<Waiting>,
     /// What the queue could not be asked for last time, so that it is logged once.
     error: Option<String>,
 }
 
 impl Worker {
     pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, tasks: JoinSet::new(), error: None }
+        Self { engine, tasks: JoinSet::new(), waiting: Arc::default(), error: None }
     }
 
     /// Works until `stopped` turns true; the looks that are under way begin nothing more then, and end.
@@ -153,25 +157,36 @@ impl Worker {
         while !*stopped.borrow() {
             woken.mark_unchanged();
             self.claim_what_is_due(&stopped).await;
-            let is_full = self.tasks.len() >= TENANTS_AT_ONCE;
+            let is_full = self.is_full();
             let due = match self.error {
                 None => store.until_due().await.ok().flatten(),
                 Some(_) => None,
             };
+            self.waiting.tell(is_full && due == Some(Duration::ZERO));
             naps = naps.wrapping_add(1);
-            let sleep = nap(due, &self.engine.settings.replica, naps);
+            let sleep = match is_full {
+                true => WAITING_EVERY.min(self.engine.slice),
+                false => nap(due, &self.engine.settings.replica, naps),
+            };
             tokio::select! {
                 biased;
                 _ = stopped.changed() => {}
                 Some(_) = self.tasks.join_next() => {}
                 _ = woken.changed(), if !is_full => {}
-                () = tokio::time::sleep(sleep), if !is_full => {}
+                () = tokio::time::sleep(sleep) => {}
             }
         }
         while self.tasks.join_next().await.is_some() {}
     }
 
+    fn is_full(&self) -> bool {
+        self.tasks.len() >= self.engine.places
+    }
+
     async fn claim_what_is_due(&mut self, stopped: &watch::Receiver<bool>) {
+        if self.is_full() {
+            return;
+        }
         let engine = &self.engine;
         // Whoever cannot read the platform leaves tenants to those who can.
         match engine.in_force().await {
@@ -180,13 +195,14 @@ impl Worker {
             Err(error @ EngineError::NoPlatform { .. }) => return self.error = Some(chain(&error)),
             Err(error) => return self.cannot(&error),
         }
-        while self.tasks.len() < TENANTS_AT_ONCE && !*stopped.borrow() {
+        while self.tasks.len() < engine.places && !*stopped.borrow() {
             let claimed = Instant::now();
             match engine.store.claim(&engine.settings.replica, engine.settings.lease).await {
                 Ok(Some(claim)) => {
                     self.error = None;
-                    let (engine, stopped) = (Arc::clone(engine), stopped.clone());
-                    self.tasks.spawn(async move { engine.work(claim, claimed, stopped).await });
+                    let seat = Seat::new(stopped.clone(), Arc::clone(&self.waiting), engine.slice);
+                    let engine = Arc::clone(engine);
+                    self.tasks.spawn(async move { engine.work(claim, claimed, seat).await });
                 }
                 Ok(None) => {
                     self.error = None;
@@ -209,9 +225,9 @@ impl Worker {
 
 impl Engine {
     /// Looks at a tenant that was claimed. What is wrong is in its timeline; here it is only logged.
-    async fn work(&self, claim: Claim, claimed: Instant, stopped: watch::Receiver<bool>) {
+    async fn work(&self, claim: Claim, claimed: Instant, seat: Seat) {
         let tenant = claim.lease.tenant.clone();
-        let held = self.hold(&claim, claimed, stopped);
+        let held = self.hold(&claim, claimed, seat);
         let in_force = match self.in_force().await {
             Ok(in_force) => in_force,
             Err(error) => {

@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use anyhow::bail;
+use chrono::SecondsFormat;
 use serde_json::Value;
 
 use crate::engine::view::{
-    self, DeadLetterView, EventFilter, EventView, LetterState, Level, OrphanView, Page, ResourceDetail, ResourceFilter,
-    ResourceView, StatusWord,
+    self, DeadLetterView, EventFilter, EventView, LetterState, Level, OrphanView, Page, ProviderView, ResourceDetail,
+    ResourceFilter, ResourceView, StatusWord,
 };
 use crate::model::{ConditionStatus, Kind, ResourceKey, SystemClock};
 
@@ -28,6 +29,9 @@ pub struct GetArgs {
     /// List what failed for good and waits for somebody, with the cause: steps, and changes that were undone since
     #[arg(long, conflicts_with_all = ["key", "kind", "orphans"])]
     dead_letters: bool,
+    /// List the providers that are used, or do not answer: their circuit breakers, and how what is on them stands
+    #[arg(long, conflicts_with_all = ["key", "kind", "orphans", "dead_letters"])]
+    providers: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,6 +68,11 @@ pub async fn get(args: GetArgs, common: &Common) -> anyhow::Result<u8> {
     if args.dead_letters {
         let letters = dead_letters(common).await?;
         output::print_as(common, &letters, || dead_letters_text(&letters))?;
+        return Ok(0);
+    }
+    if args.providers {
+        let providers = providers(common).await?;
+        output::print_as(common, &providers, || providers_text(&providers))?;
         return Ok(0);
     }
     if let Some(key) = &args.key {
@@ -206,6 +215,19 @@ async fn dead_letters(common: &Common) -> anyhow::Result<Vec<DeadLetterView>> {
     Ok(letters)
 }
 
+async fn providers(common: &Common) -> anyhow::Result<Vec<ProviderView>> {
+    match &common.server {
+        Some(server) => {
+            let query = [("tenant", common.tenant.clone().unwrap_or_default())];
+            Ok(remote::get::<Page<ProviderView>>(server, &["providers"], &query).await?.items)
+        }
+        None => {
+            let store = house::reading(common).await?;
+            Ok(view::providers(store.as_ref(), common.tenant.as_deref(), &SystemClock).await?)
+        }
+    }
+}
+
 async fn detail(common: &Common, key: &ResourceKey) -> anyhow::Result<ResourceDetail> {
     if let Some(server) = &common.server {
         let path = ["resources", &key.tenant, &key.environment, key.kind.as_str(), &key.name];
@@ -283,6 +305,22 @@ fn dead_letters_text(letters: &[DeadLetterView]) -> String {
         false => "Mend the cause, then run plumb retry KEY; or commit what works.\n",
     });
     text
+}
+
+fn providers_text(providers: &[ProviderView]) -> String {
+    if providers.is_empty() {
+        return "no provider is used yet\n".to_owned();
+    }
+    let rows: Vec<Vec<String>> = providers
+        .iter()
+        .map(|one| {
+            let ProviderView { provider, circuit, failures, age_seconds, until, counts, .. } = one;
+            let until = until.map(|until| until.to_rfc3339_opts(SecondsFormat::Secs, true)).unwrap_or_default();
+            let (failures, ready) = (failures.to_string(), format!("{}/{}", counts.ready, counts.total));
+            vec![provider.clone(), circuit.to_string(), failures, age(*age_seconds), until, ready, one.said()]
+        })
+        .collect();
+    table(&["PROVIDER", "CIRCUIT", "SILENCES", "SINCE", "UNTIL", "READY", "MESSAGE"], &rows)
 }
 
 fn describe_text(detail: &ResourceDetail, paint: Paint) -> String {

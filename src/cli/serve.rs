@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::engine::schedule::Schedule;
@@ -34,7 +35,8 @@ fn lease(text: &str) -> Result<Span, String> {
     if LEASES.contains(&span.0) { Ok(span) } else { Err("a lease lasts from 1s to 10m".to_owned()) }
 }
 
-/// Serves until it is told to stop; looks that are under way are ended in peace.
+/// Serves until it is told to stop. Steps that are under way are ended in peace, and what they were part of is left to
+/// another replica or the next start. Told once more, it ends at once.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let house = House::reconciling_with(common, Arc::new(|_| {}), args.lease.0).await?;
     let listener = tokio::net::TcpListener::bind(args.listen)
@@ -46,20 +48,25 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let state = house::web_state(Arc::clone(&house.store), ready, looks);
     tracing::info!(%address, "serving the status page at http://{address}/");
     let page = tokio::spawn(web::serve(listener, state, until(stopped.clone())));
-    let work = tokio::spawn(schedule.run(until(stopped)));
-    let mut work = work;
+    let mut work = tokio::spawn(schedule.run(until(stopped)));
+    let mut signals = Signals::listen()?;
     tokio::select! {
-        told = signal() => told?,
+        () = signals.next() => {}
         ended = &mut work => {
             ended.context("the schedule ended early")?;
             anyhow::bail!("the schedule ended early");
         }
     }
-    tracing::info!("stopping: ending what is under way");
+    tracing::info!("stopping: steps that are under way are ended, and no more begun");
     stop.send_replace(true);
-    work.await.context("the schedule ended early")?;
-    page.await.context("the status page ended early")?;
-    Ok(0)
+    let ended = async {
+        work.await.context("the schedule ended early")?;
+        page.await.context("the status page ended early")
+    };
+    tokio::select! {
+        ended = ended => ended.map(|()| 0),
+        () = signals.next() => anyhow::bail!("told to stop a second time: what was under way is left to the next that looks"),
+    }
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {
@@ -67,13 +74,21 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-/// Waits for ctrl-c or a service manager's SIGTERM.
-async fn signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result?,
-        _ = terminate.recv() => {}
+/// Ctrl-c, and a service manager's SIGTERM. Those that come while nobody waits are not lost.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }

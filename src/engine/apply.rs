@@ -1,12 +1,13 @@
 //! Runs a plan's steps: in parallel as the graph allows, within each provider's and the tenant's limits. Decides
 //! nothing; a failed step blocks only its dependents.
 //!
-//! What always holds: no step begins once the lease may have ended, or while its environment's windows are closed, however
-//! long it has waited for room.
+//! What always holds: no step begins once the lease may have ended, the look is told to stop or has made room for others,
+//! or while its environment's windows are closed or its provider's circuit was seen open, however long it has waited for
+//! room.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -14,19 +15,21 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use crate::managers::{Cx, ManagerError, Outcome, ResourceManager};
 use crate::model::{
-    Clock, EventKind, Hold, Lease, Plan, Platform, Reason, ResourceKey, Settle, Slot, Step, Unknown, Window,
+    Circuit, Clock, EventKind, Hold, Lease, Plan, Platform, Reason, ResourceKey, Settle, Slot, Step, Unknown, Window,
 };
 
+use super::circuits::is_silence;
 use super::fleet::{Access, Member};
 use super::lease::{Going, Held};
 use super::passwords::Fenced;
 use super::reconcile::chain;
 use super::schedule::share_of;
 use super::timeline::Timeline;
-use super::{Engine, windows};
+use super::{Engine, circuits, windows};
 
 /// What became of the steps.
 #[derive(Debug, Default)]
@@ -35,7 +38,8 @@ pub(super) struct Applied {
     pub failed: BTreeMap<ResourceKey, ManagerError>,
     /// Not tried, since a step they depend on failed; with the key of that step.
     pub skipped: BTreeMap<ResourceKey, ResourceKey>,
-    /// Not begun, with why: a window has closed, a newer commit is there, or the lease may have ended.
+    /// Not begun, with why: a window has closed, its provider does not answer any more, a newer commit is there, the process
+    /// stops, others wait, or the lease may have ended.
     pub put_off: BTreeMap<ResourceKey, Hold>,
     /// Done, and not seen since: their provider did not answer when they were read back. They are not recorded yet.
     pub unread: BTreeMap<ResourceKey, Unknown>,
@@ -66,38 +70,75 @@ struct Gate<'a> {
     /// The environments that were found closed. They stay so for this look: it ends, and the one that comes when they
     /// open goes on.
     closed: Mutex<BTreeMap<String, Hold>>,
+    /// The providers whose circuit was seen open since the look began, which stay closed for it too.
+    silent: Mutex<BTreeMap<String, Hold>>,
+    /// When a provider that gave a step no answer was asked who it is. Whoever asks holds it.
+    asked: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Option<Instant>>>>>,
 }
 
 impl<'a> Gate<'a> {
     fn of(held: &'a Held, windows: &'a [Window], clock: &'a dyn Clock) -> Self {
-        Self { held, windows, clock, closed: Mutex::default() }
+        Self { held, windows, clock, closed: Mutex::default(), silent: Mutex::default(), asked: Mutex::default() }
     }
 
     /// Whether a step may begin now.
     fn is_open_for(&self, step: &Step) -> bool {
-        self.held.going() == Going::On && self.closes(step).is_none()
+        self.held.going_for_a_step() == Going::On && self.closes(step).is_none()
     }
 
-    /// Why no window lets a step pass now.
+    /// Why neither a window nor the circuit of its provider lets a step pass now.
     fn closes(&self, step: &Step) -> Option<Hold> {
         let environment = &step.key.environment;
-        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut closed = locked(&self.closed);
         if !closed.contains_key(environment) {
             closed.extend(windows::closed(self.windows, std::slice::from_ref(environment), self.clock.now()));
         }
-        closed.get(environment).cloned()
+        if let Some(hold) = closed.get(environment) {
+            return Some(hold.clone());
+        }
+        locked(&self.silent).get(&step.provider).cloned()
+    }
+
+    /// Why nothing passes any more once the process is told to stop.
+    fn stops(&self) -> Option<Hold> {
+        (self.held.going() == Going::Stopping).then(|| Hold::by(Reason::Pending, self.ended_early()))
+    }
+
+    /// Lets nothing more pass to the provider of a circuit.
+    fn close_to(&self, circuit: &Circuit) {
+        locked(&self.silent).insert(circuit.provider.clone(), circuits::hold(circuit));
+    }
+
+    fn asked(&self, provider: &str) -> Arc<tokio::sync::Mutex<Option<Instant>>> {
+        Arc::clone(locked(&self.asked).entry(provider.to_owned()).or_default())
+    }
+
+    /// Why the look begins nothing more.
+    fn ended_early(&self) -> &'static str {
+        match self.held.going() {
+            Going::Stopping => "the process that looked was told to stop; the next look goes on at once",
+            Going::Yielding => "others wait for their turn; it goes on after them",
+            Going::On | Going::Superseded | Going::Lost => "this look ended early, and the next one goes on",
+        }
     }
 
     /// Why a step that was not begun was not.
-    fn verdict(&self, step: &Step) -> Hold {
-        let ended_early = || Hold::by(Reason::Pending, "not begun: this look ended early, and the next one goes on");
-        self.closes(step).unwrap_or_else(ended_early)
+    fn verdict(&self, step: &Step, applied: &Applied) -> Hold {
+        if let Some(hold) = self.closes(step) {
+            return hold;
+        }
+        match step.depends_on.iter().find(|key| !applied.done.contains(*key)) {
+            Some(waited_for) if self.held.going() == Going::On => {
+                Hold::by(Reason::DependencyNotReady, format!("it waits for {waited_for}, which was put off"))
+            }
+            Some(_) | None => Hold::by(Reason::Pending, format!("not begun: {}", self.ended_early())),
+        }
     }
 }
 
 impl Engine {
-    /// Applies every step of `plan`, at most `width` at once, for as long as the lease is held, no newer commit is there,
-    /// and windows are open.
+    /// Applies every step of `plan`, at most `width` at once, for as long as the lease is held, nobody says stop or waits
+    /// for longer than a slice, no newer commit is there, windows are open, and providers answer.
     pub(super) async fn apply(
         &self,
         platform: &Platform,
@@ -114,7 +155,7 @@ impl Engine {
         loop {
             let coming = arrived.len();
             start_ready(&mut waiting, &mut applied, |step| {
-                if running.len() + coming >= width || held.going() != Going::On {
+                if running.len() + coming >= width || held.going_for_a_step() != Going::On {
                     return Room::Full;
                 }
                 if let Some(hold) = gate.closes(step) {
@@ -154,8 +195,8 @@ impl Engine {
             let written = meanwhile(write_ahead(timeline, held), &mut running, &mut arrived).await;
             for (step, manager, slot) in beginning {
                 // To write it down may have taken long, where the database was away.
-                match (&written, gate.closes(step)) {
-                    (Ok(()), None) => running.push(self.take_step(platform, step, manager, slot, held).boxed()),
+                match (&written, gate.closes(step).or_else(|| gate.stops())) {
+                    (Ok(()), None) => running.push(self.take_step(platform, step, manager, slot, &gate).boxed()),
                     (Ok(()), Some(Hold { reason, message, .. })) => {
                         let (action, message) = (step.action, format!("not begun: {message}"));
                         timeline.note_of(&step.key, EventKind::StepFailed { action, reason, message, millis: 0 });
@@ -168,11 +209,18 @@ impl Engine {
                 }
             }
         }
-        applied.put_off.extend(waiting.iter().map(|step| (step.key.clone(), gate.verdict(step))));
+        let left: Vec<_> = waiting.iter().map(|step| (step.key.clone(), gate.verdict(step, &applied))).collect();
+        applied.put_off.extend(left);
         for (key, Hold { reason, message, .. }) in &applied.put_off {
-            if *reason == Reason::WindowClosed {
+            if *reason != Reason::Pending {
                 timeline.note_of(key, EventKind::Blocked { reason: *reason, message: message.clone() });
             }
+        }
+        if applied.was_cut_short() && matches!(held.going(), Going::Stopping | Going::Yielding) {
+            // Of all at once: what is left of a long push is much.
+            let left = applied.put_off.values().filter(|hold| hold.reason == Reason::Pending).count();
+            let message = format!("{} not begun: {}", steps(left), gate.ended_early());
+            timeline.note(EventKind::Blocked { reason: Reason::Pending, message });
         }
         applied
     }
@@ -230,13 +278,33 @@ impl Engine {
         step: &'s Step,
         manager: Arc<dyn ResourceManager>,
         slot: Taken,
-        held: &Held,
+        gate: &Gate<'_>,
     ) -> Progress<'s> {
-        let started = tokio::time::Instant::now();
+        let (held, started) = (gate.held, Instant::now());
         let result = self.run(platform, step, manager.as_ref(), held.lease()).await;
-        held.slots().give(slot.slot).await;
         let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if result.as_ref().is_err_and(is_silence) && held.going() == Going::On {
+            // While nobody knows whether the provider is there, nothing else is begun in this place.
+            self.ask_after_silence(platform, &step.provider, gate).await;
+        }
+        held.slots().give(slot.slot).await;
         Progress::Over { step, result, millis }
+    }
+
+    /// Asks a provider that has just given a step no answer who it is, once for all steps that had none meanwhile, and
+    /// begins nothing more there where its circuit is open by then.
+    async fn ask_after_silence(&self, platform: &Platform, provider: &str, gate: &Gate<'_>) {
+        let (silent, asked) = (Instant::now(), gate.asked(provider));
+        let mut asked = asked.lock().await;
+        if asked.is_some_and(|asked| asked >= silent) {
+            return;
+        }
+        match self.ask_who(platform, provider).await {
+            Ok(Some(circuit)) => gate.close_to(&circuit),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(provider, error = chain(&error), "its circuit cannot be read"),
+        }
+        *asked = Some(Instant::now());
     }
 
     /// The manager for a step, once there is room: in this process, and over all replicas. `None` when it is not to go on
@@ -289,6 +357,10 @@ impl Engine {
         let secrets = Fenced { passwords: self.passwords.as_ref(), lease };
         manager.apply(step, &Cx { platform: &platform.id, secrets: &secrets }).await
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes down which steps begin, with what has ended since, before they do: a death leaves their trace.
@@ -348,6 +420,11 @@ fn note_end(
             applied.failed.insert(key, error);
         }
     }
+}
+
+/// So many steps, as a sentence begins.
+fn steps(number: usize) -> String {
+    if number == 1 { "1 step was".to_owned() } else { format!("{number} steps were") }
 }
 
 /// How long a step waits for the others of its process before it looks whether it may go on waiting.

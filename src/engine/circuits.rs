@@ -1,7 +1,9 @@
 //! Circuit breakers: a provider that does not answer several times in a row is not asked for a while, by no replica.
 //!
-//! What always holds: while a circuit is open its resources are unknown (R5), which costs nobody a timeout; one asks now
-//! and then; the first answer closes the circuit, has what failed there tried again, and wakes whoever waited.
+//! What always holds: while a circuit is open its resources are unknown (R5), which costs nobody a timeout, and no step
+//! begins there; one asks now and then; the first answer closes the circuit, has what failed there tried again, and wakes
+//! whoever waited. A step that had no answer says nothing by itself, since what it does may only be slow: its provider is
+//! asked who it is, and that counts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +11,9 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use crate::managers::ManagerError;
-use crate::model::{Ask, Attempt, Circuit, Depth, Platform, Reason, Request, Trigger, Unknown, Width};
+use crate::model::{
+    Ask, Attempt, Circuit, Depth, Hold, Platform, ProviderIdentity, Reason, Request, Trigger, Unknown, Width,
+};
 use crate::store::{Scope, StoreError};
 
 use super::Engine;
@@ -45,6 +49,12 @@ fn not_asked(circuit: &Circuit) -> Unknown {
             "{provider} did not answer {failures} times in a row ({reason}: {message}); it is asked again at {again}"
         ),
     )
+}
+
+/// Why nothing is begun on the provider of an open circuit, and until when.
+pub(super) fn hold(circuit: &Circuit) -> Hold {
+    let Unknown { reason, message } = not_asked(circuit);
+    Hold { reason, message, until: circuit.retry_at }
 }
 
 impl Engine {
@@ -147,9 +157,7 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read.
     pub(super) async fn probe(&self, platform: &Platform) -> Result<(), StoreError> {
-        let mut tx = self.store.read(Scope::Platform).await?;
-        let (circuits, known) = (tx.circuits().await?, tx.identities().await?);
-        drop(tx);
+        let (circuits, known) = self.circuits_and_identities().await?;
         let now = self.clock.now();
         let look =
             Look { platform, access: Access::Write, depth: Depth::Shallow, known: &known, circuits: Some(&circuits) };
@@ -161,6 +169,26 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Asks a provider that gave a step no answer who it is, unless nobody asks it. Gives its circuit where that is open
+    /// by then.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) async fn ask_who(&self, platform: &Platform, provider: &str) -> Result<Option<Circuit>, StoreError> {
+        let (circuits, known) = self.circuits_and_identities().await?;
+        let look =
+            Look { platform, access: Access::Write, depth: Depth::Shallow, known: &known, circuits: Some(&circuits) };
+        self.observe(&look, BTreeMap::from([(provider.to_owned(), Vec::new())])).await;
+        let (mut circuits, _) = self.circuits_and_identities().await?;
+        let now = self.clock.now();
+        Ok(circuits.remove(provider).filter(|circuit| circuit.is_open(now)))
+    }
+
+    async fn circuits_and_identities(&self) -> Result<(Circuits, BTreeMap<String, ProviderIdentity>), StoreError> {
+        let mut tx = self.store.read(Scope::Platform).await?;
+        Ok((tx.circuits().await?, tx.identities().await?))
     }
 
     async fn forget_circuit(&self, provider: &str) -> Result<(), StoreError> {

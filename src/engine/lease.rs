@@ -1,8 +1,9 @@
 //! Keeping a lease: signs of life while a look is under way, and whether the look may go on.
 //!
 //! What always holds: no step is begun after the lease may have ended, by this process's own steady clock, which runs on
-//! while the process is stopped. A step that was begun before is finished; the target is checked under a lock by its
-//! manager (R13), and the store takes no more writes under a lease that another replica has by now.
+//! while the process is paused, nor once its look is told to stop or has made room for others. A step that was begun before
+//! is finished; the target is checked under a lock by its manager (R13), and the store takes no more writes under a lease
+//! that another replica has by now.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::model::{Claim, Lease, ObjectHex};
 use crate::store::{Store, StoreError};
 
+use super::seat::Seat;
 use super::slots::Slots;
 
 /// How long a replica that gives no sign of life keeps a tenant, where nothing else is said. Several times as long as a
@@ -29,6 +31,10 @@ pub(super) enum Going {
     On,
     /// A newer commit is there: what is not begun yet is left to its look.
     Superseded,
+    /// This process is told to stop: what is not begun yet is left to whoever claims the tenant next.
+    Stopping,
+    /// Others wait for its place: what is not begun yet is left to a look that comes after theirs.
+    Yielding,
     /// Another replica may have the tenant.
     Lost,
 }
@@ -37,6 +43,7 @@ pub(super) enum Going {
 pub(super) struct Held {
     lease: Lease,
     life: Arc<Life>,
+    seat: Seat,
     slots: Slots,
     _beats: AbortOnDropHandle<()>,
 }
@@ -66,8 +73,9 @@ struct News {
 }
 
 impl Held {
-    /// Keeps the lease of `claim`, of this length, that was claimed at `claimed` or later.
-    pub(super) fn keep(store: Arc<dyn Store>, claim: &Claim, length: Duration, claimed: Instant) -> Self {
+    /// Keeps the lease of `claim`, of this length, that was claimed at `claimed` or later, for a look
+    /// on that `seat`.
+    pub(super) fn keep(store: Arc<dyn Store>, claim: &Claim, length: Duration, claimed: Instant, seat: Seat) -> Self {
         let news = News { newest: claim.news.clone(), ..News::default() };
         let life = Arc::new(Life {
             until: Mutex::new(claimed + length),
@@ -77,7 +85,7 @@ impl Held {
         let lease = claim.lease.clone();
         let slots = Slots::of(Arc::clone(&store), lease.clone());
         let beats = tokio::spawn(beat(store, lease.clone(), length, Arc::clone(&life)));
-        Self { lease, life, slots, _beats: AbortOnDropHandle::new(beats) }
+        Self { lease, life, seat, slots, _beats: AbortOnDropHandle::new(beats) }
     }
 
     /// What its look takes of its providers' room.
@@ -102,7 +110,19 @@ impl Held {
         if self.life.lost.load(Ordering::Relaxed) {
             return Going::Lost;
         }
-        if locked(&self.life.news).supersede() { Going::Superseded } else { Going::On }
+        if self.seat.is_stopped() {
+            return Going::Stopping;
+        }
+        if locked(&self.life.news).supersede() {
+            return Going::Superseded;
+        }
+        if self.seat.has_left() { Going::Yielding } else { Going::On }
+    }
+
+    /// The same, before a step: where others wait and it is time to, the look makes room for them.
+    pub(super) fn going_for_a_step(&self) -> Going {
+        self.seat.make_room();
+        self.going()
     }
 }
 

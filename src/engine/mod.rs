@@ -25,6 +25,7 @@ mod record;
 mod replay;
 mod sagas;
 pub mod schedule;
+mod seat;
 mod slots;
 mod status;
 mod timeline;
@@ -150,6 +151,9 @@ pub struct Engine {
     platform: Mutex<Option<(ObjectHex, PlatformStatus)>>,
     /// Whoever has to read the platform in force anew holds this, so that the others find it read.
     reads_in_force: tokio::sync::Mutex<()>,
+    /// How many tenants are looked at at once, and how long one does steps while others wait for its place.
+    places: usize,
+    slice: Duration,
     /// The lock on a tenant's workspace is what keeps it from being reconciled twice at once.
     workspaces: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Workspace>>>>,
 }
@@ -176,6 +180,8 @@ impl Engine {
             listener,
             platform: Mutex::default(),
             reads_in_force: tokio::sync::Mutex::default(),
+            places: worker::TENANTS_AT_ONCE,
+            slice: seat::SLICE,
             workspaces: Mutex::default(),
         }
     }
@@ -184,6 +190,13 @@ impl Engine {
     #[must_use]
     pub fn with_managers(mut self, connect: Connect) -> Self {
         self.fleet = Fleet::new(self.settings.data_dir.clone(), connect);
+        self
+    }
+
+    /// The same engine, which looks at so many tenants at once, and at each for so long while others wait.
+    #[must_use]
+    pub fn with_places(mut self, places: usize, slice: Duration) -> Self {
+        (self.places, self.slice) = (places, slice);
         self
     }
 

@@ -59,6 +59,9 @@ pub struct Report {
     pub done: usize,
     /// Something did not work that may work later without a new commit.
     pub wants_retry: bool,
+    /// Its process was told to stop before all was begun, or it made room for others: another look goes on with the rest as
+    /// soon as there is a place for it.
+    pub was_ended: bool,
     /// How long until something that is held goes on by itself: a step that failed is tried again, a window opens.
     pub next_try: Option<Duration>,
     /// The refs that it was done on.
@@ -265,6 +268,7 @@ impl Engine {
             tenant: tenant.to_owned(),
             execution,
             outcome,
+            was_ended: applied.was_cut_short() && matches!(held.going(), Going::Stopping | Going::Yielding),
             wants_retry: applied.was_cut_short() || !applied.unread.is_empty() || !plan.unknown.is_empty(),
             next_try,
             done: earlier.len() + applied.done.len(),

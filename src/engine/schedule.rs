@@ -142,7 +142,7 @@ impl Schedule {
         (schedule, Looks { requests: requests_in, tenants: tenants_out }, ready_out)
     }
 
-    /// Runs until `shutdown` is done, then lets the looks that are under way end.
+    /// Runs until `shutdown` is done; the looks that are under way begin no more steps then, and end.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let (stop, stopped) = watch::channel(false);
         let mut working = tokio::spawn(Worker::new(Arc::clone(&self.engine)).run(stopped));

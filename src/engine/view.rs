@@ -13,6 +13,7 @@ mod history;
 mod orphan;
 mod overview;
 mod proposal;
+mod provider;
 mod resource;
 mod tenant;
 
@@ -31,6 +32,7 @@ pub use overview::{
     Attention, AttentionKind, Gauges, Overview, PlatformView, ResourceGauge, TenantCounts, gauges, overview,
 };
 pub use proposal::{Commands, ProposalView, proposals};
+pub use provider::{CircuitState, ProviderView, providers};
 pub use resource::{
     ConditionView, Counts, RecordView, ResourceDetail, ResourceFilter, ResourceView, StatusWord, resource, resources,
 };

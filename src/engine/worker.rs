@@ -1,7 +1,8 @@
 //! Claims tenants that are due and looks at them, as many at once as there are slots.
 //!
 //! What always holds: a tenant is looked at under a lease alone; however a look ends, also by a panic, its tenant is
-//! released or its lease runs out; a look that wants to be tried again is, after a wait that doubles.
+//! released or its lease runs out; a look that wants to be tried again is, after a wait that doubles; one that a stop has
+//! ended, or that has made room for others, leaves its tenant due at once: for whoever is there, and after those who wait.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -21,10 +22,14 @@ use super::lease::Held;
 use super::platform::PlatformStatus;
 use super::reconcile::{Report, chain};
 use super::schedule::share_of;
+use super::seat::{Seat, Waiting};
 use super::{Engine, EngineError};
 
 /// How many tenants one process looks at at once. Looks mostly wait for others' servers.
-const TENANTS_AT_ONCE: usize = 8;
+pub(super) const TENANTS_AT_ONCE: usize = 8;
+
+/// How often it is looked whether a tenant waits for a place while all are taken.
+const WAITING_EVERY: Duration = Duration::from_secs(1);
 
 /// The first wait before a look is tried again, and the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -69,15 +74,15 @@ impl Engine {
             // A sender that is gone wakes nobody, and the wait goes on by time.
             let _ = tokio::time::timeout(WAIT_FOR_HOLDER, woken.changed()).await;
         };
-        let held = self.hold(&claim, claimed);
+        let held = self.hold(&claim, claimed, Seat::alone());
         // What is in force may have changed while another replica looked.
         let newer = if has_waited { self.in_force().await.ok() } else { None };
         let newer = newer.filter(|newer| newer.platform.tenants.contains_key(tenant));
         self.look_and_release(newer.as_ref().unwrap_or(in_force), claim, held).await
     }
 
-    fn hold(&self, claim: &Claim, claimed: Instant) -> Held {
-        Held::keep(Arc::clone(&self.store), claim, self.settings.lease, claimed)
+    fn hold(&self, claim: &Claim, claimed: Instant, seat: Seat) -> Held {
+        Held::keep(Arc::clone(&self.store), claim, self.settings.lease, claimed, seat)
     }
 
     /// One look, at the end of which the tenant is released.
@@ -96,10 +101,10 @@ impl Engine {
             EngineError::Task
         });
         let looked = looked.and_then(|looked| looked);
-        let patient = || (patience(&lease.tenant, failures), failures.saturating_add(1));
+        let patient = (patience(&lease.tenant, failures), failures.saturating_add(1));
         let (retry, seen) = match &looked {
-            Ok(report) => (again(report, patient()), Some(name_of(&report.refs))),
-            Err(_) => (Some(patient()), None),
+            Ok(report) => (again(report, failures, patient), Some(name_of(&report.refs))),
+            Err(_) => (Some(patient), None),
         };
         match (self.store.release(&lease, &Release { seen, retry, news }).await, looked) {
             (Ok(()), looked) | (Err(StoreError::LostLease { .. }), looked @ Err(_)) => looked,
@@ -112,9 +117,13 @@ impl Engine {
     }
 }
 
-/// After how long to look again though nobody asks: as soon as something that is held goes on by itself, and `patient`
-/// with what may work later. The queue shortens long waits; a look that comes early waits again.
-fn again(report: &Report, patient: (Duration, u32)) -> Option<(Duration, u32)> {
+/// After how long to look again though nobody asks, with how many failures there were: at once where the look was ended
+/// early, which says nothing of what it would have come to; as soon as something that is held goes on by itself; and
+/// `patient` with what may work later. The queue shortens long waits; a look that comes early waits again.
+fn again(report: &Report, before: u32, patient: (Duration, u32)) -> Option<(Duration, u32)> {
+    if report.was_ended {
+        return Some((Duration::ZERO, before));
+    }
     let (patience, failures) = patient;
     match (report.wants_retry, report.next_try) {
         (true, next_try) => Some((next_try.map_or(patience, |wait| wait.min(patience)), failures)),
@@ -128,16 +137,18 @@ fn again(report: &Report, patient: (Duration, u32)) -> Option<(Duration, u32)> {
 pub(super) struct Worker {
     engine: Arc<Engine>,
     tasks: JoinSet<()>,
+    /// Whether a tenant waits for one of the places.
+    waiting: Arc<Waiting>,
     /// What the queue could not be asked for last time, so that it is logged once.
     error: Option<String>,
 }
 
 impl Worker {
     pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, tasks: JoinSet::new(), error: None }
+        Self { engine, tasks: JoinSet::new(), waiting: Arc::default(), error: None }
     }
 
-    /// Works until `stopped` turns true, then lets the looks that are under way end.
+    /// Works until `stopped` turns true; the looks that are under way begin nothing more then, and end.
     pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         let store = Arc::clone(&self.engine.store);
         // It listens before it looks, so that nothing is missed in between.
@@ -145,26 +156,37 @@ impl Worker {
         let mut naps = 0_u32;
         while !*stopped.borrow() {
             woken.mark_unchanged();
-            self.claim_what_is_due().await;
-            let is_full = self.tasks.len() >= TENANTS_AT_ONCE;
+            self.claim_what_is_due(&stopped).await;
+            let is_full = self.is_full();
             let due = match self.error {
                 None => store.until_due().await.ok().flatten(),
                 Some(_) => None,
             };
+            self.waiting.tell(is_full && due == Some(Duration::ZERO));
             naps = naps.wrapping_add(1);
-            let sleep = nap(due, &self.engine.settings.replica, naps);
+            let sleep = match is_full {
+                true => WAITING_EVERY.min(self.engine.slice),
+                false => nap(due, &self.engine.settings.replica, naps),
+            };
             tokio::select! {
                 biased;
                 _ = stopped.changed() => {}
                 Some(_) = self.tasks.join_next() => {}
                 _ = woken.changed(), if !is_full => {}
-                () = tokio::time::sleep(sleep), if !is_full => {}
+                () = tokio::time::sleep(sleep) => {}
             }
         }
         while self.tasks.join_next().await.is_some() {}
     }
 
-    async fn claim_what_is_due(&mut self) {
+    fn is_full(&self) -> bool {
+        self.tasks.len() >= self.engine.places
+    }
+
+    async fn claim_what_is_due(&mut self, stopped: &watch::Receiver<bool>) {
+        if self.is_full() {
+            return;
+        }
         let engine = &self.engine;
         // Whoever cannot read the platform leaves tenants to those who can.
         match engine.in_force().await {
@@ -173,13 +195,14 @@ impl Worker {
             Err(error @ EngineError::NoPlatform { .. }) => return self.error = Some(chain(&error)),
             Err(error) => return self.cannot(&error),
         }
-        while self.tasks.len() < TENANTS_AT_ONCE {
+        while self.tasks.len() < engine.places && !*stopped.borrow() {
             let claimed = Instant::now();
             match engine.store.claim(&engine.settings.replica, engine.settings.lease).await {
                 Ok(Some(claim)) => {
                     self.error = None;
+                    let seat = Seat::new(stopped.clone(), Arc::clone(&self.waiting), engine.slice);
                     let engine = Arc::clone(engine);
-                    self.tasks.spawn(async move { engine.work(claim, claimed).await });
+                    self.tasks.spawn(async move { engine.work(claim, claimed, seat).await });
                 }
                 Ok(None) => {
                     self.error = None;
@@ -202,9 +225,9 @@ impl Worker {
 
 impl Engine {
     /// Looks at a tenant that was claimed. What is wrong is in its timeline; here it is only logged.
-    async fn work(&self, claim: Claim, claimed: Instant) {
+    async fn work(&self, claim: Claim, claimed: Instant, seat: Seat) {
         let tenant = claim.lease.tenant.clone();
-        let held = self.hold(&claim, claimed);
+        let held = self.hold(&claim, claimed, seat);
         let in_force = match self.in_force().await {
             Ok(in_force) => in_force,
             Err(error) => {

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::query::{self, Asked, EventQuery, ExecutionQuery, ResourceQuery, TenantQuery};
 use crate::engine::view::{
     self, DeadLetterView, EventView, ExecutionDetail, ExecutionView, Explanation, OrphanView, Overview, Page,
-    ProposalView, ResourceDetail, ResourceView, TenantView,
+    ProposalView, ProviderView, ResourceDetail, ResourceView, TenantView,
 };
 use crate::model::is_label;
 use crate::store::Scope;
@@ -80,6 +80,13 @@ pub(super) async fn proposals(
 
 pub(super) async fn orphans(State(web): State<WebState>, Asked(asked): Asked<TenantQuery>) -> Answer<Page<OrphanView>> {
     Ok(whole(view::orphans(&*web.store, asked.tenant()?.as_deref(), &*web.clock).await?))
+}
+
+pub(super) async fn providers(
+    State(web): State<WebState>,
+    Asked(asked): Asked<TenantQuery>,
+) -> Answer<Page<ProviderView>> {
+    Ok(whole(view::providers(&*web.store, asked.tenant()?.as_deref(), &*web.clock).await?))
 }
 
 pub(super) async fn dead_letters(

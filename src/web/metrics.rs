@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 
 use super::WebState;
-use crate::engine::view::{self, Gauges, ResourceGauge, TenantCounts};
+use crate::engine::view::{self, CircuitState, Gauges, ProviderView, ResourceGauge, TenantCounts};
 use crate::model::{Clock, Execution, ExecutionOutcome};
 use crate::store::{HistoryFilter, Scope, Store, StoreError};
 
@@ -180,6 +180,7 @@ impl Text {
             findings,
             last_execution_age_seconds,
             tenants: TenantCounts { total, ready, failing, held, removed },
+            providers,
             platform_rejected,
         } = gauges;
         self.family("plumb_tenants", "gauge", "Tenants: all, and by how they stand.");
@@ -204,6 +205,19 @@ impl Text {
             "Seconds since each tenant's newest execution ended, or began if it runs.",
             last_execution_age_seconds,
         );
+        self.circuits(providers);
+    }
+
+    fn circuits(&mut self, providers: &[ProviderView]) {
+        self.family("plumb_circuit_open", "gauge", "Whether nobody asks a provider, but one now and then.");
+        for ProviderView { provider, circuit, .. } in providers {
+            let is_open = u8::from(*circuit != CircuitState::Closed);
+            self.sample("plumb_circuit_open", &[("provider", provider)], is_open);
+        }
+        self.family("plumb_circuit_failures", "gauge", "How often in a row a provider did not answer.");
+        for ProviderView { provider, failures, .. } in providers {
+            self.sample("plumb_circuit_failures", &[("provider", provider)], failures);
+        }
     }
 
     fn executions(&mut self, totals: &BTreeMap<&'static str, u64>) {

@@ -53,6 +53,7 @@ pub fn router(state: WebState) -> Router {
         .route("/resources/{tenant}/{environment}/{kind}/{name}/explain", get(api::explain))
         .route("/proposals", get(api::proposals))
         .route("/orphans", get(api::orphans))
+        .route("/providers", get(api::providers))
         .route("/dead-letters", get(api::dead_letters))
         .route("/executions", get(api::executions))
         .route("/executions/{id}", get(api::execution))

@@ -202,7 +202,7 @@ async fn a_wrong_password_makes_one_provider_unknown_and_shows_up_nowhere() {
     let told = format!("{:?}{:?}", world.events(), world.apply().await);
     assert!(!told.contains("hunter2"));
     world.stop();
-    for arguments in [&["apply", "-vv"][..], &["doctor"], &["plan"], &["get", "-o", "json"]] {
+    for arguments in [&["apply", "-vv"][..], &["doctor"], &["plan"], &["get", "-o", "json"], &["get", "--providers"]] {
         let output = world.plumb(arguments).env("PLUMB_LOG", "trace").output().unwrap();
         assert!(!contains(&output.stdout, b"hunter2") && !contains(&output.stderr, b"hunter2"), "{arguments:?}");
     }

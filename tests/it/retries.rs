@@ -7,14 +7,14 @@ use chrono::TimeDelta;
 use plumb::engine::{Width, view};
 use plumb::managers::ManagerError;
 use plumb::model::{
-    Attempt, Circuit, ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Reason, ResourceKey,
+    Attempt, Circuit, ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason, ResourceKey,
 };
 use plumb::store::Scope;
 use plumb::store::audit::{AuditAction, AuditFilter};
 
 use crate::harness::clock::SetClock;
 use crate::harness::faulty::Faults;
-use crate::harness::world::{World, held, held_message, parse, run_sql, unseen};
+use crate::harness::world::{FILES, World, held, held_message, parse, run_sql, unseen};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const CARTS: &str = "checkout/staging/Database/carts";
@@ -303,6 +303,81 @@ async fn a_provider_that_does_not_answer_is_left_alone_until_it_is_back() {
     assert!(place.asked.is_some(), "{place:?}");
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_without_an_answer_open_the_circuit_and_no_more_are_begun_there() {
+    let (world, faults, clock) = faulty_world().await;
+    let others = "---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {name: others}\nspec: {type: sqlite, url: \
+                  \"sqlite:others\"}\n";
+    world.platform.write("providers.yaml", format!("{}  maxConcurrency: 1\n{others}", FILES.trim_start()));
+    world.write_tenant("providers: [files, others]");
+    world.platform.commit("One at a time, and another provider");
+    for name in ["a", "b", "c"] {
+        world.write_database("staging", name, "userVersion: 1");
+    }
+    world.write_database("staging", "late", "provider: others\ndependsOn: [Database/orders]");
+    world.tenant.commit("Add more");
+    // Nobody is there any more once it is planned.
+    let silenced = Arc::clone(&faults);
+    world.on_event(move |event| {
+        if matches!(event.kind, EventKind::Planned { .. }) {
+            silenced.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+            silenced.asked();
+        }
+    });
+    let report = world.scheduled().await;
+    world.on_event(|_| {});
+    assert_eq!((report.failed.len(), faults.asked()), (3, 3), "each asks who it is: {report:#?}");
+    let open = circuits(&world).await.remove("files").expect("it is remembered");
+    assert!(open.is_open(world.clock.now()) && open.failures == 3, "{open:?}");
+    let begun = |event: &&Event| matches!(event.kind, EventKind::StepStarted { .. });
+    assert_eq!(world.events().iter().filter(begun).count(), 3);
+    // What is left is put off and has not failed, and says why and until when.
+    let left: Vec<(String, Reason)> =
+        report.put_off.iter().map(|(key, hold)| (key.name.clone(), hold.reason)).collect();
+    let is_silent = |name: &str| (name.to_owned(), Reason::CircuitOpen);
+    assert_eq!(
+        left,
+        [is_silent("carts"), ("late".to_owned(), Reason::DependencyNotReady), is_silent("orders")],
+        "{report:#?}"
+    );
+    assert!(!report.wants_retry && report.next_try.is_some(), "{report:#?}");
+    let status = world.status(ORDERS).await.unwrap();
+    assert_eq!(status.until, open.retry_at);
+    let explained = view::explain(world.store(), &parse("checkout/staging/Database/late"), world.clock.as_ref()).await;
+    let explained = explained.unwrap().unwrap();
+    let links: Vec<&str> = explained.chain.iter().map(|cause| cause.subject.as_str()).collect();
+    assert_eq!(links, ["checkout/staging/Database/late", ORDERS, "files"], "{explained:#?}");
+    assert_eq!(explained.chain.last().unwrap().next_at, open.retry_at);
+    // It is back: all of it is done, what failed too.
+    faults.silence(None);
+    clock.forward(TimeDelta::seconds(6));
+    world.scheduled().await;
+    assert!(circuits(&world).await.is_empty());
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert!(["a", "b", "c", "orders", "carts"].iter().all(|name| world.file("staging", name).exists()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_takes_too_long_on_a_provider_that_answers_opens_no_circuit() {
+    let (world, faults, clock) = faulty_world().await;
+    for name in ["a", "b", "c", "d"] {
+        world.write_database("staging", name, "userVersion: 1");
+        faults.fail(name, busy());
+    }
+    world.tenant.commit("Add more");
+    let report = world.scheduled().await;
+    assert_eq!((report.failed.len(), report.done), (4, 2), "{report:#?}");
+    assert!(circuits(&world).await.is_empty(), "it says who it is");
+    // Silences from before are none in a row with what fails after an answer.
+    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+    world.scheduled().await;
+    assert_eq!(circuits(&world).await["files"].failures, 1);
+    faults.silence(None);
+    clock.forward(TimeDelta::minutes(1));
+    assert_eq!(world.scheduled().await.failed.len(), 4);
+    assert!(circuits(&world).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

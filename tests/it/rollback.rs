@@ -13,6 +13,7 @@ use crate::drift::BRANCH;
 use crate::harness::clock::SetClock;
 use crate::harness::faulty::Faults;
 use crate::harness::git::MergeHow;
+use crate::harness::running::Running;
 use crate::harness::world::{FILES, World, held, held_message, parse, unseen};
 
 const ROLLBACK: &str = "plumb.dev/on-failure: rollback";
@@ -70,6 +71,11 @@ async fn versions(world: &World) -> [i64; 3] {
         *version = world.number("staging", name, VERSION).await;
     }
     versions
+}
+
+/// Whether this is the end of a step of that resource.
+fn is_done(event: &Event, name: &str) -> bool {
+    matches!(event.kind, EventKind::StepDone { .. }) && event.key.as_ref().is_some_and(|key| key.name == name)
 }
 
 /// The steps that were done, in order, and where the undoing began.
@@ -318,6 +324,50 @@ async fn a_death_in_the_middle_of_undoing_is_gone_on_from() {
     assert_eq!(versions(&world).await, [2, 1, 2]);
     world.scheduled().await;
     assert_eq!(versions(&world).await, [1, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_a_stop_has_cut_in_two_is_undone_whole_by_whoever_goes_on() {
+    let (mut world, faults) = world_at(1).await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    Running::until(&world, |event| is_done(event, "orders")).await;
+    assert_eq!(versions(&world).await[..2], [2, 1]);
+    assert_eq!(sagas(&world).await.len(), 1, "it is under way");
+    world.restart().await;
+    faults.fail("carts", refused());
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+    assert_eq!(
+        world.status(ORDERS).await.unwrap().condition(ConditionType::Stalled).unwrap().reason,
+        Reason::RolledBack
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undoing_that_a_stop_has_cut_in_two_is_gone_on_with() {
+    let (mut world, faults) = world_at(1).await;
+    write(&world, 2);
+    let baskets = "userVersion: 2\ndependsOn: [Database/carts]";
+    world.write_resource("staging", "Database", "baskets", ROLLBACK, baskets);
+    world.tenant.commit("Want version 2");
+    faults.fail("baskets", refused());
+    let mut undoes = false;
+    Running::until(&world, move |event| {
+        undoes |= matches!(event.kind, EventKind::RollbackStarted { .. });
+        undoes && is_done(event, "carts")
+    })
+    .await;
+    assert_eq!(versions(&world).await, [2, 1, 2], "carts are undone, and orders not yet");
+    world.restart().await;
+    world.events();
+    world.scheduled().await;
+    assert_eq!(story(&world.events()), ["update orders"]);
+    assert_eq!(versions(&world).await, [1, 1, 2]);
+    // As it would be without the stop.
+    let told: Vec<_> = letters(&world).await.iter().map(|letter| (letter.key.name.clone(), letter.state)).collect();
+    assert_eq!(told, [("baskets".to_owned(), LetterState::Undone)]);
+    assert_eq!(world.scheduled().await.done, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,15 +1,22 @@
 //! The schedule of `plumb serve`, on a clock that the test moves.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use plumb::model::{EventKind, Execution, ProposalStatus, Trigger};
+use plumb::engine::{Ask, Width, view};
+use plumb::model::{
+    Action, ConditionType, Event, EventKind, Execution, ExecutionOutcome, ProposalStatus, Reason, ResourceKey,
+    ResourceStatus, Trigger,
+};
 use plumb::store::{HistoryFilter, Scope};
 use tokio::sync::mpsc;
 
 use crate::harness::clock::{SetClock, moment};
+use crate::harness::faulty::Faults;
+use crate::harness::git::GitRepo;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::running::Running;
 use crate::harness::world::World;
@@ -278,4 +285,148 @@ async fn all_are_looked_at_where_another_revision_was_in_force_in_between() {
     assert_eq!(looks(&world).await[before].trigger, Trigger::Commit);
     let state = world.store().read(Scope::Platform).await.unwrap().platform().await.unwrap().unwrap();
     assert_eq!(state.commit, newer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_the_step_that_runs_and_leaves_the_rest_due_at_once() {
+    const DATABASES: usize = 5;
+    let mut world = World::with_files().await;
+    world.write_tenant("providers: [files]\nmaxConcurrency: 1");
+    world.platform.commit("One at a time");
+    for number in 0..DATABASES {
+        world.write_database("staging", &format!("r{number}"), "userVersion: 1");
+    }
+    world.tenant.commit("Add them");
+    Running::until(&world, |event| matches!(event.kind, EventKind::StepDone { .. })).await;
+    let created = |events: &[Event]| {
+        let is_it = |event: &&Event| matches!(event.kind, EventKind::StepDone { action: Action::Create, .. });
+        events.iter().filter(is_it).count()
+    };
+    assert_eq!(created(&world.events()), 1);
+    let place = world.store().place(&world.name).await.unwrap().unwrap();
+    assert_eq!((place.holder, place.failures), (None, 0), "it is given back, and has not failed");
+    assert_eq!(place.asked, Some(Ask { trigger: Trigger::Retry, width: Width::Changed }));
+    assert_eq!(world.store().until_due().await.unwrap(), Some(Duration::ZERO), "it is due");
+
+    // It is on record, and said of what is left.
+    let look = looks(&world).await.pop().unwrap();
+    assert_eq!(look.outcome, ExecutionOutcome::Blocked);
+    let filter = HistoryFilter { execution: Some(look.id), limit: 1000, ..HistoryFilter::default() };
+    let events = world.store().read(Scope::Platform).await.unwrap().events(&filter).await.unwrap();
+    let told: Vec<String> = events
+        .iter()
+        .filter(|event| event.key.is_none() && matches!(event.kind, EventKind::Blocked { .. }))
+        .map(|event| view::describe(&event.kind).1)
+        .collect();
+    let said = "not begun: the process that looked was told to stop; the next look goes on at once";
+    assert_eq!(told, [format!("Held: 4 steps were {said}")]);
+    let statuses = world.store().read(Scope::Platform).await.unwrap().statuses().await.unwrap();
+    let pending: Vec<ResourceKey> = statuses
+        .values()
+        .filter(|status| status.condition(ConditionType::Ready).unwrap().reason == Reason::Pending)
+        .map(|status| status.key.clone())
+        .collect();
+    assert_eq!(pending.len(), DATABASES - 1);
+    let explained = view::explain(world.store(), &pending[0], world.clock.as_ref()).await.unwrap().unwrap();
+    assert_eq!(explained.chain[0].message, said);
+    assert!(explained.notes.iter().any(|note| note.message.contains("a look is due")), "{explained:#?}");
+
+    // Another process does the rest, and no more.
+    world.restart().await;
+    let report = world.scheduled().await;
+    assert_eq!((report.done, report.outcome), (DATABASES - 1, ExecutionOutcome::InSync), "{report:#?}");
+    assert_eq!(created(&world.events()), DATABASES - 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_push_makes_room_for_a_small_one_after_a_slice_and_goes_on_after_it() {
+    const LONG: usize = 100;
+    const STEP: Duration = Duration::from_millis(50);
+    const SLICE: Duration = Duration::from_millis(250);
+    let mut world = World::with_files().await;
+    world.stop();
+    let faults = Faults::new();
+    (world.connect, world.places) = (Some(faults.connect()), Some((1, SLICE)));
+    faults.slow_down(STEP);
+    let billing = GitRepo::new();
+    for repository in [&world.tenant, &billing] {
+        repository.write("README.md", "Nothing yet\n");
+        repository.commit("Begin");
+    }
+    world.write_platform("id: test-platform\npollInterval: 200ms");
+    world.write_tenant("providers: [files]\nmaxConcurrency: 1");
+    let document = format!(
+        "apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {{name: billing}}\nspec:\n  repository: {{url: \"{}\"}}\n  \
+         environments: [staging]\n  providers: [files]\n",
+        billing.url()
+    );
+    world.platform.write("billing.yaml", document);
+    world.platform.commit("Two tenants, and one place for them");
+    world.start().await;
+    let (told, mut done) = mpsc::unbounded_channel();
+    world.on_event(move |event| {
+        if let EventKind::StepDone { .. } = &event.kind {
+            // Nobody waits any more at the end.
+            let _ = told.send(event.tenant.clone());
+        }
+    });
+    let running = Running::start(&world).await;
+    let mut next = async || tokio::time::timeout(PATIENCE, done.recv()).await.expect("a step is done").unwrap();
+
+    // One begins a long push; another wants one thing, and waits for a slice of it.
+    for number in 0..LONG {
+        world.write_database("staging", &format!("r{number}"), "userVersion: 1");
+    }
+    world.tenant.commit("Add many");
+    assert_eq!(next().await, world.name);
+    let invoices =
+        "apiVersion: plumb.dev/v1\nkind: Database\nmetadata: {name: invoices, labels: {owner: x}}\nspec: {}\n";
+    billing.write("environments/staging/invoices.yaml", invoices);
+    billing.commit("Add one");
+    let mut long = 1;
+    while next().await != "billing" {
+        long += 1;
+    }
+    assert!(long < LONG / 2, "{long} steps were done before");
+    // What is left says so.
+    let said = "not begun: others wait for their turn; it goes on after them";
+    let statuses = world.store().read(Scope::Platform).await.unwrap().statuses().await.unwrap();
+    let is_left = |status: &&ResourceStatus| status.condition(ConditionType::Ready).unwrap().message == said;
+    let left: Vec<ResourceKey> = statuses.values().filter(is_left).map(|status| status.key.clone()).collect();
+    assert!(!left.is_empty(), "{statuses:#?}");
+    let explained = view::explain(world.store(), &left[0], world.clock.as_ref()).await.unwrap().unwrap();
+    assert!(explained.answer.ends_with(said), "{explained:#?}");
+    while long < LONG {
+        assert_eq!(next().await, world.name);
+        long += 1;
+    }
+    running.stop().await;
+    assert_eq!(world.inventory().await.records.len(), LONG, "nothing is lost");
+
+    // On record: the push made room once, with an end that says why, and went on after the other.
+    let all = HistoryFilter { limit: 10_000, ..HistoryFilter::default() };
+    let events = world.store().read(Scope::Platform).await.unwrap().events(&all).await.unwrap();
+    let made_room: Vec<i64> = events
+        .iter()
+        .filter(|event| event.key.is_none() && view::describe(&event.kind).1.ends_with(said))
+        .map(|event| event.execution)
+        .collect();
+    let [made_room] = made_room[..] else { panic!("{made_room:?}") };
+    let small =
+        events.iter().find(|event| event.tenant == "billing" && matches!(event.kind, EventKind::StepDone { .. }));
+    let small = small.expect("it is done").execution;
+    let executions = world.store().read(Scope::Platform).await.unwrap().executions(&all).await.unwrap();
+    let look = |id: i64| executions.iter().find(|look| look.id == id).expect("it is on record");
+    assert_eq!((look(made_room).outcome, look(small).outcome), (ExecutionOutcome::Blocked, ExecutionOutcome::InSync));
+    assert!(look(small).started_at >= look(made_room).finished_at.unwrap());
+    let after =
+        executions.iter().filter(|look| look.tenant == world.name && look.id > made_room).min_by_key(|look| look.id);
+    assert!(after.expect("it goes on").started_at >= look(small).finished_at.unwrap());
+    // Nothing was tried twice.
+    let made: BTreeSet<_> = events
+        .iter()
+        .filter(|event| matches!(event.kind, EventKind::StepDone { action: Action::Create, .. }))
+        .map(|event| &event.key)
+        .collect();
+    assert_eq!((made.len(), faults.tried().len()), (LONG + 1, LONG + 1));
 }

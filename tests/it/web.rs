@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use plumb::engine::view::{
-    AttentionKind, EventView, ExecutionDetail, ExecutionView, FieldState, OrphanKind, OrphanView, Overview, Page,
-    ProposalView, ResourceDetail, ResourceView, StatusWord, TenantView,
+    AttentionKind, CircuitState, EventView, ExecutionDetail, ExecutionView, FieldState, OrphanKind, OrphanView,
+    Overview, Page, ProposalView, ProviderView, ResourceDetail, ResourceView, StatusWord, TenantView,
 };
-use plumb::model::{Clock, Execution, ExecutionOutcome};
+use plumb::model::{Clock, Execution, ExecutionOutcome, Reason};
 use plumb::web::{Limits, Look, Metrics, WebState, serve_within};
 use reqwest::{Client, Method, Response, StatusCode, header};
 use serde::Serialize;
@@ -40,6 +40,7 @@ const READING: &[&str] = &[
     "/api/v1/resources/checkout/production/Database/orders",
     "/api/v1/proposals",
     "/api/v1/orphans",
+    "/api/v1/providers",
     "/api/v1/executions",
     "/api/v1/executions/113",
     "/api/v1/events",
@@ -406,6 +407,38 @@ async fn proposals_say_how_they_are_decided_and_orphans_why_they_stay() {
 }
 
 #[tokio::test]
+async fn providers_say_whether_they_answer_and_how_what_is_on_them_stands() {
+    let server = Server::start().await;
+    let providers: Page<ProviderView> = server.json("/api/v1/providers").await;
+    let one = |name: &str| providers.items.iter().find(|one| one.provider == name).expect("it is listed").clone();
+    let open = one("pg-ledger");
+    assert_eq!((open.circuit, open.failures, open.reason), (CircuitState::Open, 6, Some(Reason::ProviderUnreachable)));
+    assert_eq!((open.until, open.age_seconds), (Some(noon() + chrono::Duration::seconds(40)), Some(310)));
+    assert_eq!(open.message, "pg-ledger:5432 did not accept a connection within 5s");
+    assert_eq!((open.counts.total, open.counts.ready), (1, 0));
+    // Silent, but not often enough in a row.
+    let silent = one("redis-main");
+    assert_eq!((silent.circuit, silent.failures, silent.until), (CircuitState::Closed, 1, None));
+    let good = one("pg-main");
+    assert_eq!((good.circuit, good.failures, good.reason, good.since), (CircuitState::Closed, 0, None, None));
+    assert!(good.counts.total > 0 && good.message.is_empty());
+    // The page shows the same.
+    let overview: Overview = server.json("/api/v1/overview").await;
+    assert_eq!(overview.providers, providers.items);
+    // A tenant's are those that it has something on.
+    let mine: Page<ProviderView> = server.json("/api/v1/providers?tenant=billing").await;
+    let names: Vec<&str> = mine.items.iter().map(|one| one.provider.as_str()).collect();
+    assert_eq!(names, ["pg-ledger", "pg-main"]);
+    // Once its time has come one may ask it.
+    let mut data = sample::platform(noon());
+    data.circuits.get_mut("pg-ledger").unwrap().retry_at = Some(noon());
+    let server = Server::with(data).await;
+    let providers: Page<ProviderView> = server.json("/api/v1/providers").await;
+    let half_open = providers.items.iter().find(|one| one.provider == "pg-ledger").unwrap();
+    assert_eq!((half_open.circuit, half_open.until), (CircuitState::HalfOpen, None));
+}
+
+#[tokio::test]
 async fn what_a_server_answers_reads_back_as_it_was() {
     async fn same<T: Serialize + DeserializeOwned>(server: &Server, path: &str) {
         let sent: Value = server.json(path).await;
@@ -419,6 +452,7 @@ async fn what_a_server_answers_reads_back_as_it_was() {
     same::<ResourceDetail>(&server, "/api/v1/resources/checkout/production/Database/orders").await;
     same::<Page<ProposalView>>(&server, "/api/v1/proposals").await;
     same::<Page<OrphanView>>(&server, "/api/v1/orphans").await;
+    same::<Page<ProviderView>>(&server, "/api/v1/providers").await;
     same::<Page<ExecutionView>>(&server, "/api/v1/executions").await;
     same::<ExecutionDetail>(&server, "/api/v1/executions/113").await;
     same::<Page<EventView>>(&server, "/api/v1/events").await;
@@ -465,6 +499,10 @@ async fn metrics_are_what_the_store_says_and_what_was_asked() {
         "plumb_drifted{tenant=\"search\"} 0",
         "plumb_open_proposals{tenant=\"checkout\"} 1",
         "plumb_orphans{tenant=\"search\"} 1",
+        "plumb_circuit_open{provider=\"pg-ledger\"} 1",
+        "plumb_circuit_open{provider=\"pg-main\"} 0",
+        "plumb_circuit_failures{provider=\"pg-ledger\"} 6",
+        "plumb_circuit_failures{provider=\"redis-main\"} 1",
         "plumb_executions_total{outcome=\"InSync\"} 12",
         "plumb_executions_total{outcome=\"Failed\"} 2",
         "plumb_last_execution_age_seconds{tenant=\"checkout\"} 2",

@@ -2,7 +2,7 @@
 
 import { h } from '../dom.js';
 import { ask } from '../api.js';
-import { ago, bar, empty, executionPath, outcome, panel, plural, resourcePath, revision, summary, tenantPath, trigger } from '../parts.js';
+import { ago, bar, empty, executionPath, outcome, panel, plural, resourcePath, revision, summary, tenantPath, trigger, until } from '../parts.js';
 
 const RECENT = 6;
 
@@ -32,6 +32,7 @@ export default {
       tiles(overview),
       attention(overview),
       h('div', { class: 'columns' }, tenantTable(tenants), recent(executions)),
+      providerTable(overview.providers),
     ];
   },
 };
@@ -142,6 +143,27 @@ export function flags(tenant) {
     tenant.openProposals ? h('span', { class: 'badge drifted' }, plural(tenant.openProposals, 'proposal')) : null,
     tenant.findings.some((finding) => finding.severity === 'error') ? h('span', { class: 'badge stalled' }, plural(tenant.findings.filter((finding) => finding.severity === 'error').length, 'finding')) : null,
   ];
+}
+
+const CIRCUITS = { closed: ['ready', 'Closed'], open: ['stalled', 'Open'], halfOpen: ['reconciling', 'Half open'] };
+
+function providerTable(providers) {
+  if (providers.length === 0) return null;
+  return panel('Providers', { note: String(providers.length) },
+    h('div', { class: 'scroll' }, h('table', { class: 'list' },
+      h('thead', null, h('tr', null, ['Provider', 'Circuit', 'Readiness', 'Silent', 'Message'].map((name) => h('th', { scope: 'col' }, name)))),
+      h('tbody', null, providers.map((one) => {
+        const [tone, word] = CIRCUITS[one.circuit] ?? ['unknown', one.circuit];
+        return h('tr', { 'data-key': one.provider },
+          h('th', { scope: 'row' }, one.provider),
+          h('td', { 'data-label': 'Circuit' }, h('span', { class: `badge ${tone}` }, word), one.until ? [' ', until(one.until)] : null),
+          h('td', { 'data-label': 'Readiness', class: 'readiness' },
+            one.counts.total
+              ? [bar(one.counts), h('span', { class: 'of' }, `${one.counts.ready} / ${one.counts.total}`)]
+              : h('span', { class: 'muted' }, 'no resources')),
+          h('td', { 'data-label': 'Silent' }, one.since ? [plural(one.failures, 'time'), ', first ', ago(one.since)] : h('span', { class: 'muted' }, '–')),
+          h('td', { 'data-label': 'Message', class: 'message' }, one.reason ? `${one.message} (${one.reason})` : null));
+      })))));
 }
 
 function recent(executions) {

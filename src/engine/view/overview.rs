@@ -9,6 +9,7 @@ use super::attempt::{DeadLetterView, letters};
 use super::facts::{Facts, last_executions, scope_of, trailer};
 use super::history::ExecutionView;
 use super::orphan::{self, OrphanKind};
+use super::provider::{self, ProviderView};
 use super::resource::{self, Counts, StatusWord, status_word};
 use super::{FindingView, age_seconds};
 use crate::model::{
@@ -27,6 +28,8 @@ pub struct Overview {
     /// `None` before the first revision that validated.
     pub platform: Option<PlatformView>,
     pub tenants: TenantCounts,
+    /// Those that are used, and those that do not answer.
+    pub providers: Vec<ProviderView>,
     pub resources: Counts,
     pub open_proposals: usize,
     /// Marked objects that nobody asks for, resources of removed tenants and environments, and objects kept on
@@ -113,6 +116,8 @@ pub struct Gauges {
     pub findings: BTreeMap<String, usize>,
     pub last_execution_age_seconds: BTreeMap<String, u64>,
     pub tenants: TenantCounts,
+    /// Those that are used, and those that do not answer.
+    pub providers: Vec<ProviderView>,
     /// Whether the head of the platform repository does not validate.
     pub platform_rejected: usize,
 }
@@ -145,6 +150,7 @@ pub async fn overview(store: &dyn Store, clock: &dyn Clock) -> Result<Overview, 
     Ok(Overview {
         platform: facts.platform.as_ref().map(|state| platform(state, now)),
         tenants: tenant_counts(&facts),
+        providers: provider::from_facts(&facts, now),
         resources,
         open_proposals: facts.proposals.values().filter(|proposal| proposal.status.is_undecided()).count(),
         orphans: count(OrphanKind::Orphaned),
@@ -167,6 +173,7 @@ pub async fn gauges(store: &dyn Store, clock: &dyn Clock) -> Result<Gauges, Stor
     let now = clock.now();
     let mut gauges = Gauges {
         tenants: tenant_counts(&facts),
+        providers: provider::from_facts(&facts, now),
         platform_rejected: usize::from(facts.platform.as_ref().is_some_and(|platform| platform.rejected.is_some())),
         ..Gauges::default()
     };

@@ -1,6 +1,7 @@
 //! What is printed of servers, and of what does not go well.
 
-use plumb::model::{Clock, EventKind, ExecutionOutcome, Reason, Summary, SystemClock, Trigger};
+use chrono::TimeDelta;
+use plumb::model::{Circuit, Clock, EventKind, ExecutionOutcome, Reason, Summary, SystemClock, Trigger};
 use plumb::store::sqlite::SqliteStore;
 use plumb::store::{Mode, NewEvent, Scope, Store};
 
@@ -303,6 +304,36 @@ fn dead_letters_are_listed_and_retried() {
     assert!(letters.stdout.contains(wishes), "{letters:?}");
     let explained = desk.plumb(&["explain", wishes, "--server", &serving.address]);
     assert!(explained.stdout.contains("DeadLetter"), "{explained:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn providers_are_listed_with_their_circuits() {
+    let desk = Desk::with_starter();
+    let seen = |name: &str, args: &[&str]| {
+        let said = desk.plumb(args);
+        assert_eq!(said.code, 0, "{said:?}");
+        snapshot(name, &shown(&desk, args, &said));
+    };
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    seen("providers", &["get", "--providers"]);
+    // One that nobody asks for a while.
+    let now = SystemClock.now();
+    let open = Circuit {
+        provider: "pg".to_owned(),
+        failures: 5,
+        reason: Reason::ProviderUnreachable,
+        message: "pg.example.com:5432 refused the connection".to_owned(),
+        since: now - TimeDelta::hours(3),
+        asked_at: now,
+        retry_at: Some(now + TimeDelta::hours(1)),
+    };
+    let store = SqliteStore::open(desk.data(""), Mode::Reconcile).await.unwrap();
+    let mut tx = store.begin(Scope::Platform).await.unwrap();
+    tx.put_circuit(&open).await.unwrap();
+    tx.commit().await.unwrap();
+    drop(store);
+    seen("providers_open", &["get", "--providers"]);
+    seen("providers_open_json", &["get", "--providers", "-o", "json"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use plumb::engine::Connect;
@@ -17,6 +18,8 @@ pub struct Faults {
     silence: Mutex<Option<ManagerError>>,
     /// Who every manager says that its system is, where it is not the usual.
     identity: Mutex<Option<ProviderIdentity>>,
+    /// How long each step takes beside its work.
+    slowness: Mutex<Duration>,
     asked: Mutex<usize>,
     tried: Mutex<Vec<String>>,
 }
@@ -44,6 +47,11 @@ impl Faults {
     /// From now on every system is another one.
     pub fn become_another(&self, identity: &str) {
         *self.identity.lock().unwrap() = Some(ProviderIdentity(identity.to_owned()));
+    }
+
+    /// From now on each step takes so much longer.
+    pub fn slow_down(&self, by: Duration) {
+        *self.slowness.lock().unwrap() = by;
     }
 
     /// How often a manager was asked who it is since the last call.
@@ -104,6 +112,10 @@ impl ResourceManager for Faulty {
     async fn apply(&self, step: &Step, cx: &Cx<'_>) -> Result<Outcome, ManagerError> {
         self.faults.answer()?;
         self.faults.tried.lock().unwrap().push(step.key.name.clone());
+        let slowness = *self.faults.slowness.lock().unwrap();
+        if !slowness.is_zero() {
+            tokio::time::sleep(slowness).await;
+        }
         let failure = self.faults.steps.lock().unwrap().get(&step.key.name).cloned();
         match failure {
             Some(error) => Err(error),

@@ -52,6 +52,11 @@ impl Replica {
     /// Tells it to stop, and waits until it has; gives its exit code.
     pub fn terminate(&mut self) -> Option<i32> {
         self.signal("TERM");
+        self.end()
+    }
+
+    /// Waits until it has ended; gives its exit code.
+    pub fn end(&mut self) -> Option<i32> {
         self.process.wait().unwrap().code()
     }
 

@@ -43,6 +43,8 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
     /// What makes managers, where it is not the usual.
     pub connect: Option<Connect>,
+    /// How many tenants are looked at at once, and how long each does steps while others wait, where it is not the usual.
+    pub places: Option<(usize, Duration)>,
     /// The PostgreSQL database that the state is in, where it is not in a file.
     pub database: Option<String>,
     /// What is put around the store, where something is.
@@ -128,6 +130,7 @@ impl World {
             credentials: tempfile::tempdir().unwrap(),
             clock: Arc::new(SystemClock),
             connect: None,
+            places: None,
             database: None,
             around_store: None,
             running: None,
@@ -238,8 +241,12 @@ impl World {
         });
         let passwords: Arc<dyn plumb::engine::Passwords> = secrets.clone();
         let engine = Engine::new(settings, Arc::clone(&store), passwords, clock, listener);
-        let engine = Arc::new(match &self.connect {
+        let engine = match &self.connect {
             Some(connect) => engine.with_managers(Arc::clone(connect)),
+            None => engine,
+        };
+        let engine = Arc::new(match self.places {
+            Some((places, slice)) => engine.with_places(places, slice),
             None => engine,
         });
         self.running = Some(Running { engine, store, secrets });

@@ -22,6 +22,9 @@ const LOCK: Duration = TIMEOUT.saturating_mul(4);
 const PATIENCE: Duration = Duration::from_secs(120);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 const OBJECT: &str = "team_staging_orders";
+/// How many statements of steps wait for a lock.
+const WAITING: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'plumb' AND wait_event = 'relation'";
 
 /// One tenant with one database on a server that holds the state too.
 struct Scene {
@@ -128,11 +131,10 @@ async fn stopped_in_a_step(before: Option<&str>, spec: &str, action: Action) {
     }
     let blocker = scene.no_marks().await;
     scene.commit(spec);
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'plumb' AND wait_event = 'relation'";
-    scene.until("no step waits", async || scene.number(waiting).await > 0).await;
+    scene.until("no step waits", async || scene.number(WAITING).await > 0).await;
     first.signal("STOP");
     blocker.close().await.unwrap();
-    scene.until("it waits still", async || scene.number(waiting).await == 0).await;
+    scene.until("it waits still", async || scene.number(WAITING).await == 0).await;
     // Its sessions in databases of the tenant, and the one that holds the lock on the object.
     let locks = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
                  WHERE l.locktype = 'advisory' AND d.datname = 'postgres' AND l.granted";
@@ -184,4 +186,25 @@ async fn a_process_that_is_stopped_between_two_statements_gives_its_lock_up() {
 async fn a_process_that_is_stopped_inside_a_database_gives_its_lock_up() {
     // The role is made, in a transaction that is open.
     stopped_in_a_step(Some(""), ", roles: [{name: app, access: read}]", Action::Update).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_told_to_stop_waits_for_its_step_and_ends_at_once_when_it_is_told_twice() {
+    let scene = Scene::new().await;
+    let mut first = scene.replica();
+    let blocker = scene.no_marks().await;
+    scene.commit("");
+    scene.until("no step waits", async || scene.number(WAITING).await > 0).await;
+    first.signal("TERM");
+    scene.until("it does not hear", async || first.log().contains("stopping:")).await;
+    first.signal("TERM");
+    assert_eq!(first.end(), Some(1), "it has not waited for its step");
+    assert!(first.log().contains("told to stop a second time"), "{}", first.log());
+    blocker.close().await.unwrap();
+    // The next finishes what it began.
+    let mut second = scene.replica();
+    scene.until_done(Action::Create).await;
+    assert_eq!(second.terminate(), Some(0));
+    let made = format!("CREATE DATABASE \"{OBJECT}\"");
+    assert_eq!(scene.server.log().matches(&made).count(), 1);
 }

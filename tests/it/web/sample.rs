@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, Utc};
 use plumb::model::{
-    Action, Annotations, ApprovalKind, Change, Code, Condition, ConditionStatus, ConditionType, Diagnostic, Event,
-    EventKind, Execution, ExecutionOutcome, Fields, Kind, LeftOut, ObjectId, PlanId, PlatformId, Proposal,
+    Action, Annotations, ApprovalKind, Change, Circuit, Code, Condition, ConditionStatus, ConditionType, Diagnostic,
+    Event, EventKind, Execution, ExecutionOutcome, Fields, Kind, LeftOut, ObjectId, PlanId, PlatformId, Proposal,
     ProposalKind, ProposalStatus, ProposedField, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Span,
     Stray, Summary, Trigger, revision,
 };
@@ -181,7 +181,31 @@ pub fn platform(now: DateTime<Utc>) -> Data {
     search(&mut sample);
     legacy(&mut sample);
     history(&mut sample);
+    circuits(&mut sample);
     sample.data
+}
+
+/// One provider that nobody asks for a while, and one that was silent once.
+fn circuits(sample: &mut Sample) {
+    let open = Circuit {
+        provider: "pg-ledger".into(),
+        failures: 6,
+        reason: Reason::ProviderUnreachable,
+        message: "pg-ledger:5432 did not accept a connection within 5s".into(),
+        since: sample.ago(310),
+        asked_at: sample.ago(20),
+        retry_at: Some(sample.ago(-40)),
+    };
+    let closed = Circuit {
+        provider: "redis-main".into(),
+        failures: 1,
+        reason: Reason::TimedOut,
+        message: "redis-main did not answer within 5s".into(),
+        since: sample.ago(3),
+        asked_at: sample.ago(3),
+        retry_at: None,
+    };
+    sample.data.circuits = [open, closed].into_iter().map(|circuit| (circuit.provider.clone(), circuit)).collect();
 }
 
 fn checkout(sample: &mut Sample) {

@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use crate::managers::{Cx, ManagerError, Outcome, ResourceManager};
 use crate::model::{
@@ -25,6 +26,7 @@ use super::lease::{Going, Held};
 use super::passwords::Fenced;
 use super::reconcile::chain;
 use super::schedule::share_of;
+use super::slots::{self, Crowd};
 use super::timeline::Timeline;
 use super::{Engine, windows};
 
@@ -66,11 +68,13 @@ struct Gate<'a> {
     /// The environments that were found closed. They stay so for this look: it ends, and the one that comes when they
     /// open goes on.
     closed: Mutex<BTreeMap<String, Hold>>,
+    /// The limits that steps wait for.
+    crowd: Crowd,
 }
 
 impl<'a> Gate<'a> {
     fn of(held: &'a Held, windows: &'a [Window], clock: &'a dyn Clock) -> Self {
-        Self { held, windows, clock, closed: Mutex::default() }
+        Self { held, windows, clock, closed: Mutex::default(), crowd: Crowd::default() }
     }
 
     /// Whether a step may begin now.
@@ -114,7 +118,11 @@ impl Engine {
         loop {
             let coming = arrived.len();
             start_ready(&mut waiting, &mut applied, |step| {
-                if running.len() + coming >= width || held.going() != Going::On {
+                if held.going() != Going::On {
+                    return Room::Full;
+                }
+                if running.len() + coming >= width {
+                    gate.crowd.waits_for(slots::tenant_is_full(width));
                     return Room::Full;
                 }
                 if let Some(hold) = gate.closes(step) {
@@ -124,14 +132,25 @@ impl Engine {
                 Room::Taken
             });
             if arrived.is_empty() {
-                arrived.extend(running.next().await);
+                tokio::select! {
+                    biased;
+                    next = running.next() => match next {
+                        Some(progress) => arrived.push(progress),
+                        None => break,
+                    },
+                    () = gate.crowd.grown() => {
+                        gate.crowd.take().into_iter().for_each(|limit| timeline.note(limit));
+                        // What cannot be written now is written with the next step, which is not begun before.
+                        let _ = meanwhile(timeline.flush(), &mut running, &mut arrived).await;
+                    }
+                }
             }
             // What is there by now goes together.
             while let Some(Some(more)) = running.next().now_or_never() {
                 arrived.push(more);
             }
             if arrived.is_empty() {
-                break;
+                continue;
             }
             let mut beginning = Vec::new();
             for progress in std::mem::take(&mut arrived) {
@@ -188,7 +207,7 @@ impl Engine {
             .for_each_concurrent(width, |step| async move {
                 let remarked = async {
                     let goes_on = || held.going() == Going::On;
-                    if let Some((manager, slot)) = self.slot_for(platform, step, held, goes_on).await? {
+                    if let Some((manager, slot)) = self.slot_for(platform, step, held, goes_on, |_| ()).await? {
                         let remarked = self.run(platform, step, manager.as_ref(), held.lease()).await;
                         held.slots().give(slot.slot).await;
                         drop(remarked?);
@@ -217,7 +236,9 @@ impl Engine {
 
     /// Waits for the provider to have room for a step.
     async fn take_slot<'s>(&self, platform: &Platform, step: &'s Step, gate: &Gate<'_>) -> Progress<'s> {
-        match self.slot_for(platform, step, gate.held, || gate.is_open_for(step)).await {
+        let goes_on = || gate.is_open_for(step);
+        let waits = |limit| gate.crowd.waits_for(slots::provider_is_full(&step.provider, limit));
+        match self.slot_for(platform, step, gate.held, goes_on, waits).await {
             Ok(Some((manager, slot))) => Progress::HasSlot { step, manager, slot },
             Ok(None) => Progress::NotBegun { step },
             Err(error) => Progress::Over { step, result: Err(error), millis: 0 },
@@ -232,7 +253,7 @@ impl Engine {
         slot: Taken,
         held: &Held,
     ) -> Progress<'s> {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         let result = self.run(platform, step, manager.as_ref(), held.lease()).await;
         held.slots().give(slot.slot).await;
         let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -240,13 +261,14 @@ impl Engine {
     }
 
     /// The manager for a step, once there is room: in this process, and over all replicas. `None` when it is not to go on
-    /// any more by then; the wait may be long.
+    /// any more by then; the wait may be long, and `waits` hears of it with the provider's limit.
     async fn slot_for(
         &self,
         platform: &Platform,
         step: &Step,
         held: &Held,
         goes_on: impl Fn() -> bool + Send + Sync,
+        waits: impl Fn(usize) + Send + Sync,
     ) -> Result<Option<(Arc<dyn ResourceManager>, Taken)>, ManagerError> {
         let Member { manager, slots } = self.fleet.member(platform, &step.provider, Access::Write)?;
         let limit = platform.providers.get(&step.provider).map_or(1, |spec| spec.max_concurrency);
@@ -255,14 +277,15 @@ impl Engine {
         let permit = loop {
             match tokio::time::timeout(ROOM_PATIENCE, &mut room).await {
                 Ok(permit) => break permit.map_err(closed)?,
-                Err(_) if goes_on() => {}
+                Err(_) if goes_on() => waits(limit),
                 Err(_) => return Ok(None),
             }
         };
-        let (mut tries, mut failures) = (0, 0);
+        let (mut tries, mut failures, began) = (0, 0, Instant::now());
         while goes_on() {
             match held.slots().take(&step.provider, limit).await {
                 Ok(Some(slot)) => return Ok(Some((manager, Taken { slot, _permit: permit }))),
+                Ok(None) if began.elapsed() >= ROOM_PATIENCE => waits(limit),
                 Ok(None) => {}
                 // A store that is restarted is no failure of the step.
                 Err(error) if failures < SLOT_FAILURES => {

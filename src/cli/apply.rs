@@ -1,7 +1,7 @@
 //! `plumb apply`: the whole sentence once, proposals too, then exit.
 
 use anyhow::bail;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::diag;
 use crate::engine::{Ask, Report, Width};
@@ -17,7 +17,7 @@ use super::{progress, tenants};
 pub struct Args {}
 
 /// What `--environment` would have to mean here is nothing that exists: a tenant's resources are one plan.
-const WHOLE_TENANTS: &str = "apply is about whole tenants and would not stop at an environment; leave out \
+pub const WHOLE_TENANTS: &str = "apply is about whole tenants and would not stop at an environment; leave out \
                              --environment (PLUMB_ENVIRONMENT). A window, or spec.suspend of the Tenant, keeps changes from one";
 
 /// Applies. Exits with 0 when everything is in sync afterwards, else with 1.
@@ -40,28 +40,7 @@ pub async fn run(_: Args, common: &Common) -> anyhow::Result<u8> {
             }
         }
     }
-    let results: Vec<_> = reports
-        .iter()
-        .map(|report| {
-            let mut result = to_json(&report.plan, &report.desired);
-            result["outcome"] = json!(report.outcome);
-            result["done"] = json!(report.done);
-            result["execution"] = json!(report.execution);
-            result["failed"] = report
-                .failed
-                .iter()
-                .map(|(key, (reason, message))| json!({"key": key, "reason": reason, "message": message}))
-                .collect();
-            result["putOff"] = report
-                .put_off
-                .iter()
-                .map(|(key, Hold { reason, message, until })| {
-                    json!({"key": key, "reason": reason, "message": message, "until": until})
-                })
-                .collect();
-            result
-        })
-        .collect();
+    let results: Vec<_> = reports.iter().map(report_json).collect();
     output::print_as(common, &results, || {
         let paint = Paint::stdout(common);
         reports
@@ -74,7 +53,29 @@ pub async fn run(_: Args, common: &Common) -> anyhow::Result<u8> {
     Ok(u8::from(!in_sync))
 }
 
-fn report_text(report: &Report, branch: &str, paint: Paint) -> String {
+/// What became of a look, for programs.
+pub fn report_json(report: &Report) -> Value {
+    let mut result = to_json(&report.plan, &report.desired);
+    result["outcome"] = json!(report.outcome);
+    result["done"] = json!(report.done);
+    result["execution"] = json!(report.execution);
+    result["failed"] = report
+        .failed
+        .iter()
+        .map(|(key, (reason, message))| json!({"key": key, "reason": reason, "message": message}))
+        .collect();
+    result["putOff"] = report
+        .put_off
+        .iter()
+        .map(|(key, Hold { reason, message, until })| {
+            json!({"key": key, "reason": reason, "message": message, "until": until})
+        })
+        .collect();
+    result
+}
+
+/// The same, for people.
+pub fn report_text(report: &Report, branch: &str, paint: Paint) -> String {
     let mut text = String::new();
     if !report.desired.diagnostics.is_empty() {
         text.push_str(&diag::text(

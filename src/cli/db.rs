@@ -11,14 +11,15 @@ use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::engine::vault::{KEY_FILE, KEY_VARIABLE};
 use crate::model::{Clock, SystemClock};
+use crate::store::audit::{AuditAction, AuditDetails, NewAudit, PLATFORM_CHAIN};
 use crate::store::copy::{self, Batch, Cells, Rows, TableShape};
 use crate::store::lock::DirectoryLock;
-use crate::store::{Lead, Mode, Store};
+use crate::store::{Lead, Mode, Scope, Store};
 
 use super::args::{Common, Database};
 use super::{house, output};
@@ -77,12 +78,31 @@ async fn migrate(common: &Common) -> anyhow::Result<()> {
     let database = common.database()?;
     let store = house::open(&database, Mode::Reconcile).await?;
     let applied = store.migrated();
+    // One that was just made has no past, and may still be restored into.
+    let is_new = applied.iter().any(|migration| migration.starts_with(FIRST));
+    if !applied.is_empty() && !is_new {
+        audit(store.as_ref(), "migrate", &[("applied", json!(applied))]).await?;
+    }
     let told = json!({"database": database.shown(), "applied": applied});
     output::print_as(common, &told, || match applied {
         [] => format!("{} is up to date", database.shown()),
         applied => format!("{}: applied {}", database.shown(), applied.join(", ")),
     })
 }
+
+/// Writes into the audit log of the platform what this person does to a database.
+async fn audit(store: &dyn Store, did: &str, more: &[(&str, Value)]) -> anyhow::Result<()> {
+    let mut details = AuditDetails::from([("command".to_owned(), json!(format!("db {did}")))]);
+    details.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    let (at, actor) = (SystemClock.now(), house::person());
+    let entry = NewAudit { at, actor, action: AuditAction::Database, key: None, details };
+    let mut tx = store.begin(Scope::Platform).await?;
+    tx.append_audit(PLATFORM_CHAIN, &[entry]).await?;
+    Ok(tx.commit().await?)
+}
+
+/// How the migration that makes a database begins.
+const FIRST: &str = "0001 ";
 
 const FORMAT: &str = "plumb-backup";
 /// The only version of the format so far.
@@ -120,10 +140,14 @@ struct End {
 async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
     let store = house::existing_store(common, Mode::ReadOnly).await?;
     let to_stdout = file == Path::new("-");
+    ensure!(to_stdout || !file.exists(), "there is a file {} already; name another one", file.display());
+    // Written down first, so that it is in the backup. One that is taken in an emergency is taken all the same.
+    if let Err(error) = audit_backup(file, common).await {
+        eprintln!("that a backup is taken could not be written into the audit log: {error:#}");
+    }
     let rows = if to_stdout {
         write_backup(store.as_ref(), BufWriter::new(io::stdout())).await?
     } else {
-        ensure!(!file.exists(), "there is a file {} already; name another one", file.display());
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // Made for its owner alone, and given its name once it is whole.
         let mut whole = tempfile::NamedTempFile::new_in(folder)
@@ -141,6 +165,11 @@ async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+async fn audit_backup(file: &Path, common: &Common) -> anyhow::Result<()> {
+    let store = house::existing_store(common, Mode::Append).await?;
+    audit(store.as_ref(), "backup", &[("file", json!(file.display().to_string()))]).await
 }
 
 /// Writes lines, and hashes them.
@@ -209,6 +238,8 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     let counts = backup.read_into(rows.as_mut()).await?;
     expect_nobody_came(store.as_ref(), rows.as_mut(), &database, "restored").await?;
     rows.commit().await?;
+    let told = [("file", json!(file.display().to_string())), ("takenAt", json!(header.taken_at))];
+    audit(store.as_ref(), "restore", &told).await.context("it is restored, but that is not in its audit log")?;
     tell(common, &database, &counts, "restored", header.taken_at)
 }
 
@@ -297,6 +328,8 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
     let counts = copy::copy(rows.as_mut(), written.as_mut(), &to.shown()).await?;
     expect_nobody_came(source.as_ref(), rows.as_mut(), &from, "moved").await?;
     written.commit().await?;
+    let told = [("from", json!(from.shown()))];
+    audit(target.as_ref(), "move", &told).await.context("it is moved, but that is not in its audit log")?;
     tell(common, &to, &counts, "moved and compared", SystemClock.now())?;
     if !common.quiet {
         eprintln!(

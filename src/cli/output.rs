@@ -61,6 +61,11 @@ impl Paint {
         Self { on: common.colors(std::io::stderr().is_terminal()) }
     }
 
+    /// No colours.
+    pub fn none() -> Self {
+        Self { on: false }
+    }
+
     fn paint(self, code: &str, text: &str) -> String {
         if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }

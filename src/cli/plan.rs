@@ -219,7 +219,8 @@ pub fn unknown_text(text: &mut String, key: &ResourceKey, unknown: &Unknown, pai
     let _ = writeln!(text, "      {}", readable(&unknown.message));
 }
 
-fn step_text(text: &mut String, step: &Step, paint: Paint) {
+/// One step, with what it changes and loses.
+pub fn step_text(text: &mut String, step: &Step, paint: Paint) {
     let sign = match step.action {
         Action::Create => paint.green("+"),
         Action::Update => paint.yellow("~"),

@@ -3,8 +3,8 @@
 use anyhow::bail;
 use serde_json::json;
 
-use crate::engine::{Ask, Width, retry};
-use crate::model::{Request, ResourceKey, SystemClock, Trigger};
+use crate::engine::{Ask, Width, request_looks, retry};
+use crate::model::{ResourceKey, SystemClock, Trigger};
 use crate::store::{Mode, Scope};
 
 use super::args::Common;
@@ -40,8 +40,7 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     }
     // Who waits for a provider is looked at as well.
     let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
-    let looks: Vec<Request> = tenants.iter().map(|tenant| Request::at_once(tenant, ask)).collect();
-    store.request(&looks).await?;
+    request_looks(store.as_ref(), &SystemClock, &tenants, ask, &by).await?;
     output::print_as(common, &json!({"retried": keys}), || {
         if keys.is_empty() {
             return "no step has failed; every tenant is looked at all the same\n".to_owned();

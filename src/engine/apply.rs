@@ -28,6 +28,7 @@ use super::lease::{Going, Held};
 use super::passwords::Fenced;
 use super::reconcile::chain;
 use super::schedule::share_of;
+use super::slots::{self, Crowd};
 use super::timeline::Timeline;
 use super::{Engine, circuits, windows};
 
@@ -74,11 +75,14 @@ struct Gate<'a> {
     silent: Mutex<BTreeMap<String, Hold>>,
     /// When a provider that gave a step no answer was asked who it is. Whoever asks holds it.
     asked: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Option<Instant>>>>>,
+    /// The limits that steps wait for.
+    crowd: Crowd,
 }
 
 impl<'a> Gate<'a> {
     fn of(held: &'a Held, windows: &'a [Window], clock: &'a dyn Clock) -> Self {
-        Self { held, windows, clock, closed: Mutex::default(), silent: Mutex::default(), asked: Mutex::default() }
+        let (closed, silent, asked) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { held, windows, clock, closed, silent, asked, crowd: Crowd::default() }
     }
 
     /// Whether a step may begin now.
@@ -155,7 +159,11 @@ impl Engine {
         loop {
             let coming = arrived.len();
             start_ready(&mut waiting, &mut applied, |step| {
-                if running.len() + coming >= width || held.going_for_a_step() != Going::On {
+                if held.going_for_a_step() != Going::On {
+                    return Room::Full;
+                }
+                if running.len() + coming >= width {
+                    gate.crowd.waits_for(slots::tenant_is_full(width));
                     return Room::Full;
                 }
                 if let Some(hold) = gate.closes(step) {
@@ -165,14 +173,25 @@ impl Engine {
                 Room::Taken
             });
             if arrived.is_empty() {
-                arrived.extend(running.next().await);
+                tokio::select! {
+                    biased;
+                    next = running.next() => match next {
+                        Some(progress) => arrived.push(progress),
+                        None => break,
+                    },
+                    () = gate.crowd.grown() => {
+                        gate.crowd.take().into_iter().for_each(|limit| timeline.note(limit));
+                        // What cannot be written now is written with the next step, which is not begun before.
+                        let _ = meanwhile(timeline.flush(), &mut running, &mut arrived).await;
+                    }
+                }
             }
             // What is there by now goes together.
             while let Some(Some(more)) = running.next().now_or_never() {
                 arrived.push(more);
             }
             if arrived.is_empty() {
-                break;
+                continue;
             }
             let mut beginning = Vec::new();
             for progress in std::mem::take(&mut arrived) {
@@ -236,7 +255,7 @@ impl Engine {
             .for_each_concurrent(width, |step| async move {
                 let remarked = async {
                     let goes_on = || held.going() == Going::On;
-                    if let Some((manager, slot)) = self.slot_for(platform, step, held, goes_on).await? {
+                    if let Some((manager, slot)) = self.slot_for(platform, step, held, goes_on, |_| ()).await? {
                         let remarked = self.run(platform, step, manager.as_ref(), held.lease()).await;
                         held.slots().give(slot.slot).await;
                         drop(remarked?);
@@ -265,7 +284,9 @@ impl Engine {
 
     /// Waits for the provider to have room for a step.
     async fn take_slot<'s>(&self, platform: &Platform, step: &'s Step, gate: &Gate<'_>) -> Progress<'s> {
-        match self.slot_for(platform, step, gate.held, || gate.is_open_for(step)).await {
+        let goes_on = || gate.is_open_for(step);
+        let waits = |limit| gate.crowd.waits_for(slots::provider_is_full(&step.provider, limit));
+        match self.slot_for(platform, step, gate.held, goes_on, waits).await {
             Ok(Some((manager, slot))) => Progress::HasSlot { step, manager, slot },
             Ok(None) => Progress::NotBegun { step },
             Err(error) => Progress::Over { step, result: Err(error), millis: 0 },
@@ -308,13 +329,14 @@ impl Engine {
     }
 
     /// The manager for a step, once there is room: in this process, and over all replicas. `None` when it is not to go on
-    /// any more by then; the wait may be long.
+    /// any more by then; the wait may be long, and `waits` hears of it with the provider's limit.
     async fn slot_for(
         &self,
         platform: &Platform,
         step: &Step,
         held: &Held,
         goes_on: impl Fn() -> bool + Send + Sync,
+        waits: impl Fn(usize) + Send + Sync,
     ) -> Result<Option<(Arc<dyn ResourceManager>, Taken)>, ManagerError> {
         let Member { manager, slots } = self.fleet.member(platform, &step.provider, Access::Write)?;
         let limit = platform.providers.get(&step.provider).map_or(1, |spec| spec.max_concurrency);
@@ -323,14 +345,15 @@ impl Engine {
         let permit = loop {
             match tokio::time::timeout(ROOM_PATIENCE, &mut room).await {
                 Ok(permit) => break permit.map_err(closed)?,
-                Err(_) if goes_on() => {}
+                Err(_) if goes_on() => waits(limit),
                 Err(_) => return Ok(None),
             }
         };
-        let (mut tries, mut failures) = (0, 0);
+        let (mut tries, mut failures, began) = (0, 0, Instant::now());
         while goes_on() {
             match held.slots().take(&step.provider, limit).await {
                 Ok(Some(slot)) => return Ok(Some((manager, Taken { slot, _permit: permit }))),
+                Ok(None) if began.elapsed() >= ROOM_PATIENCE => waits(limit),
                 Ok(None) => {}
                 // A store that is restarted is no failure of the step.
                 Err(error) if failures < SLOT_FAILURES => {

@@ -12,7 +12,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use crate::managers::ManagerError;
 use crate::model::{Attempt, Circuit, Clock, Hold, ObjectHex, Plan, Reason, ResourceKey, Saga, Step};
-use crate::store::audit::NewAudit;
+use crate::store::audit::{NewAudit, PLATFORM_CHAIN};
 use crate::store::{Scope, Store, StoreError, Tx};
 
 use super::apply::Applied;
@@ -77,7 +77,7 @@ pub(super) fn verdict(attempt: &Attempt) -> Hold {
 }
 
 /// How often something happened, as people say it.
-fn times(number: u32) -> String {
+pub(super) fn times(number: u32) -> String {
     match number {
         0 | 1 => "once".to_owned(),
         2 => "twice".to_owned(),
@@ -227,9 +227,13 @@ async fn try_again(
     // Providers are all tenants'.
     let mut tx = store.begin(if is_left_alone { Scope::Platform } else { scope }).await?;
     if is_left_alone {
+        let mut rows = Vec::new();
         for circuit in tx.circuits().await?.into_values().filter(|circuit| circuit.is_open(now)) {
+            rows.push(audit::asked_again(by, &circuit.provider, now));
             tx.put_circuit(&Circuit { retry_at: Some(now), ..circuit }).await?;
         }
+        // What belongs to all tenants is in the chain of none.
+        tx.append_audit(PLATFORM_CHAIN, &rows).await?;
     }
     let failed = Failed::of(tx.as_mut(), tenant, key, again).await?;
     let keys = failed.keys();

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use crate::model::{Approval, Event, EventKind, Lease, ObjectHex, Proposal, ResourceKey};
+use crate::model::{Approval, Ask, Clock, Event, EventKind, Lease, ObjectHex, Proposal, Request, ResourceKey};
 use crate::source::CommitInfo;
 use crate::store::audit::{AuditAction, AuditDetails, NewAudit};
-use crate::store::{NewEvent, Scope};
+use crate::store::{NewEvent, Scope, Store, StoreError};
 
 use super::memory::Memory;
 use super::reconcile::{Source, unreadable};
@@ -178,10 +178,49 @@ pub(super) fn asked(by: &str, tenant: Option<&str>, at: DateTime<Utc>) -> NewAud
     NewAudit { at, actor: by.to_owned(), action: AuditAction::Request, key: None, details }
 }
 
+/// Asks for a look at each of these tenants on behalf of `by`, and writes that down.
+///
+/// # Errors
+/// When the store does not take it; then no look is asked for that is not written down.
+pub async fn request_looks(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    tenants: &[String],
+    ask: Ask,
+    by: &str,
+) -> Result<(), StoreError> {
+    for tenant in tenants {
+        let mut tx = store.begin(Scope::Tenant(tenant.clone())).await?;
+        tx.append_audit(tenant, &[asked(by, Some(tenant.as_str()), clock.now())]).await?;
+        tx.commit().await?;
+    }
+    let looks: Vec<Request> = tenants.iter().map(|tenant| Request::at_once(tenant, ask)).collect();
+    store.request(&looks).await
+}
+
 /// That somebody had a failed step tried again.
 pub(super) fn retried(by: &str, key: &ResourceKey, at: DateTime<Utc>) -> NewAudit {
     let details = AuditDetails::new();
     NewAudit { at, actor: by.to_owned(), action: AuditAction::Retried, key: Some(key.clone()), details }
+}
+
+/// That somebody had a provider asked again that nobody asked.
+pub(super) fn asked_again(by: &str, provider: &str, at: DateTime<Utc>) -> NewAudit {
+    let details = details([("provider", json!(provider))]);
+    NewAudit { at, actor: by.to_owned(), action: AuditAction::Retried, key: None, details }
+}
+
+/// That somebody has a tenant applied, from the command line: whatever git says, or what an execution planned.
+pub(super) fn applied(by: &str, replays: Option<i64>, at: DateTime<Utc>) -> NewAudit {
+    let mut told = details([("command", json!(if replays.is_some() { "replay" } else { "apply" }))]);
+    told.extend(replays.map(|replayed| ("replays".to_owned(), json!(replayed))));
+    NewAudit { at, actor: by.to_owned(), action: AuditAction::Applied, key: None, details: told }
+}
+
+/// That so many rows, all from before a time, were forgotten.
+pub(super) fn pruned(what: &str, rows: u64, before: DateTime<Utc>, at: DateTime<Utc>) -> NewAudit {
+    let details = details([("what", json!(what)), ("rows", json!(rows)), ("before", json!(before))]);
+    NewAudit { at, actor: PLUMB.to_owned(), action: AuditAction::Pruned, key: None, details }
 }
 
 /// That a revision of the platform came into force.

@@ -12,6 +12,7 @@ use crate::source::{CommitInfo, Mirror, Refs, SourceError};
 use crate::store::HeldPlan;
 
 use super::propose::About;
+use super::view::how_to_decide;
 
 /// More proposals than these vanishing at once are taken for an accident, not for decisions (R14).
 const MOST_RESTORED_AT_ONCE: usize = 3;
@@ -141,9 +142,9 @@ impl Evidence<'_> {
             Seen::Emptied => Proposal {
                 failed: false,
                 ..again(format!(
-                    "{} was put on a commit that git has already, which is no answer, so it is pushed again: merge it to \
-                     accept what is live, delete it to put git's value back",
-                    proposal.branch
+                    "{} was put on a commit that git has already, which is no answer, so it is pushed again. {}",
+                    proposal.branch,
+                    how_to_decide(proposal.kind, &proposal.key, &proposal.branch)
                 ))
             },
             Seen::Undecidable => again(still_failing()),

@@ -53,6 +53,7 @@ use mirrors::Mirrors;
 
 pub use crate::model::{Ask, Width};
 pub use attempts::retry;
+pub use audit::request_looks;
 pub use check::{Check, CheckResult};
 pub use desired::Sources;
 pub use fleet::Connect;
@@ -60,7 +61,7 @@ pub use lease::LEASE;
 pub use passwords::{NoPasswords, Passwords};
 pub use platform::PlatformStatus;
 pub use reconcile::{Preview, PreviewSource, Report};
-pub use replay::Replayed;
+pub use replay::{Reapplied, Replayed};
 
 /// What the engine is told when it starts.
 #[derive(Clone, Debug)]
@@ -106,6 +107,9 @@ pub enum EngineError {
     /// The state store.
     #[error("the state store failed")]
     Store(#[from] StoreError),
+    /// There is something else to do than what somebody wanted done.
+    #[error("nothing is applied: what there is to do for tenant {tenant} is plan {plan}, and not {wanted}")]
+    AnotherPlan { tenant: String, plan: crate::model::PlanId, wanted: String },
     /// A thread of the engine ended early.
     #[error("an engine task was cut short")]
     Task,
@@ -129,6 +133,7 @@ impl EngineError {
             Self::NoTenant { .. } => Reason::TenantRemoved,
             Self::Source { .. } | Self::BranchGone(_) => Reason::SourceUnavailable,
             Self::Credential { .. } => Reason::CredentialMissing,
+            Self::AnotherPlan { .. } => Reason::Conflict,
             Self::Store(_) | Self::Task => Reason::Internal,
         }
     }

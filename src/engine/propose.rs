@@ -184,6 +184,11 @@ fn branch_of(owner: Owner<'_>, key: &ResourceKey) -> String {
     key.drift_branch(owner.tenant.repository.path != ".")
 }
 
+/// Whether a proposal is to be pushed again, since what became of its branch was no answer (R14).
+fn is_asked_again(proposal: &Proposal) -> bool {
+    proposal.status == ProposalStatus::Pending && !proposal.failed
+}
+
 fn is_about(drift: &Drift, proposed: &ProposedField) -> bool {
     drift.fields.iter().any(|field| field.path == proposed.path)
 }
@@ -413,6 +418,7 @@ impl Engine {
                     drift,
                     &left_out,
                     &About { key: key.clone(), platform: topic.owner.platform.id.clone(), kind },
+                    &branch,
                 ),
                 edits: vec![FileEdit { path, content: content.map(String::into_bytes) }],
                 at: opened_at,
@@ -435,7 +441,10 @@ impl Engine {
                 elsewhere: false,
                 vanished_at: known.and_then(|known| known.vanished_at),
                 failed: false,
-                message: String::new(),
+                // What was taken for no answer is told for as long as the question is the same.
+                message: known
+                    .filter(|known| is_asked_again(known))
+                    .map_or_else(String::new, |known| known.message.clone()),
                 diff,
                 opened_at,
                 updated_at: self.clock.now(),

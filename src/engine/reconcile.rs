@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use crate::model::{
     AppliedDocument, Approval, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Hold,
     Inventory, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal, ProposalKind, ProposalStatus,
-    Reason, ResourceKey, Saga, Summary, TenantSpec, Unknown, Width,
+    Reason, ResourceKey, Saga, Summary, TenantSpec, Trigger, Unknown, Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::{CommitInfo, Mirror, Refs, Side, Wanted, WorkingTree};
@@ -34,7 +34,7 @@ use super::passwords::Seen;
 use super::platform::PlatformStatus;
 use super::propose::{self, About, Topic, forgotten};
 use super::record::{Pass, Written};
-use super::replay;
+use super::replay::{self, Only};
 use super::sagas;
 use super::timeline::Timeline;
 use super::worker::name_of;
@@ -169,6 +169,13 @@ struct Previewed {
     loaded: Loaded,
 }
 
+/// What a pass is to do: a look as wide as that, and nothing where its plan is not one of those.
+#[derive(Clone, Copy)]
+struct Order<'a> {
+    ask: Ask,
+    only: Option<&'a Only>,
+}
+
 /// What a pass begins with.
 struct Start {
     source: Source,
@@ -206,7 +213,13 @@ impl Engine {
     /// When its repository or the store cannot be used. Most errors come before anything is applied, but not all: a
     /// store that fails when the pass is recorded leaves steps that are done, and the next pass finds them so. What
     /// single resources lack is in the report.
-    pub(super) async fn look(&self, in_force: &PlatformStatus, held: &Held, ask: Ask) -> Result<Report, EngineError> {
+    pub(super) async fn look(
+        &self,
+        in_force: &PlatformStatus,
+        held: &Held,
+        ask: Ask,
+        only: Option<&Only>,
+    ) -> Result<Report, EngineError> {
         let lease = held.lease();
         let tenant = lease.tenant.as_str();
         let subject = Subject::of(in_force, tenant)?;
@@ -215,19 +228,25 @@ impl Engine {
         // What a pass that panicked or was given up leaves half done is not used again.
         let mut workspace = std::mem::take(&mut *shared);
         workspace.expect_generation(lease.generation);
-        let open = Timeline::open(self.store.as_ref(), &self.listener, self.clock.as_ref(), lease, ask.trigger);
+        let asked = || audit::applied(&self.settings.person, only.map(|only| only.replays), self.clock.now());
+        let asked = (ask.trigger == Trigger::CommandLine).then(asked);
+        let open = Timeline::open(self.store.as_ref(), &self.listener, self.clock.as_ref(), lease, ask.trigger, asked);
         let (timeline, mut started) = tokio::join!(open, self.start(subject, &mut workspace));
         let mut timeline = timeline?;
         let mut ask = ask;
         let (mut replans, mut earlier) = (0, Vec::new());
         let passed = loop {
             let passed = match started {
-                Ok(start) => self.pass(subject, held, ask, start, &mut workspace, &mut timeline).await,
+                // What undoes the first plan goes with it.
+                Ok(start) => {
+                    let only = only.filter(|_| replans == 0);
+                    self.pass(subject, held, Order { ask, only }, start, &mut workspace, &mut timeline).await
+                }
                 Err(error) => Err(error),
             };
             match passed {
                 Ok(passed)
-                    if (passed.applied.has_conflict() || passed.undoes)
+                    if (passed.undoes || (passed.applied.has_conflict() && only.is_none()))
                         && replans < MOST_REPLANS
                         && held.going() == Going::On =>
                 {
@@ -248,6 +267,11 @@ impl Engine {
         let execution = timeline.execution();
         let passed = match passed {
             Ok(passed) => passed,
+            Err(error @ EngineError::AnotherPlan { .. }) => {
+                timeline.note(EventKind::Warning { reason: error.reason(), message: error.to_string() });
+                timeline.finish(ExecutionOutcome::Blocked, None, None, Summary::default()).await?;
+                return Err(error);
+            }
             Err(error) => {
                 timeline.note(EventKind::SourceFailed { reason: error.reason(), message: chain(&error) });
                 let remembered = self.remember_failure(lease, subject.spec, &error).await;
@@ -433,7 +457,7 @@ impl Engine {
         &self,
         subject: Subject<'_>,
         held: &Held,
-        ask: Ask,
+        order: Order<'_>,
         start: Start,
         workspace: &mut Workspace,
         timeline: &mut Timeline<'_>,
@@ -441,6 +465,7 @@ impl Engine {
         let Subject { in_force, spec, .. } = subject;
         let lease = held.lease();
         let Start { source, loaded, mut memory } = start;
+        let Order { ask, only } = order;
         held.reads(name_of(&source.refs), in_force.platform.commit.as_ref());
         let documents = std::mem::take(&mut memory.documents);
         let owner = subject.owner(&documents);
@@ -483,6 +508,9 @@ impl Engine {
         }
         let Planned { live, silent, decisions, mut plan } = planned;
         note_plan(timeline, &plan);
+        if let Some(only) = only {
+            only.expect(&plan)?;
+        }
         if let Some(inputs) = replay::worth_keeping(&plan, subject, heads, decided, &memory, &desired, &live)? {
             timeline.keep(inputs);
         }
@@ -663,7 +691,8 @@ impl Engine {
                 // What looks like an answer and is none.
                 ProposalStatus::Pending if message.is_empty() => {}
                 ProposalStatus::Pending => {
-                    timeline.note_of(&proposal.key, EventKind::Warning { reason: Reason::ProposalFailed, message });
+                    let reason = if proposal.failed { Reason::ProposalFailed } else { Reason::NoAnswer };
+                    timeline.note_of(&proposal.key, EventKind::Warning { reason, message });
                 }
                 _ => {
                     decided.push(audit::decided(&proposal));

@@ -1,15 +1,17 @@
 //! Plans made again as they were made then: from git, and from what the store kept of the inventory, the live systems and
 //! the decisions of that time.
 //!
-//! What always holds: nothing is looked at but git and the store, and nothing is applied. Kept are the inputs of plans
-//! that did, held or found something; a look that found everything as it was recorded has nothing to plan again.
+//! What always holds: nothing is looked at but git and the store, and nothing is applied by planning again. Who wants what
+//! was planned again applied has an ordinary look do it, which does nothing where there is anything else to do by now. Kept
+//! are the inputs of plans that did, held or found something; a look that found everything as it was recorded has nothing
+//! to plan again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{
-    AppliedDocument, Decisions, DesiredState, Execution, Inventory, ObjectHex, Observations, Plan, PlanId, PlanInputs,
-    PlanScope, Record, ResourceKey, Scene,
+    AppliedDocument, Ask, Decisions, DesiredState, Execution, Inventory, ObjectHex, Observations, Plan, PlanId,
+    PlanInputs, PlanScope, Record, ResourceKey, Scene, Trigger, Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::Mirror;
@@ -19,7 +21,8 @@ use crate::store::{HistoryFilter, Scope, StoreError};
 use super::attempts::Heads;
 use super::desired::Workspace;
 use super::memory::Memory;
-use super::reconcile::{Preview, Subject, sources_of, unreadable};
+use super::platform::PlatformStatus;
+use super::reconcile::{Preview, Report, Subject, sources_of, unreadable};
 use super::sagas::{self, Sagas};
 use super::{Engine, EngineError, beside, blocking, decide};
 
@@ -38,6 +41,35 @@ pub struct Replayed {
     pub commit: ObjectHex,
     /// Resources that the commit asked for has otherwise, and that were not looked at then.
     pub unseen: BTreeSet<ResourceKey>,
+}
+
+/// What became of what was to be applied.
+#[derive(Debug)]
+pub enum Reapplied {
+    /// It is what there was to do; it was done as by any other look.
+    Done(Box<Report>),
+    /// There is something else to do now, and nothing was done.
+    Differs(Box<Preview>),
+}
+
+/// The plans that a look may carry out, and no other: a person has seen what they do.
+#[derive(Debug)]
+pub(super) struct Only {
+    plans: BTreeSet<PlanId>,
+    /// The execution that they are of.
+    pub replays: i64,
+}
+
+impl Only {
+    /// Refuses another plan.
+    pub(super) fn expect(&self, plan: &Plan) -> Result<(), EngineError> {
+        if self.plans.contains(&plan.id) {
+            return Ok(());
+        }
+        let wanted: Vec<String> = self.plans.iter().map(ToString::to_string).collect();
+        let (tenant, plan) = (plan.tenant.clone(), plan.id.clone());
+        Err(EngineError::AnotherPlan { tenant, plan, wanted: wanted.join(" or ") })
+    }
 }
 
 /// What a plan was made of, packed, if that is to be kept.
@@ -96,6 +128,29 @@ impl Engine {
             replayed.push(self.plan_again(&about.tenant, inputs, scene, at).await?);
         }
         Ok(Some((about, replayed)))
+    }
+
+    /// Has what was planned again done by a look, which is on record as any other: where the plan that is made of the
+    /// tenant's head now is one of these. An id names the steps, as it does in an approval: the same steps, from the same
+    /// live values, on the same objects.
+    ///
+    /// # Errors
+    /// When a look cannot be done, or finds something else to do than a moment before.
+    pub async fn apply_again(
+        &self,
+        in_force: &PlatformStatus,
+        about: &Execution,
+        replayed: &[Replayed],
+    ) -> Result<Reapplied, EngineError> {
+        let plans = replayed.iter().map(|again| again.preview.plan.id.clone()).collect();
+        let only = Only { plans, replays: about.id };
+        let now = self.scan(in_force, &about.tenant).await?;
+        if only.expect(&now.plan).is_err() {
+            return Ok(Reapplied::Differs(Box::new(now)));
+        }
+        let ask = Ask { trigger: Trigger::CommandLine, width: Width::Deep };
+        let report = self.reconcile_only(in_force, &about.tenant, ask, Some(&only)).await?;
+        Ok(Reapplied::Done(Box::new(report)))
     }
 
     async fn plan_again(

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::model::{Ask, Place, Platform, Request, Trigger, Width};
 use crate::source::Refs;
 use crate::store::audit::PLATFORM_CHAIN;
-use crate::store::{Lead, Scope};
+use crate::store::{Lead, Scope, Tx};
 
 use super::lease::news_of_platform;
 use super::platform::PlatformStatus;
@@ -540,8 +540,23 @@ impl Engine {
         let kept = chrono::Duration::from_std(platform.spec.audit_retention.0).unwrap_or(chrono::Duration::MAX);
         let Some(before) = self.clock.now().checked_sub_signed(kept) else { return Ok(()) };
         let mut tx = self.store.begin(Scope::Platform).await?;
-        tx.prune_audit(before).await?;
+        let rows = tx.prune_audit(before).await?;
+        self.audit_pruned(tx.as_mut(), "audit log", rows, before).await?;
         Ok(tx.commit().await?)
+    }
+
+    /// Writes down what was forgotten, with it.
+    async fn audit_pruned(
+        &self,
+        tx: &mut dyn Tx,
+        what: &str,
+        rows: u64,
+        before: DateTime<Utc>,
+    ) -> Result<(), EngineError> {
+        if rows > 0 {
+            tx.append_audit(PLATFORM_CHAIN, &[audit::pruned(what, rows, before, self.clock.now())]).await?;
+        }
+        Ok(())
     }
 
     /// Makes room for the months to come.
@@ -556,9 +571,9 @@ impl Engine {
         let kept = chrono::Duration::from_std(platform.spec.retention.0).unwrap_or(chrono::Duration::MAX);
         let Some(before) = self.clock.now().checked_sub_signed(kept) else { return Ok(()) };
         let mut tx = self.store.begin(Scope::Platform).await?;
-        tx.prune_history(before).await?;
-        tx.commit().await?;
-        Ok(())
+        let executions = tx.prune_history(before).await?;
+        self.audit_pruned(tx.as_mut(), "executions", executions, before).await?;
+        Ok(tx.commit().await?)
     }
 }
 

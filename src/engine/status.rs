@@ -104,7 +104,10 @@ pub(super) fn verdicts(
     // Of what was done, to undo something, and not seen since, nobody knows that it is undone.
     for blocked in plan.blocked.iter().filter(|blocked| !applied.unread.contains_key(&blocked.key)) {
         let drifted = drifted_of(&verdicts, &blocked.key);
-        let waits = matches!(blocked.reason, Reason::DependencyNotReady | Reason::WindowClosed | Reason::BackingOff);
+        let waits = matches!(
+            blocked.reason,
+            Reason::DependencyNotReady | Reason::DependencyUnfinished | Reason::WindowClosed | Reason::BackingOff
+        );
         let verdict = Verdict {
             stalled: !waits,
             reconciling: waits,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 
 use crate::model::{Event, EventKind, ExecutionOutcome, Lease, PlanId, ResourceKey, Summary, Trigger};
 use crate::store::audit::NewAudit;
@@ -42,18 +43,23 @@ pub(super) struct Timeline<'a> {
 }
 
 impl<'a> Timeline<'a> {
-    /// Opens an execution.
+    /// Opens an execution; what `asked` for it is audited with its number.
     pub(super) async fn open(
         store: &'a dyn Store,
         listener: &'a Listener,
         clock: &'a dyn crate::model::Clock,
         lease: &'a Lease,
         trigger: Trigger,
+        asked: Option<NewAudit>,
     ) -> Result<Self, StoreError> {
         let mut tx = store.begin(Scope::Leased(lease.clone())).await?;
         // Whoever was looking before the claim does so no more.
         interrupt(tx.as_mut(), &lease.tenant, clock.now()).await?;
         let execution = tx.start_execution(&lease.tenant, trigger, None, clock.now()).await?;
+        if let Some(mut asked) = asked {
+            asked.details.insert("execution".to_owned(), json!(execution));
+            tx.append_audit(&lease.tenant, &[asked]).await?;
+        }
         tx.commit().await?;
         Ok(Self {
             store,

@@ -10,6 +10,7 @@ mod diff;
 mod explain;
 mod facts;
 mod history;
+mod look;
 mod orphan;
 mod overview;
 mod proposal;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use attempt::{DeadLetterView, LetterState, dead_letters};
 pub use diff::{FieldRow, FieldState, document, unified};
+pub(super) use explain::how_to_decide;
 pub use explain::{Cause, Explanation, SubjectKind, explain};
 pub use history::{
     EventFilter, EventView, ExecutionDetail, ExecutionFilter, ExecutionView, Level, describe, events, execution,

@@ -21,6 +21,7 @@ use crate::store::{Scope, StoreError};
 use super::lease::Held;
 use super::platform::PlatformStatus;
 use super::reconcile::{Report, chain};
+use super::replay::Only;
 use super::schedule::share_of;
 use super::seat::{Seat, Waiting};
 use super::{Engine, EngineError};
@@ -52,6 +53,17 @@ impl Engine {
     /// store that fails when the pass is recorded leaves steps that are done, and the next pass finds them so. What
     /// single resources lack is in the report.
     pub async fn reconcile(&self, in_force: &PlatformStatus, tenant: &str, ask: Ask) -> Result<Report, EngineError> {
+        self.reconcile_only(in_force, tenant, ask, None).await
+    }
+
+    /// The same; with `only`, nothing is done where the plan is another than those.
+    pub(super) async fn reconcile_only(
+        &self,
+        in_force: &PlatformStatus,
+        tenant: &str,
+        ask: Ask,
+        only: Option<&Only>,
+    ) -> Result<Report, EngineError> {
         if !in_force.platform.tenants.contains_key(tenant) {
             return Err(EngineError::no_tenant(&in_force.platform, tenant));
         }
@@ -78,7 +90,7 @@ impl Engine {
         // What is in force may have changed while another replica looked.
         let newer = if has_waited { self.in_force().await.ok() } else { None };
         let newer = newer.filter(|newer| newer.platform.tenants.contains_key(tenant));
-        self.look_and_release(newer.as_ref().unwrap_or(in_force), claim, held).await
+        self.look_and_release(newer.as_ref().unwrap_or(in_force), claim, held, only).await
     }
 
     fn hold(&self, claim: &Claim, claimed: Instant, seat: Seat) -> Held {
@@ -91,9 +103,10 @@ impl Engine {
         in_force: &PlatformStatus,
         claim: Claim,
         held: Held,
+        only: Option<&Only>,
     ) -> Result<Report, EngineError> {
         let Claim { lease, ask, failures, due: _, news } = claim;
-        let looked = AssertUnwindSafe(self.look(in_force, &held, ask)).catch_unwind().await;
+        let looked = AssertUnwindSafe(self.look(in_force, &held, ask, only)).catch_unwind().await;
         drop(held);
         let looked = looked.map_err(|panic| {
             // The thread has told of it.
@@ -245,7 +258,7 @@ impl Engine {
             self.let_go(&claim.lease, Release { seen: None, retry: None, news: claim.news }).await;
             return;
         }
-        match self.look_and_release(&in_force, claim, held).await {
+        match self.look_and_release(&in_force, claim, held, None).await {
             Ok(report) => {
                 let summary = report.plan.summary();
                 tracing::info!(tenant, outcome = ?report.outcome, done = report.done,

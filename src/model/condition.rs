@@ -56,6 +56,14 @@ reasons! {
     Pending,
     /// A dependency is not ready, or its step failed.
     DependencyNotReady,
+    /// A dependency was begun, bears its mark, and is not whole yet.
+    DependencyUnfinished,
+    /// A replica looks at the tenant, under a lease.
+    LeaseHeld,
+    /// A look at the tenant is asked for, and no replica has begun it yet.
+    LookDue,
+    /// As many steps run at once as may: on the provider, or of the tenant.
+    LimitReached,
     /// The document cannot be used; see its diagnostics.
     InvalidManifest,
     /// Live differs from what was applied, and a person is asked.
@@ -146,6 +154,8 @@ reasons! {
     NotExpressible,
     /// Ten proposals are open in the repository; this one waits.
     ProposalLimit,
+    /// What became of the proposal's branch is no answer: the question stands, and is asked again.
+    NoAnswer,
     /// The password is not in the state store; the role keeps the one it has.
     PasswordUnknown,
     /// `plumb.dev/adopt` is still there though the object is adopted.
@@ -159,9 +169,12 @@ impl Reason {
     pub const fn rule(self) -> Option<&'static str> {
         Some(match self {
             Reason::NotOwned | Reason::OwnedByOther => "R1",
-            Reason::ConflictHeld => "R3",
+            Reason::DependencyUnfinished => "R2",
+            Reason::ConflictHeld | Reason::DriftProposed | Reason::DriftIgnored => "R3",
             Reason::Orphaned => "R4",
             Reason::ProviderUnreachable
+            | Reason::ProviderMissing
+            | Reason::CredentialMissing
             | Reason::AuthenticationFailed
             | Reason::PermissionDenied
             | Reason::TimedOut
@@ -171,6 +184,7 @@ impl Reason {
             Reason::DeletionProtected | Reason::ReplaceProtected => "R7",
             Reason::DataMissing => "R8",
             Reason::UnreadableManifest
+            | Reason::SourceUnavailable
             | Reason::EmptyTree
             | Reason::SourceChanged
             | Reason::HistoryRewritten
@@ -179,7 +193,8 @@ impl Reason {
             Reason::PossibleRename | Reason::MoveRefused => "R10",
             Reason::ProviderIdentityChanged => "R11",
             Reason::PasswordUnknown => "R12",
-            Reason::Conflict => "R13",
+            Reason::Conflict | Reason::Locked => "R13",
+            Reason::NoAnswer => "R14",
             Reason::InPlumb
             | Reason::AsExpected
             | Reason::Applied
@@ -192,24 +207,21 @@ impl Reason {
             | Reason::Gone
             | Reason::Pending
             | Reason::DependencyNotReady
+            | Reason::LeaseHeld
+            | Reason::LookDue
+            | Reason::LimitReached
             | Reason::InvalidManifest
-            | Reason::DriftProposed
             | Reason::DriftReverted
             | Reason::DriftObserved
-            | Reason::DriftIgnored
             | Reason::QuotaExceeded
             | Reason::PolicyDenied
             | Reason::WindowClosed
             | Reason::Suspended
             | Reason::BackingOff
-            | Reason::Locked
             | Reason::DeadLetter
             | Reason::RolledBack
-            | Reason::CredentialMissing
-            | Reason::ProviderMissing
             | Reason::UnsupportedByProvider
             | Reason::Rejected
-            | Reason::SourceUnavailable
             | Reason::ProposalFailed
             | Reason::NotExpressible
             | Reason::ProposalLimit
@@ -300,5 +312,54 @@ mod tests {
         for reason in Reason::ALL {
             assert!(reason.explain().trim().ends_with('.'), "{reason}");
         }
+    }
+
+    #[test]
+    fn every_rule_is_named_by_what_it_holds() {
+        let table: [(&str, &[Reason]); 14] = [
+            ("R1", &[Reason::NotOwned, Reason::OwnedByOther]),
+            ("R2", &[Reason::DependencyUnfinished]),
+            ("R3", &[Reason::DriftProposed, Reason::ConflictHeld, Reason::DriftIgnored]),
+            ("R4", &[Reason::Orphaned]),
+            (
+                "R5",
+                &[
+                    Reason::CircuitOpen,
+                    Reason::ProviderUnreachable,
+                    Reason::AuthenticationFailed,
+                    Reason::PermissionDenied,
+                    Reason::TimedOut,
+                    Reason::CredentialMissing,
+                    Reason::ProviderMissing,
+                    Reason::NotObserved,
+                ],
+            ),
+            ("R6", &[Reason::DeletionsHeld]),
+            ("R7", &[Reason::DeletionProtected, Reason::ReplaceProtected]),
+            ("R8", &[Reason::DataMissing]),
+            (
+                "R9",
+                &[
+                    Reason::UnreadableManifest,
+                    Reason::EmptyTree,
+                    Reason::SourceChanged,
+                    Reason::HistoryRewritten,
+                    Reason::EnvironmentRemoved,
+                    Reason::TenantRemoved,
+                    Reason::SourceUnavailable,
+                ],
+            ),
+            ("R10", &[Reason::PossibleRename, Reason::MoveRefused]),
+            ("R11", &[Reason::ProviderIdentityChanged]),
+            ("R12", &[Reason::PasswordUnknown]),
+            ("R13", &[Reason::Locked, Reason::Conflict]),
+            ("R14", &[Reason::NoAnswer]),
+        ];
+        for (rule, held) in table {
+            let named: Vec<Reason> = Reason::ALL.iter().copied().filter(|reason| reason.rule() == Some(rule)).collect();
+            assert_eq!(named, held, "{rule}");
+        }
+        let all: usize = table.iter().map(|(_, held)| held.len()).sum();
+        assert_eq!(Reason::ALL.iter().filter(|reason| reason.rule().is_some()).count(), all, "of no other rule");
     }
 }

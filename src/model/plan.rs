@@ -281,6 +281,11 @@ impl Plan {
         self.blocked.iter().filter(waits).map(|blocked| blocked.key.clone()).collect()
     }
 
+    /// What its id names: every step, held or not.
+    pub fn all_steps(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().chain(self.blocked.iter().filter_map(|blocked| blocked.step.as_ref()))
+    }
+
     /// Whether the steps of `key` undo what a change that failed did.
     pub fn rolls_back(&self, key: &ResourceKey) -> bool {
         self.rolled_back.contains(key)

@@ -16,9 +16,9 @@ pub(super) fn hold_dependents(draft: &mut Draft<'_>) {
     for step in std::mem::take(&mut draft.plan.steps) {
         match held.get(&step.key) {
             None => draft.plan.steps.push(step),
-            Some(message) => {
+            Some((reason, message)) => {
                 let key = step.key.clone();
-                draft.block(&key, Reason::DependencyNotReady, message.clone(), Some(step));
+                draft.block(&key, *reason, message.clone(), Some(step));
             }
         }
     }
@@ -61,7 +61,7 @@ impl<'d> Waiting<'d> {
     }
 
     /// Holds until nothing more has to wait; gives the reasons.
-    fn settle(mut self) -> BTreeMap<ResourceKey, String> {
+    fn settle(mut self) -> BTreeMap<ResourceKey, (Reason, String)> {
         let mut held = BTreeMap::new();
         let mut queue: VecDeque<&'d Step> = self.draft.plan.steps.iter().collect();
         let steps: BTreeMap<&ResourceKey, &'d Step> = self.draft.plan.steps.iter().map(|s| (&s.key, s)).collect();
@@ -69,8 +69,8 @@ impl<'d> Waiting<'d> {
             if !self.passing.contains_key(&step.key) {
                 continue;
             }
-            if let Some(message) = self.waits_for(step) {
-                held.insert(step.key.clone(), message);
+            if let Some(why) = self.waits_for(step) {
+                held.insert(step.key.clone(), why);
                 self.passing.remove(&step.key);
                 let watching = self.watched_by.get(&step.key).into_iter().flatten();
                 queue.extend(watching.filter_map(|key| steps.get(*key).copied()));
@@ -79,7 +79,7 @@ impl<'d> Waiting<'d> {
         held
     }
 
-    fn waits_for(&self, step: &Step) -> Option<String> {
+    fn waits_for(&self, step: &Step) -> Option<(Reason, String)> {
         match step.action {
             // An existing object is kept up whatever becomes of its dependencies.
             Action::Update => None,
@@ -91,14 +91,34 @@ impl<'d> Waiting<'d> {
                 .into_iter()
                 .flat_map(|resource| &resource.depends_on)
                 .find(|dependency| !self.will_be_there(dependency))
-                .map(|dependency| format!("it depends on {dependency}, which is not there yet")),
+                .map(|dependency| match self.is_unfinished(dependency) {
+                    true => {
+                        let message = format!("it depends on {dependency}, which was begun and is not whole yet");
+                        (Reason::DependencyUnfinished, message)
+                    }
+                    false => {
+                        (Reason::DependencyNotReady, format!("it depends on {dependency}, which is not there yet"))
+                    }
+                }),
             Action::Delete => self
                 .needed_by
                 .get(&step.key)
                 .into_iter()
                 .flatten()
                 .find(|dependent| self.still_needs(dependent, &step.key))
-                .map(|dependent| format!("{dependent} depends on it and stays")),
+                .map(|dependent| (Reason::DependencyNotReady, format!("{dependent} depends on it and stays"))),
+        }
+    }
+
+    /// Whether the object of `key` was begun and is not whole: its mark came first (R2), and nobody uses it before its step
+    /// has come to its end.
+    fn is_unfinished(&self, key: &ResourceKey) -> bool {
+        match self.draft.live.objects.get(key) {
+            Some(Observation::Present(live)) => match &live.ownership {
+                Ownership::Marked(mark) => self.draft.is_ours(mark, key) && mark.unfinished,
+                Ownership::Unmarked => false,
+            },
+            Some(Observation::Absent { .. } | Observation::Unknown(_)) | None => false,
         }
     }
 

@@ -47,8 +47,14 @@ pub enum AuditAction {
     SecretShown,
     /// A look was asked for.
     Request,
-    /// A failed step was to be tried again.
+    /// A failed step was to be tried again, or a provider that nobody asked to be asked again.
     Retried,
+    /// Somebody had what git says applied, from the command line.
+    Applied,
+    /// Somebody did something to the state database: took a backup, restored one, moved it, brought it up to date.
+    Database,
+    /// What was older than it is kept was forgotten.
+    Pruned,
     /// A revision of the platform came into force.
     Platform,
 }
@@ -64,6 +70,9 @@ impl AuditAction {
             Self::SecretShown => "secretShown",
             Self::Request => "request",
             Self::Retried => "retried",
+            Self::Applied => "applied",
+            Self::Database => "database",
+            Self::Pruned => "pruned",
             Self::Platform => "platform",
         }
     }

@@ -6,7 +6,7 @@ use plumb::managers::ManagerError;
 use plumb::model::{EventKind, Reason};
 use plumb::store::Scope;
 use plumb::store::audit::{AuditAction, AuditFilter};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::Connection as _;
 
 use crate::harness::desk::Desk;
@@ -97,6 +97,10 @@ async fn what_was_done_and_who_did_it_is_written_down_once() {
     );
     assert_eq!(of(&rows, "platform").len(), 1);
     assert_eq!(of(&rows, "platform")[0]["tenant"], "");
+    let applied = of(&rows, "applied");
+    assert!(applied.iter().all(|row| row["tenant"] == "checkout" && row["actor"].as_str().unwrap().contains("uid ")));
+    let details: Vec<&Value> = applied.iter().map(|row| &row["details"]).collect();
+    assert_eq!(details, [&json!({"command": "apply", "execution": 1}), &json!({"command": "apply", "execution": 2})]);
 
     // Two commits, and a history that was rewritten.
     let text = desk.tenant.show(&format!("main:{ORDERS}"));
@@ -162,6 +166,12 @@ async fn who_asked_for_a_look_is_written_down_and_who_may_not_is_not() {
     assert_eq!(server.terminate(), Some(0));
     assert_eq!(desk.plumb(&["audit", "--verify"]).code, 0);
     assert_eq!(of(&exported(&desk, &[]), "request").len(), 3);
+    // So does a retry, whether or not something has failed.
+    assert_eq!(desk.plumb(&["retry"]).code, 0);
+    let rows = exported(&desk, &["-t", "checkout"]);
+    let last = of(&rows, "request").pop().unwrap();
+    assert!(last["actor"].as_str().unwrap().contains("uid "), "{last}");
+    assert!(of(&rows, "retried").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,7 +185,7 @@ async fn a_row_that_was_changed_or_removed_shows() {
     for (sql, told) in [
         ("UPDATE audit SET actor = 'Eve' WHERE tenant = 'checkout' AND id = 2", "row 2 of tenant checkout was changed"),
         ("DELETE FROM audit WHERE tenant = 'checkout' AND id = 2", "row 2 of tenant checkout is missing"),
-        ("DELETE FROM audit WHERE tenant = 'checkout' AND id = 3", "row 3 of tenant checkout is missing, at the end"),
+        ("DELETE FROM audit WHERE tenant = 'checkout' AND id = 4", "row 4 of tenant checkout is missing, at the end"),
         ("DELETE FROM audit WHERE tenant = 'checkout' AND id = 1", "row 1 of tenant checkout is missing"),
         ("DELETE FROM audit WHERE tenant = ''", "row 1 of the platform is missing, at the end"),
         (

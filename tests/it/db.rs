@@ -56,14 +56,29 @@ impl Office {
         said.stdout
     }
 
-    /// The rows of a database, sorted, and the end of its backup less its hash.
+    /// The rows of a database, sorted, and the end of its backup less its hash. Without the audit log of the platform, which
+    /// every backup is written into.
     fn rows(&self, database: &str) -> (Vec<String>, serde_json::Value) {
+        const LOG: [&str; 2] = ["audit", "audit_heads"];
         let text = self.did(database, &["db", "backup", "-"]);
         let mut lines: Vec<String> = text.lines().skip(1).map(str::to_owned).collect();
         let mut end: serde_json::Value = serde_json::from_str(&lines.pop().unwrap()).unwrap();
         end["sha256"].take();
+        LOG.iter().for_each(|table| drop(end["rows"][table].take()));
+        lines.retain(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            !(LOG.iter().any(|table| line["table"] == *table) && line["row"]["tenant"] == "")
+        });
         lines.sort();
         (lines, end)
+    }
+
+    /// What was done to a database as a whole, as its audit log says: by whom, and the command with the other details.
+    fn done_to(&self, database: &str) -> Vec<(String, serde_json::Value)> {
+        let rows = self.did(database, &["audit", "-o", "json"]);
+        let rows = rows.lines().map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap());
+        let of_database = rows.filter(|row| row["action"] == "database");
+        of_database.map(|row| (row["actor"].as_str().unwrap().to_owned(), row["details"].clone())).collect()
     }
 
     fn password(&self, database: &str) -> String {
@@ -121,6 +136,13 @@ async fn a_backup_of_either_database_is_restored_whole_in_either() {
         assert!(office.did(&to, &["apply"]).contains("nothing to do"));
         assert_eq!(office.plumb(&to, &["secret", "get", SESSIONS, "user"]).stdout, known.stdout);
         office.did(&to, &["audit", "--verify"]);
+        let done = office.done_to(&to);
+        let commands: Vec<&str> = done.iter().map(|(_, told)| told["command"].as_str().unwrap()).collect();
+        // The first three were taken of where it came from, the last of where it is.
+        assert_eq!(commands, ["db backup", "db backup", "db restore", "db backup"], "{done:#?}");
+        assert!(done.iter().all(|(by, _)| by.contains("uid ")), "{done:#?}");
+        assert_eq!((&done[0].1["file"], &done[1].1["file"]), (&"-".into(), &path.as_str().into()));
+        assert!(done[2].1["takenAt"].is_string() && done[2].1["file"] == path.as_str());
         let other = [("PLUMB_PLATFORM", office.desk.platform.url()), ("PLUMB_DATABASE", to.clone())];
         let other = other.each_ref().map(|(name, value)| (*name, value.as_str()));
         let key = "22".repeat(32);
@@ -178,6 +200,11 @@ async fn a_state_moves_there_and_back_and_goes_on() {
     assert!(office.did(&away, &["apply"]).contains("nothing to do"));
     assert_eq!(office.password(&away), password);
     office.did(&away, &["audit", "--verify"]);
+    let done = office.done_to(&away);
+    let moved: Vec<_> = done.iter().filter(|(_, told)| told["command"] == "db move").collect();
+    assert_eq!(moved.len(), 1, "{done:#?}");
+    assert_eq!(moved[0].1["from"], home.as_str());
+    assert!(office.done_to(&home).iter().all(|(_, told)| told["command"] != "db move"), "it is left as it was");
     let full = office.plumb(&home, &["db", "move", "--to", &away]);
     assert_eq!((full.code, full.stderr.contains("is not empty")), (1, true), "{full:?}");
 
@@ -374,6 +401,15 @@ async fn migrations_are_told_and_a_login_that_may_not_run_them_says_who_can() {
     assert!(first.contains("applied 0001 initial") && first.contains("0006 months"), "{first}");
     let second = office.did(&home, &["db", "migrate"]);
     assert!(second.contains("is up to date"), "{second}");
+
+    // One that was there is brought up to date by somebody.
+    assert!(office.done_to(&home).is_empty(), "it was only made");
+    let older = "DROP TABLE vault; DELETE FROM _sqlx_migrations WHERE version = 11";
+    crate::harness::world::run_sql(&office.desk.folder().join("home/plumb.db"), older).await;
+    assert!(office.did(&home, &["db", "migrate"]).contains("applied 0011 vault"));
+    let done = office.done_to(&home);
+    assert_eq!((done.len(), &done[0].1["command"]), (1, &"db migrate".into()), "{done:#?}");
+    assert_eq!(done[0].1["applied"][0], "0011 vault");
 
     let owner = empty_postgres().await;
     assert!(office.did(&owner, &["db", "migrate"]).contains("0005 audit"));

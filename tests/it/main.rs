@@ -36,4 +36,5 @@ mod store;
 mod story;
 mod tls;
 mod validate;
+mod waits;
 mod web;

@@ -1,11 +1,15 @@
-//! Planning what is not merged yet: a branch as it would be once merged, and a folder as it stands.
+//! Planning what is not merged yet: a branch as it would be once merged, and a folder as it stands. And applying what was
+//! planned once before.
 
-use plumb::engine::{Preview, PreviewSource};
-use plumb::model::{Action, ApprovalKind, PlanId, Reason};
+use plumb::engine::{EngineError, Preview, PreviewSource, Reapplied};
+use plumb::managers::ManagerError;
+use plumb::model::{Action, ApprovalKind, EventKind, ExecutionOutcome, PlanId, Reason};
+use plumb::store::{HistoryFilter, Scope};
 
+use crate::harness::faulty::Faults;
 use crate::harness::git::MergeHow;
 use crate::harness::postgres::PostgresServer;
-use crate::harness::world::{World, held, unseen};
+use crate::harness::world::{World, held, run_sql, unseen};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const BRANCH: &str = "plumb/drift/staging/database-orders";
@@ -199,4 +203,51 @@ async fn a_plan_needs_no_more_than_a_login_that_reads() {
     server.psql(&format!("GRANT CONNECT ON DATABASE {} TO {reader}", world.object("staging", "orders"))).await;
     let preview = world.plan().await;
     assert_eq!((preview.plan.is_in_sync(), preview.plan.warnings.len()), (true, 0), "{:#?}", preview.plan);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_planned_again_is_not_applied_where_something_changes_at_the_last_moment() {
+    let mut world = World::with_files().await;
+    let faults = Faults::new();
+    world.connect = Some(faults.connect());
+    world.restart().await;
+    let version = |version: u32| {
+        world.write_database("staging", "orders", &format!("userVersion: {version}"));
+        world.tenant.commit(&format!("Want version {version}"));
+    };
+    version(1);
+    world.in_sync().await;
+    version(2);
+    faults.fail("orders", ManagerError::terminal(Reason::Rejected, "not now"));
+    let failed = world.scheduled().await;
+    faults.mend("orders");
+    let (about, replayed) = world.engine().replay(failed.execution, None).await.unwrap().expect("it is there");
+    // Somebody changes the file when the look has begun.
+    let file = world.file("staging", "orders");
+    world.on_event(move |event| {
+        if matches!(event.kind, EventKind::SourceRead { .. }) {
+            let change = run_sql(&file, "PRAGMA user_version = 9");
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(change));
+        }
+    });
+    let in_force = world.in_force().await;
+    let refused = world.engine().apply_again(&in_force, &about, &replayed).await.unwrap_err();
+    assert!(matches!(refused, EngineError::AnotherPlan { .. }), "{refused:?}");
+    assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 9, "nothing was done");
+    let one = HistoryFilter { looks: true, limit: 1, ..HistoryFilter::default() };
+    let last = world.store().read(Scope::Platform).await.unwrap().executions(&one).await.unwrap().remove(0);
+    assert_eq!((last.id, last.outcome), (failed.execution + 1, ExecutionOutcome::Blocked));
+    let told = world.events().into_iter().any(|event| match event.kind {
+        EventKind::Warning { message, .. } => message.starts_with("nothing is applied: "),
+        _ => false,
+    });
+    assert!(told, "its timeline says why");
+    let tenants = world.store().read(Scope::Platform).await.unwrap().tenants().await.unwrap();
+    assert_eq!(tenants[&world.name].error, "", "its repository can be read");
+    // Put back, it is what there is to do.
+    world.on_event(|_| {});
+    world.by_hand("staging", "orders", "PRAGMA user_version = 1").await;
+    let applied = world.engine().apply_again(&in_force, &about, &replayed).await.unwrap();
+    let Reapplied::Done(report) = applied else { panic!("{applied:#?}") };
+    assert_eq!((report.outcome, report.done), (ExecutionOutcome::InSync, 1));
 }

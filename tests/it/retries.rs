@@ -254,6 +254,27 @@ async fn while_another_plumb_is_at_work_on_it_nothing_counts_as_tried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_a_silent_provider_asked_again_is_written_down_where_no_step_failed_too() {
+    let (world, faults, _clock) = faulty_world().await;
+    world.in_sync().await;
+    world.write_database("staging", "orders", "userVersion: 2");
+    world.tenant.commit("Want version 2");
+    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+    for _ in 0..3 {
+        world.scheduled().await;
+    }
+    assert!(circuits(&world).await["files"].is_open(clock_now(&world)));
+    let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
+    assert!(retried.is_empty(), "no step has failed");
+    assert!(!circuits(&world).await["files"].is_open(clock_now(&world)));
+    let filter = AuditFilter { limit: 1000, ..AuditFilter::default() };
+    let rows = world.store().read(Scope::Platform).await.unwrap().audit(&filter).await.unwrap();
+    let told = rows.into_iter().filter(|row| row.action == AuditAction::Retried);
+    let told: Vec<_> = told.map(|row| (row.tenant, row.actor, row.details["provider"].clone())).collect();
+    assert_eq!(told, [(String::new(), "ada".to_owned(), "files".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_wants_any_more_is_no_dead_letter() {
     let (world, faults, _clock) = faulty_world().await;
     faults.fail("carts", refused());

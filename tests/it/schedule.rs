@@ -11,6 +11,7 @@ use plumb::model::{
     Action, ConditionType, Event, EventKind, Execution, ExecutionOutcome, ProposalStatus, Reason, ResourceKey,
     ResourceStatus, Trigger,
 };
+use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, PLATFORM_CHAIN};
 use plumb::store::{HistoryFilter, Scope};
 use tokio::sync::mpsc;
 
@@ -190,12 +191,31 @@ async fn what_is_older_than_it_is_kept_goes_soon_after_a_start() {
     world.start().await;
     let running = Running::start(&world).await;
     let gone = async {
-        while looks(&world).await.iter().any(|look| look.id == first) {
+        while looks(&world).await.iter().any(|look| look.id == first) || pruned(&world).await.len() < 2 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     tokio::time::timeout(PATIENCE, gone).await.expect("it does not wait for an hour");
     running.stop().await;
+    // How much of what went, and up to when, is on record.
+    let rows = pruned(&world).await;
+    let what: Vec<&str> = rows.iter().map(|row| row.details["what"].as_str().unwrap()).collect();
+    assert_eq!(what, ["executions", "audit log"], "{rows:#?}");
+    for row in rows {
+        assert_eq!((row.actor.as_str(), row.tenant.as_str()), ("plumb", PLATFORM_CHAIN));
+        assert!(row.details["rows"].as_u64() >= Some(1), "{row:?}");
+        let before = row.details["before"].as_str().unwrap();
+        assert!(before > "2080" && before < "2090", "{row:?}");
+    }
+    world.stop();
+    assert!(world.plumb(&["audit", "--verify"]).output().unwrap().status.success(), "the chains are whole");
+}
+
+/// The rows of the audit log about what was forgotten.
+async fn pruned(world: &World) -> Vec<AuditEntry> {
+    let all = AuditFilter { limit: 1000, ..AuditFilter::default() };
+    let rows = world.store().read(Scope::Platform).await.unwrap().audit(&all).await.unwrap();
+    rows.into_iter().filter(|row| row.action == AuditAction::Pruned).collect()
 }
 
 /// A queue that takes no requests while it is shut.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::engine::view::Cause;
 use crate::model::{Drift, DriftedField, FieldPath, LeftOut};
 
 use super::About;
@@ -48,19 +49,15 @@ pub(super) fn not_offered(left_out: &[LeftOut]) -> String {
         .join("; ")
 }
 
-/// The commit message of a proposal: what differs, how to decide, and whose it is.
-pub(super) fn commit_message(drift: &Drift, left_out: &[LeftOut], about: &About) -> String {
+/// The commit message of a proposal: what differs, why that waits, how to decide, and whose it is.
+pub(super) fn commit_message(drift: &Drift, left_out: &[LeftOut], about: &About, branch: &str) -> String {
     let key = &about.key;
     let place = format!("{}/{}", key.environment, key.local());
     let mut text = String::new();
     if drift.missing {
         let _ = write!(
             text,
-            "Remove {place}, which is gone\n\n\
-             The object behind this document is gone from the live system, and Plumb does not\n\
-             make it again empty.\n\n\
-             Merge this to let go of it. To have it made again, empty, delete this branch and\n\
-             follow what `plumb describe {key}` says.\n"
+            "Remove {place}, which is gone\n\nThe object behind this document is gone from the live system.\n"
         );
     } else {
         let _ = write!(text, "Accept the live value of {place}\n\nLive differs from git here:\n\n");
@@ -80,17 +77,21 @@ pub(super) fn commit_message(drift: &Drift, left_out: &[LeftOut], about: &About)
                 let _ = writeln!(text, "  {}: git {git}, live {live} ({message})", spoken_path(&field.path));
             }
         }
-        text.push_str("\nMerge this to accept the live value. Delete the branch to put git's value back.\n");
-        let info = key.kind.info();
-        let fixed = drift.fields.iter().map(|field| &field.path).filter(|path| info.is_immutable(path));
-        for path in fixed.filter(|_| info.data_bearing) {
-            let path = spoken_path(path);
-            let _ = write!(
-                text,
-                "\n{path} can only go back by deleting the object with its data, which waits for an\n\
-                 approval of that: deleting this branch alone does not do it.\n"
-            );
-        }
+    }
+    let cause = Cause::of_drift(drift, branch);
+    let _ = writeln!(text, "\nWhy it waits: {}", cause.why());
+    if let Some(help) = &cause.help {
+        let _ = writeln!(text, "\n{help}");
+    }
+    let info = key.kind.info();
+    let fixed = drift.fields.iter().map(|field| &field.path).filter(|path| info.is_immutable(path));
+    for path in fixed.filter(|_| info.data_bearing) {
+        let path = spoken_path(path);
+        let _ = write!(
+            text,
+            "\n{path} can only go back by deleting the object with its data, which waits for an\n\
+             approval of that: deleting this branch alone does not do it.\n"
+        );
     }
     let _ = write!(text, "\n{about}");
     text

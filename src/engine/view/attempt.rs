@@ -150,7 +150,7 @@ fn of_saga(saga: &Saga, failure: &Failure, now: DateTime<Utc>) -> DeadLetterView
 }
 
 /// What a person can do.
-fn help(key: &ResourceKey, state: LetterState) -> String {
+pub(super) fn help(key: &ResourceKey, state: LetterState) -> String {
     match state {
         LetterState::Failed => format!("Mend the cause, then commit anything or run: plumb retry {key}"),
         LetterState::Undone => format!("Commit what works, or mend the cause, then run: plumb retry {key}"),

@@ -1,18 +1,24 @@
 //! Why a resource is not as git says: one answer, the chain of what it waits for, down to the root.
 //!
 //! The command, the page and the API say the same, since all of them ask [`explain`]. It reads what was recorded and
-//! guesses nothing.
+//! guesses nothing. What a list of things that wait says of one of them, and what a proposal says of its question, are
+//! words of the same links.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::attempt::{self, LetterState};
 use super::facts::{Facts, scope_of, trailer};
+use super::look::Around;
+use crate::engine::attempts::times;
+use crate::engine::{propose, status};
 use crate::model::{
-    Circuit, Clock, ConditionStatus, ConditionType, Diagnostic, Place, Reason, ResourceKey, ResourceStatus,
+    Circuit, Clock, ConditionStatus, ConditionType, Diagnostic, Drift, DriftMode, DriftedField, Failure, Proposal,
+    ProposalKind, ProposalStatus, ProposedField, Reason, ResourceKey, ResourceStatus, Saga,
 };
-use crate::store::{Store, StoreError, TenantState};
+use crate::store::{HeldPlan, Store, StoreError, TenantState};
 
 /// How many findings stand for a document that cannot be used.
 const FINDINGS_SHOWN: usize = 3;
@@ -56,14 +62,19 @@ pub struct Cause {
     /// What the reason means, in a sentence.
     pub explanation: String,
     pub since: Option<DateTime<Utc>>,
-    /// When it goes on by itself: it is tried again, or a window opens.
+    /// When it goes on by itself: it is tried again, a window opens, a lease ends.
     pub next_at: Option<DateTime<Utc>>,
     /// What a person can do, where the message does not say.
     pub help: Option<String>,
 }
 
 impl Cause {
-    fn new(kind: SubjectKind, subject: impl Into<String>, reason: Reason, message: impl Into<String>) -> Self {
+    pub(super) fn new(
+        kind: SubjectKind,
+        subject: impl Into<String>,
+        reason: Reason,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             kind,
             subject: subject.into(),
@@ -77,6 +88,44 @@ impl Cause {
         }
     }
 
+    /// Why a person is asked about a drift, on `branch`. The commit of its proposal says this, and so do the page and
+    /// `plumb explain`.
+    pub(in crate::engine) fn of_drift(drift: &Drift, branch: &str) -> Self {
+        let kind = if drift.missing { ProposalKind::Missing } else { ProposalKind::Drift };
+        let reason = status::drift_reason(drift);
+        Self {
+            rule: rule_of(reason, drift.fields.iter().map(|field| field.base.is_some())),
+            help: Some(how_to_decide(kind, &drift.key, branch)),
+            ..Self::new(SubjectKind::Resource, drift.key.to_string(), reason, propose::sentence(drift))
+        }
+    }
+
+    /// The same, of the question as it is out.
+    pub(super) fn of_proposal(proposal: &Proposal) -> Self {
+        let Proposal { key, kind, fields, branch, opened_at, .. } = proposal;
+        let asked = fields.iter().map(|ProposedField { path, base, git, live }| DriftedField {
+            path: path.clone(),
+            conflict: base.is_none() || git != base,
+            base: base.clone(),
+            git: git.clone(),
+            live: live.clone(),
+        });
+        let drift = Drift {
+            key: key.clone(),
+            mode: DriftMode::Propose,
+            fields: asked.collect(),
+            missing: *kind == ProposalKind::Missing,
+            silenced: false,
+        };
+        Self { since: Some(*opened_at), ..Self::of_drift(&drift, branch) }
+    }
+
+    /// The reason, the rule, and what it means: the same words wherever they stand.
+    pub fn why(&self) -> String {
+        let rule = self.rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
+        format!("{}{rule}: {}", self.reason, self.explanation)
+    }
+
     /// How a sentence names what it is about.
     pub fn name(&self) -> String {
         match self.kind {
@@ -84,6 +133,16 @@ impl Cause {
             SubjectKind::Provider => format!("provider {}", self.subject),
             SubjectKind::Tenant => format!("tenant {}", self.subject),
             SubjectKind::Platform => "the platform".to_owned(),
+        }
+    }
+
+    /// How a sentence goes on from a link to the next one.
+    fn leads_to(&self, next: &Cause) -> String {
+        match (self.reason, next.reason) {
+            (_, Reason::LeaseHeld | Reason::LookDue) => format!("waits for a look at {}", next.name()),
+            (_, Reason::LimitReached) => format!("waits for room on {}", next.name()),
+            (Reason::RolledBack, _) => format!("is undone with {}", next.name()),
+            (_, _) => format!("waits for {}", next.name()),
         }
     }
 
@@ -107,37 +166,63 @@ pub async fn explain(
         Some(facts) => facts,
         None => Facts::load(store, scope_of(Some(&key.tenant))).await?,
     };
-    let place = store.place(&key.tenant).await?;
-    Ok(from_facts(&facts, place.as_ref(), key, clock.now()))
+    let now = clock.now();
+    let around = Around::of(store, key, now).await?;
+    Ok(from_facts(&facts, &around, key, now))
 }
 
-pub(super) fn from_facts(
-    facts: &Facts,
-    place: Option<&Place>,
-    key: &ResourceKey,
-    now: DateTime<Utc>,
-) -> Option<Explanation> {
+pub(super) fn from_facts(facts: &Facts, around: &Around, key: &ResourceKey, now: DateTime<Utc>) -> Option<Explanation> {
     let tenant = facts.tenants.get(&key.tenant);
     let status = facts.statuses.get(key);
-    if tenant.is_none() && status.is_none() {
+    if tenant.is_none() && status.is_none() && around.is_nothing() {
         return None;
     }
     let ready = status
         .and_then(|status| status.condition(ConditionType::Ready))
         .map_or(ConditionStatus::Unknown, |ready| ready.status);
-    let chain = chain(facts, key, tenant);
-    let mut notes = notes(facts, place, tenant, now);
-    if let (Some(tenant), true) = (tenant, chain.is_empty())
-        && let Some(unread) = unread(tenant)
-    {
-        // What git says now nobody knows.
-        notes.retain(|note| *note != unread);
-        let answer = answer_unread(key, tenant, ready, &unread);
-        let ready = ConditionStatus::Unknown;
-        return Some(Explanation { key: key.clone(), ready, answer, chain: vec![unread], notes });
+    let mut chain = chain(facts, around, key, tenant);
+    let mut notes = notes(facts, key, tenant);
+    let provider = status.map(|status| status.provider.as_str()).filter(|provider| !provider.is_empty());
+    let look = around.links(key, provider, now);
+    if let (Some(tenant), true) = (tenant, chain.is_empty()) {
+        let is_unread = unread(tenant);
+        let is_news = || around.has_news() && !look.is_empty();
+        if is_unread.is_some() || is_news() {
+            // What git says now nobody knows.
+            let chain = match is_unread {
+                Some(unread) => {
+                    notes.retain(|note| *note != unread);
+                    notes.extend(look);
+                    vec![unread]
+                }
+                None => look,
+            };
+            let answer = answer_unread(key, tenant, ready, &chain[0]);
+            let ready = ConditionStatus::Unknown;
+            return Some(Explanation { key: key.clone(), ready, answer, chain, notes });
+        }
+    }
+    match ready != ConditionStatus::True && chain.last().is_some_and(|root| ends_with_a_look(root, around, now)) {
+        true => chain.extend(look),
+        false => notes.extend(look),
     }
     let answer = answer(key, status, &chain);
     Some(Explanation { key: key.clone(), ready, answer, chain, notes })
+}
+
+/// Whether the look that is asked for, or under way, is what comes next for whatever waits for `root`.
+fn ends_with_a_look(root: &Cause, around: &Around, now: DateTime<Utc>) -> bool {
+    // Whether a provider is back is asked beside looks.
+    if root.kind == SubjectKind::Provider {
+        return false;
+    }
+    let is_due = root.next_at.is_some_and(|next| next <= now);
+    // What is new may be the way out, where that is no matter of time.
+    let is_mended = around.has_news() && root.next_at.is_none();
+    // What it waited for is there by now, or was only not come to.
+    let waits_for_nothing_else =
+        matches!(root.reason, Reason::Pending | Reason::DependencyNotReady | Reason::DependencyUnfinished);
+    is_due || is_mended || waits_for_nothing_else
 }
 
 /// Why git is not read for a tenant.
@@ -161,13 +246,13 @@ fn answer_unread(key: &ResourceKey, tenant: &TenantState, ready: ConditionStatus
 }
 
 /// The links from `key` to the root.
-fn chain(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<Cause> {
+fn chain(facts: &Facts, around: &Around, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<Cause> {
     let mut chain = Vec::new();
     let mut seen = BTreeSet::new();
     let mut next = Some(key.clone());
     while let Some(key) = next.take().filter(|key| seen.insert(key.clone())) {
         let Some(status) = facts.statuses.get(&key) else {
-            chain.extend(unknown_resource(facts, &key, tenant));
+            chain.extend(unknown_resource(facts, around, &key, tenant));
             break;
         };
         let Some(ready) = status.condition(ConditionType::Ready) else { break };
@@ -179,12 +264,14 @@ fn chain(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<
         link.since = Some(ready.last_transition_time);
         // Somebody may have had it tried again since the status was written.
         link.next_at = next_try(facts, &key, ready.reason).or(status.until);
+        link.rule = rule_of(ready.reason, has_bases(facts, &key));
         link.help = help(facts, &key, ready.reason);
         let root = match ready.reason {
-            Reason::DependencyNotReady => {
+            Reason::DependencyNotReady | Reason::DependencyUnfinished => {
                 next = waited_for(facts, status, &ready.message, &seen);
-                None
+                Vec::new()
             }
+            Reason::RolledBack => undone_with(facts, &key),
             Reason::CircuitOpen
             | Reason::ProviderUnreachable
             | Reason::TimedOut
@@ -193,15 +280,53 @@ fn chain(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<
             | Reason::ProviderMissing
             | Reason::ProviderIdentityChanged => {
                 let root = provider(facts, &status.provider, ready.reason, &ready.message);
-                Some(Cause { next_at: root.next_at.or(link.next_at), ..root })
+                vec![Cause { next_at: root.next_at.or(link.next_at), ..root }]
             }
-            Reason::InvalidManifest | Reason::UnreadableManifest => tenant.and_then(findings),
-            _ => None,
+            Reason::InvalidManifest | Reason::UnreadableManifest => Vec::from_iter(tenant.and_then(findings)),
+            _ => Vec::new(),
         };
         chain.push(link);
         chain.extend(root);
     }
     chain
+}
+
+/// The resource whose failure undid this one, where that is another, and its provider where that does not answer.
+fn undone_with(facts: &Facts, key: &ResourceKey) -> Vec<Cause> {
+    let failed = undoing(facts, key).map(|(_, failure)| failure).filter(|failure| failure.key != *key);
+    let Some(Failure { key, provider: server, reason, message, failures, at }) = failed else { return Vec::new() };
+    let link = Cause {
+        since: Some(*at),
+        help: Some(attempt::help(key, LetterState::Undone)),
+        ..Cause::new(
+            SubjectKind::Resource,
+            key.to_string(),
+            *reason,
+            format!("{message}. It failed {}, for good", times(*failures)),
+        )
+    };
+    let silent = facts.circuits.get(server).filter(|circuit| circuit.reason == *reason);
+    let silent = silent.map(|circuit| provider(facts, server, circuit.reason, &circuit.message));
+    std::iter::once(link).chain(silent).collect()
+}
+
+/// The change that was undone in the environment of a resource, and why.
+fn undoing<'a>(facts: &'a Facts, key: &ResourceKey) -> Option<(&'a Saga, &'a Failure)> {
+    let is_there = |saga: &&Saga| (&saga.tenant, &saga.environment) == (&key.tenant, &key.environment);
+    facts.sagas.iter().filter(is_there).find_map(|saga| Some((saga, saga.failure.as_ref()?)))
+}
+
+/// The rule that a reason comes from. Both sides changed (R3), or nobody knows which: the base is lost (R4).
+fn rule_of(reason: Reason, mut has_bases: impl Iterator<Item = bool>) -> Option<String> {
+    let is_lost = reason == Reason::ConflictHeld && has_bases.any(|has_base| !has_base);
+    let rule = if is_lost { Some("R4") } else { reason.rule() };
+    rule.map(str::to_owned)
+}
+
+/// Whether the base is known, of each field that a person is asked about.
+fn has_bases<'a>(facts: &'a Facts, key: &ResourceKey) -> impl Iterator<Item = bool> + use<'a> {
+    let asked = facts.proposals.get(key).into_iter().flat_map(|proposal| &proposal.fields);
+    asked.map(|ProposedField { base, .. }| base.is_some())
 }
 
 /// When a step that failed, for this reason or one that says so, is tried again.
@@ -249,15 +374,16 @@ fn is_ready(statuses: &BTreeMap<ResourceKey, ResourceStatus>, key: &ResourceKey)
 }
 
 /// A resource of which no look has said anything.
-fn unknown_resource(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<Cause> {
+fn unknown_resource(facts: &Facts, around: &Around, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let looked = tenant.and_then(|tenant| tenant.head.as_deref());
+    // The head is known before the look at it has ended.
+    let looked = tenant.filter(|_| !around.is_looked_at()).and_then(|tenant| tenant.head.as_deref());
     let message = match (facts.strays.get(key), looked) {
         (Some(stray), _) => {
             format!("{} on {} bears its mark, and git does not speak of it", stray.object_name, stray.provider)
         }
         (None, Some(head)) => format!("git does not speak of it at {head}"),
-        (None, None) => "its repository was not looked at yet".to_owned(),
+        (None, None) => "no look that has ended speaks of it".to_owned(),
     };
     let reason = match (facts.strays.get(key), looked) {
         (Some(_), _) => Reason::Orphaned,
@@ -275,6 +401,7 @@ fn drift_beside(facts: &Facts, status: &ResourceStatus) -> Option<Cause> {
     let drifted = status.condition(ConditionType::Drifted).filter(|drifted| drifted.status == ConditionStatus::True)?;
     let mut link = Cause::new(SubjectKind::Resource, status.key.to_string(), drifted.reason, &drifted.message);
     link.since = Some(drifted.last_transition_time);
+    link.rule = rule_of(drifted.reason, has_bases(facts, &status.key));
     link.help = help(facts, &status.key, drifted.reason);
     Some(link)
 }
@@ -319,23 +446,41 @@ fn unreadable(tenant: &TenantState) -> Cause {
 }
 
 /// What a person can do, beyond what the message says.
-fn help(facts: &Facts, key: &ResourceKey, reason: Reason) -> Option<String> {
-    let approvals: Vec<String> = facts.held_for(key).map(|plan| format!("\"{}\"", trailer(plan))).collect();
-    if !approvals.is_empty() {
-        return Some(format!("A commit whose message ends with {} approves it.", approvals.join(" or ")));
-    }
+pub(super) fn help(facts: &Facts, key: &ResourceKey, reason: Reason) -> Option<String> {
+    let undoing = undoing(facts, key);
     let open = facts.proposals.get(key).filter(|proposal| proposal.status.is_undecided() && proposal.pushed.is_some());
-    match (reason, open) {
-        (Reason::DeadLetter, _) => Some(format!("plumb retry {key} tries it again now.")),
-        (_, Some(proposal)) => {
-            Some(format!("Merge {0} to accept what is live, delete {0} to restore git's.", proposal.branch))
+    let way_out = match (reason, undoing, open) {
+        (Reason::DeadLetter, Some((saga, _)), _) if saga.parts.contains_key(key) => {
+            Some(attempt::help(key, LetterState::NotUndone))
         }
-        (_, None) => None,
+        (Reason::DeadLetter, _, _) => Some(attempt::help(key, LetterState::Failed)),
+        (Reason::RolledBack, Some((_, failure)), _) => Some(attempt::help(&failure.key, LetterState::Undone)),
+        (_, _, Some(proposal)) => Some(how_to_decide(proposal.kind, key, &proposal.branch)),
+        (_, _, None) => None,
+    };
+    let said: Vec<String> = approved_by(facts.held_for(key)).into_iter().chain(way_out).collect();
+    (!said.is_empty()).then(|| said.join(" "))
+}
+
+/// The commit that lets held plans pass.
+pub(super) fn approved_by<'a>(plans: impl Iterator<Item = &'a HeldPlan>) -> Option<String> {
+    let lines: Vec<String> = plans.map(|plan| format!("\"{}\"", trailer(plan))).collect();
+    (!lines.is_empty()).then(|| format!("A commit whose message ends with {} approves it.", lines.join(" or ")))
+}
+
+/// How a person answers the question about `key` on a branch.
+pub(in crate::engine) fn how_to_decide(kind: ProposalKind, key: &ResourceKey, branch: &str) -> String {
+    match kind {
+        ProposalKind::Drift => format!("Merge {branch} to accept what is live, delete it to put git's value back."),
+        ProposalKind::Missing => format!(
+            "Merge {branch} to let go of it. To have it made again, empty, delete the branch and follow what `plumb \
+             explain {key}` says."
+        ),
     }
 }
 
 /// What is going on around it.
-fn notes(facts: &Facts, place: Option<&Place>, tenant: Option<&TenantState>, now: DateTime<Utc>) -> Vec<Cause> {
+fn notes(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<Cause> {
     let mut notes = Vec::new();
     if let Some(platform) = &facts.platform
         && let Some(rejected) = &platform.rejected
@@ -345,22 +490,18 @@ fn notes(facts: &Facts, place: Option<&Place>, tenant: Option<&TenantState>, now
     }
     notes.extend(tenant.and_then(unread));
     notes.extend(tenant.filter(|tenant| tenant.removed && !tenant.error.is_empty()).map(unreadable));
-    if let Some(place) = place {
-        let of_tenant = |message: String| Cause::new(SubjectKind::Tenant, &place.tenant, Reason::Pending, message);
-        let at = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
-        if let (Some(holder), Some(since)) = (&place.holder, place.claimed_at) {
-            let lease =
-                place.lease_until.map(|until| format!(", with a lease until {}", at(until))).unwrap_or_default();
-            notes.push(Cause { since: Some(since), ..of_tenant(format!("{holder} looks at it now{lease}")) });
-        } else if let (Some(_), Some(due)) = (&place.asked, place.due) {
-            let message = match due > now {
-                true => format!("the next look is due at {}", at(due)),
-                false => "a look is due; a replica that is free takes it".to_owned(),
-            };
-            notes.push(Cause { next_at: Some(due), ..of_tenant(message) });
-        }
-    }
+    notes.extend(facts.proposals.get(key).and_then(no_answer));
     notes
+}
+
+/// What looked like the answer to an open question, and is none.
+fn no_answer(proposal: &Proposal) -> Option<Cause> {
+    let Proposal { key, status, failed, message, updated_at, .. } = proposal;
+    let stands = matches!(status, ProposalStatus::Pending | ProposalStatus::Open) && !failed;
+    (stands && !message.is_empty()).then(|| Cause {
+        since: Some(*updated_at),
+        ..Cause::new(SubjectKind::Resource, key.to_string(), Reason::NoAnswer, message)
+    })
 }
 
 /// The chain in one sentence.
@@ -368,7 +509,7 @@ fn answer(key: &ResourceKey, status: Option<&ResourceStatus>, chain: &[Cause]) -
     let is_ready = status
         .and_then(|status| status.condition(ConditionType::Ready))
         .is_some_and(|ready| ready.status == ConditionStatus::True);
-    let Some((last, before)) = chain.split_last() else {
+    let Some(last) = chain.last() else {
         return match is_ready {
             true => format!("{key} is as git says"),
             false => format!("nothing is known that keeps {key} from being as git says"),
@@ -378,8 +519,7 @@ fn answer(key: &ResourceKey, status: Option<&ResourceStatus>, chain: &[Cause]) -
         return format!("{key} is ready, and differs: {}", last.message);
     }
     let mut sentence = format!("{key} is not as git says: ");
-    let waited_for = before.iter().skip(1).chain((!before.is_empty()).then_some(last));
-    let links: Vec<String> = waited_for.map(|link| format!("waits for {}", link.name())).collect();
+    let links: Vec<String> = chain.windows(2).map(|pair| pair[0].leads_to(&pair[1])).collect();
     if !links.is_empty() {
         sentence.push_str(&format!("it {} ({}): ", links.join(", which "), last.reason));
     }
@@ -388,4 +528,50 @@ fn answer(key: &ResourceKey, status: Option<&ResourceStatus>, chain: &[Cause]) -
         sentence.push_str(&format!("; {when}"));
     }
     sentence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Condition, Fields};
+    use serde_json::json;
+
+    #[test]
+    fn whatever_a_rule_holds_names_it() {
+        let key: ResourceKey = "checkout/staging/Database/orders".parse().unwrap();
+        let at = DateTime::<Utc>::UNIX_EPOCH;
+        let mut named = BTreeSet::new();
+        for reason in Reason::ALL {
+            let ready = Condition {
+                condition_type: ConditionType::Ready,
+                status: ConditionStatus::False,
+                reason: *reason,
+                message: "it is held".to_owned(),
+                last_transition_time: at,
+            };
+            let status = ResourceStatus {
+                key: key.clone(),
+                revision: String::new(),
+                provider: "pg".to_owned(),
+                object_name: String::new(),
+                depends_on: Vec::new(),
+                conditions: vec![ready],
+                until: None,
+                desired: Fields::new(),
+                live: Fields::new(),
+                outputs: BTreeMap::new(),
+                file: String::new(),
+                updated_at: at,
+            };
+            let facts = Facts::of_statuses(BTreeMap::from([(key.clone(), status)]));
+            let explained = from_facts(&facts, &Around::default(), &key, at).expect("it has a status");
+            let link = &explained.chain[0];
+            assert_eq!((link.reason, link.rule.as_deref()), (*reason, reason.rule()));
+            let words = reason.rule().map_or_else(|| format!("{reason}: "), |rule| format!("{reason} ({rule}): "));
+            assert!(link.why().starts_with(&words), "{}", link.why());
+            assert_eq!(serde_json::to_value(&explained).unwrap()["chain"][0]["rule"], json!(reason.rule()));
+            named.extend(link.rule.clone());
+        }
+        assert_eq!(named, (1..=14).map(|number| format!("R{number}")).collect());
+    }
 }

@@ -68,6 +68,11 @@ impl Facts {
         let mut tx = store.read(Scope::Tenant(key.tenant.clone())).await?;
         let Some(statuses) = statuses_around(tx.as_mut(), key).await? else { return Ok(None) };
         let plans = tx.held_plans(&key.tenant).await?;
+        let is_undone = |status: &ResourceStatus| {
+            status.conditions.iter().any(|told| matches!(told.reason, Reason::RolledBack | Reason::DeadLetter))
+        };
+        // They hold what was there before, which may be much.
+        let sagas = if statuses.values().any(is_undone) { tx.sagas().await? } else { Vec::new() };
         let mut attempts = BTreeMap::new();
         for key in statuses.keys() {
             if let Some(attempt) = tx.attempt(key).await? {
@@ -83,10 +88,28 @@ impl Facts {
             proposals: tx.proposals().await?,
             attempts,
             circuits: tx.circuits().await?,
-            sagas: Vec::new(),
+            sagas,
             held: BTreeMap::from([(key.tenant.clone(), plans)]),
             _room: None,
         }))
+    }
+
+    /// Nothing but these statuses.
+    #[cfg(test)]
+    pub fn of_statuses(statuses: BTreeMap<ResourceKey, ResourceStatus>) -> Self {
+        Self {
+            platform: None,
+            tenants: BTreeMap::new(),
+            inventory: Inventory::default(),
+            statuses,
+            strays: BTreeMap::new(),
+            proposals: BTreeMap::new(),
+            held: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            circuits: BTreeMap::new(),
+            sagas: Vec::new(),
+            _room: None,
+        }
     }
 
     /// Every resource there is something to say of: looked at, or recorded and not forgotten on purpose.
@@ -128,7 +151,8 @@ async fn statuses_around(
         let Some(status) = tx.status(&key).await? else { break };
         statuses.insert(key, status.clone());
         let Some(ready) = status.condition(ConditionType::Ready) else { break };
-        if ready.status == ConditionStatus::True || ready.reason != Reason::DependencyNotReady {
+        let waits = matches!(ready.reason, Reason::DependencyNotReady | Reason::DependencyUnfinished);
+        if ready.status == ConditionStatus::True || !waits {
             break;
         }
         let asked = explain::named(&ready.message).chain(status.depends_on.iter().cloned());

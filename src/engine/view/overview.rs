@@ -6,15 +6,16 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::attempt::{DeadLetterView, letters};
-use super::facts::{Facts, last_executions, scope_of, trailer};
+use super::explain::{self, Cause};
+use super::facts::{Facts, last_executions, scope_of};
 use super::history::ExecutionView;
 use super::orphan::{self, OrphanKind};
 use super::provider::{self, ProviderView};
 use super::resource::{self, Counts, StatusWord, status_word};
 use super::{FindingView, age_seconds};
 use crate::model::{
-    Clock, ConditionStatus, ConditionType, Execution, ObjectHex, PlatformId, Proposal, ProposalKind, ProposalStatus,
-    Reason, ResourceKey,
+    Clock, ConditionStatus, ConditionType, Execution, ObjectHex, PlatformId, Proposal, ProposalStatus, Reason,
+    ResourceKey,
 };
 use crate::store::{PlatformState, Store, StoreError};
 
@@ -267,7 +268,6 @@ fn attention(facts: &Facts, now: DateTime<Utc>) -> Vec<Attention> {
         if told.contains(key) || is_frozen(key) {
             continue;
         }
-        let approvals: Vec<String> = facts.held_for(key).map(trailer).collect();
         let held = status.conditions.iter().find(|condition| holds_data_back(condition.reason));
         let (kind, condition) = match (held, resource::verdict(status)) {
             (Some(condition), _) => (AttentionKind::Held, condition),
@@ -282,8 +282,7 @@ fn attention(facts: &Facts, now: DateTime<Utc>) -> Vec<Attention> {
             key: Some(key.clone()),
             reason: Some(condition.reason),
             message: message.to_owned(),
-            help: (!approvals.is_empty())
-                .then(|| format!("A commit whose message ends with \"{}\" approves it.", approvals.join("\" or \""))),
+            help: explain::help(facts, key, condition.reason),
             since: Some(condition.last_transition_time),
             age_seconds: Some(age_seconds(now, condition.last_transition_time)),
         });
@@ -376,10 +375,8 @@ fn tenants(facts: &Facts, now: DateTime<Utc>) -> Vec<Attention> {
             list.push(about(&tenant.tenant, tenant.updated_at, AttentionKind::Tenant, None, message, None));
         }
         if let Some(reason) = tenant.hold {
-            let approvals: Vec<String> = facts.held.get(&tenant.tenant).into_iter().flatten().map(trailer).collect();
             let message = format!("All deletions are held. {}", reason.explain().trim());
-            let help = (!approvals.is_empty())
-                .then(|| format!("A commit whose message ends with \"{}\" approves it.", approvals.join("\" or \"")));
+            let help = explain::approved_by(facts.held.get(&tenant.tenant).into_iter().flatten());
             list.push(about(&tenant.tenant, tenant.updated_at, AttentionKind::Held, Some(reason), message, help));
         }
     }
@@ -387,28 +384,21 @@ fn tenants(facts: &Facts, now: DateTime<Utc>) -> Vec<Attention> {
 }
 
 fn proposed(proposal: &Proposal, now: DateTime<Utc>) -> Attention {
-    let fields: Vec<&str> = proposal.fields.iter().map(|field| field.path.as_str()).collect();
-    let what = match proposal.kind {
-        ProposalKind::Drift => format!("Live differs from git at {}", fields.join(", ")),
-        ProposalKind::Missing => "The object is gone; the proposal removes its document".to_owned(),
-    };
+    let Cause { reason, message, help, .. } = Cause::of_proposal(proposal);
     let help = match (proposal.status, &proposal.pushed) {
-        (ProposalStatus::Pending, _) | (_, None) => {
-            if proposal.message.is_empty() {
-                "Its branch is still to be pushed.".to_owned()
-            } else {
-                proposal.message.clone()
-            }
+        (ProposalStatus::Pending, _) | (_, None) if proposal.message.is_empty() => {
+            Some("Its branch is still to be pushed.".to_owned())
         }
-        (_, Some(_)) => format!("Merge {0} to accept it, delete {0} to decline it.", proposal.branch),
+        (ProposalStatus::Pending, _) | (_, None) => Some(proposal.message.clone()),
+        (_, Some(_)) => help,
     };
     Attention {
         kind: AttentionKind::Proposal,
         tenant: Some(proposal.key.tenant.clone()),
         key: Some(proposal.key.clone()),
-        reason: None,
-        message: what,
-        help: Some(help),
+        reason: Some(reason),
+        message,
+        help,
         since: Some(proposal.opened_at),
         age_seconds: Some(age_seconds(now, proposal.opened_at)),
     }

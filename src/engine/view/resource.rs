@@ -11,6 +11,7 @@ use super::diff::{self, FieldRow, Sight};
 use super::explain::{self, Explanation};
 use super::facts::{Facts, scope_of};
 use super::history::EventView;
+use super::look::Around;
 use super::proposal::{self, ProposalView};
 use super::tenant::HeldPlanView;
 use crate::model::{
@@ -258,8 +259,8 @@ pub async fn resource(
     }
     let filter = HistoryFilter { key: Some(key.clone()), limit: RECENT_EVENTS, ..HistoryFilter::default() };
     let events = store.read(Scope::Tenant(key.tenant.clone())).await?.events(&filter).await?;
-    let place = store.place(&key.tenant).await?;
     let now = clock.now();
+    let around = Around::of(store, key, now).await?;
     let (desired, live) = status.map(|status| (status.desired.clone(), status.live.clone())).unwrap_or_default();
     let rows = diff::rows(&desired, &live, record, sight(status));
     let view = view(&facts, key, now);
@@ -278,7 +279,7 @@ pub async fn resource(
             .collect(),
         proposal: facts.proposals.get(key).map(|open| proposal::view(&facts, open, now)),
         approvals: facts.held_for(key).map(HeldPlanView::new).collect(),
-        explanation: explain::from_facts(&facts, place.as_ref(), key, now),
+        explanation: explain::from_facts(&facts, &around, key, now),
         events: events.into_iter().map(|event| EventView::new(event, now)).collect(),
         view,
     }))

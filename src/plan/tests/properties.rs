@@ -9,8 +9,8 @@ use proptest::test_runner::TestRunner;
 use super::random::recipe;
 use super::world::World;
 use crate::model::{
-    Action, ApprovalKind, Blocked, Deletion, DriftMode, FieldHash, Live, Mark, Observation, Ownership, Plan, PlanScope, Reason,
-    ResourceKey, Settle, Step, Unknown,
+    Action, ApprovalKind, Blocked, Deletion, DriftMode, FieldHash, Live, Mark, Observation, Ownership, Plan, PlanScope,
+    Reason, ResourceKey, Settle, Step, Unknown,
 };
 
 /// The mark on an object, when it is ours.

@@ -119,7 +119,8 @@ fn steady_audit(text: &str) -> String {
     let mut lines: Vec<String> =
         text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     lines.retain(|line| !line.contains(" change checkout/") && !line.contains("\"change\""));
-    let lines = lines.into_iter().map(|line| match (line.find("(uid "), line.contains("secretShown")) {
+    let is_of_a_person = |line: &str| ["secretShown", "applied"].iter().any(|action| line.contains(action));
+    let lines = lines.into_iter().map(|line| match (line.find("(uid "), is_of_a_person(&line)) {
         (Some(_), true) if line.starts_with('{') => {
             let (start, rest) = line.split_once("\"actor\":\"").unwrap();
             format!("{start}\"actor\":\"[PERSON]{}", &rest[rest.find('"').unwrap()..])
@@ -445,4 +446,104 @@ async fn a_plan_is_made_again_as_it_was_then_and_with_another_commit() {
     // The mirrors can be lost: git has all of it.
     std::fs::remove_dir_all(desk.data("mirrors")).unwrap();
     assert_eq!(desk.plumb(&["replay", "2"]).code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_planned_is_applied_where_it_is_what_there_is_to_do_and_else_it_is_said_what_differs() {
+    let desk = Desk::with_starter();
+    let seen = |name: &str, args: &[&str], code: i32| {
+        let said = desk.plumb(args);
+        assert_eq!(said.code, code, "{said:?}");
+        snapshot(name, &shown(&desk, args, &said));
+    };
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    // A window keeps a change from being applied.
+    let platform = desk.platform.show("main:platform.yaml");
+    let window = "{mode: deny, schedule: \"* * * * *\", duration: 1h}";
+    desk.platform.write("platform.yaml", format!("{}\n  windows: [{window}]\n", platform.trim_end()));
+    desk.platform.commit("Change nothing now");
+    let manifest = "environments/staging/orders.yaml";
+    let text = desk.tenant.show(&format!("main:{manifest}"));
+    let version = |version: u32| {
+        desk.tenant.write(manifest, text.replace("userVersion: 7", &format!("userVersion: {version}")));
+        desk.tenant.commit(&format!("Expect schema version {version}"))
+    };
+    version(8);
+    assert_eq!(desk.plumb(&["apply"]).code, 1);
+    // It is what there is to do, and the window holds it still.
+    let held = desk.plumb(&["replay", "2", "--apply"]);
+    assert_eq!((held.code, held.stdout.contains("WindowClosed")), (1, true), "{held:?}");
+    desk.platform.write("platform.yaml", platform);
+    desk.platform.commit("Go on");
+    // There is something else to do.
+    version(9);
+    seen("replay_apply_of_another_plan", &["replay", "2", "--apply"], 1);
+    let history = |of: &str| -> Vec<serde_json::Value> {
+        let history = desk.plumb(&["history", "-o", "json"]).stdout;
+        let all: Vec<serde_json::Value> = serde_json::from_str(&history).unwrap();
+        all.into_iter().map(|one| one[of].clone()).collect()
+    };
+    assert_eq!(history("id"), [3, 2, 1], "it was not even looked at");
+    // At that commit it is that.
+    let at = desk.plumb(&["replay", "2", "--at", "main", "--apply", "-o", "json"]);
+    let result: serde_json::Value = serde_json::from_str(&at.stdout).unwrap();
+    assert_eq!((at.code, &result[0]["outcome"], &result[0]["done"]), (0, &"InSync".into(), &1.into()), "{at:?}");
+    assert_eq!(result[0]["steps"][0]["changes"][0]["to"], 9);
+    version(8);
+    // The same words are not the same steps: what is live is another value by now.
+    assert_eq!(desk.plumb(&["replay", "2", "--apply"]).code, 1);
+    version(7);
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    version(8);
+    seen("replay_apply", &["replay", "2", "--apply"], 0);
+    assert_eq!(desk.plumb(&["plan", "--detailed-exitcode"]).code, 0);
+    // Each is an execution like another, and whose it was is on record.
+    assert!(history("trigger").iter().all(|trigger| trigger == "commandline"));
+    let audited = desk.plumb(&["audit", "-t", "checkout", "-o", "json"]).stdout;
+    let rows = audited.lines().map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap());
+    let replays = rows.filter(|row| row["details"]["command"] == "replay");
+    let told: Vec<_> =
+        replays.map(|row| (row["details"]["replays"].clone(), row["details"]["execution"].clone())).collect();
+    assert_eq!(told, [(2.into(), 3.into()), (2.into(), 4.into()), (2.into(), 6.into())]);
+    let remote = desk.plumb(&["replay", "2", "--apply", "--server", "http://127.0.0.1:1"]);
+    assert_eq!((remote.code, remote.stderr.contains("leave out --server")), (1, true), "{remote:?}");
+    // Looks that found nothing say so, and which one to ask.
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let quiet = desk.plumb(&["replay", "7", "--apply"]);
+    assert_eq!((quiet.code, quiet.stderr.contains("`plumb replay 6` plans the last")), (1, true), "{quiet:?}");
+    assert_eq!(desk.plumb(&["audit", "--verify"]).code, 0);
+}
+
+#[test]
+fn what_was_undone_is_explained_by_what_failed() {
+    let desk = Desk::with_starter();
+    // Its objects are no orphans to other tests on the server.
+    desk.platform.write("platform.yaml", desk.platform.show("main:platform.yaml").replace("id: ", "id: undone-"));
+    let server = PostgresServer::shared();
+    std::fs::write(desk.folder().join("login"), server.login().1).unwrap();
+    let login = desk.folder().join("login").display().to_string();
+    add_provider(
+        &desk,
+        "pg",
+        &format!("  type: postgres\n  url: {}\n  credentials: {{file: {login}}}\n", server.url()),
+    );
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let together =
+        |text: &str| text.replacen("  labels:", "  annotations: {plumb.dev/on-failure: rollback}\n  labels:", 1);
+    let manifest = "environments/staging/orders.yaml";
+    let orders = desk.tenant.show(&format!("main:{manifest}"));
+    desk.tenant.write(manifest, together(&orders.replace("userVersion: 7", "userVersion: 8")));
+    let wishes = "apiVersion: plumb.dev/v1\nkind: Database\nmetadata:\n  name: undone-wishes\n  labels: {owner: \
+                  team-checkout}\nspec: {provider: pg, connectionLimit: 5, extensions: [no_such_extension]}\n";
+    desk.tenant.write("environments/staging/wishes.yaml", together(wishes));
+    desk.tenant.commit("Wish for what is not there");
+    assert_eq!(desk.plumb(&["apply"]).code, 1);
+    let orders = "checkout/staging/Database/orders";
+    for (name, args) in
+        [("explain_undone", vec!["explain", orders]), ("explain_undone_json", vec!["explain", orders, "-o", "json"])]
+    {
+        let said = desk.plumb(&args);
+        assert_eq!(said.code, 1, "{said:?}");
+        snapshot(name, &shown(&desk, &args, &said));
+    }
 }

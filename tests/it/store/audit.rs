@@ -123,4 +123,15 @@ pub async fn a_chain_that_was_cut_is_whole_from_there_on(store: &dyn Store) {
     append(store, "billing", &[entry(102 * DAY)]).await;
     let billing = verified(store).await.unwrap().remove(1);
     assert_eq!((billing.first_id, billing.last_id), (3, 3), "it goes on where it was");
+    // What is cut off is written down with that, also where nothing else is left of the chain.
+    let mut tx = store.begin(Scope::Platform).await.unwrap();
+    let rows = tx.prune_audit(at(200 * DAY)).await.unwrap();
+    let told = AuditDetails::from([("rows".into(), json!(rows))]);
+    let pruned = NewAudit { action: AuditAction::Pruned, details: told.clone(), ..entry(200 * DAY) };
+    tx.append_audit(PLATFORM_CHAIN, &[pruned]).await.unwrap();
+    tx.commit().await.unwrap();
+    let heads = verified(store).await.unwrap();
+    assert_eq!((rows, heads[0].first_id, heads[0].last_id), (5, 2, 2));
+    let kept = read(store).await.audit(&ALL).await.unwrap();
+    assert_eq!(kept.iter().map(|row| (row.action, &row.details)).collect::<Vec<_>>(), [(AuditAction::Pruned, &told)]);
 }

@@ -167,6 +167,7 @@ pub fn proposal(key: &ResourceKey) -> Proposal {
         silenced: Vec::new(),
         status: ProposalStatus::HandsOff,
         elsewhere: false,
+        vanished_at: Some(at(4)),
         failed: false,
         message: HOSTILE.into(),
         diff: "-  connectionLimit: 20\n+  connectionLimit: 30\n".into(),

@@ -306,6 +306,7 @@ fn checkout(sample: &mut Sample) {
         silenced: Vec::new(),
         status: ProposalStatus::Open,
         elsewhere: false,
+        vanished_at: None,
         failed: false,
         message: String::new(),
         diff: "--- a/environments/production/orders.yaml\n+++ b/environments/production/orders.yaml\n@@ -6,10 +6,10 @@\n   labels: {owner: team-checkout}\n spec:\n   provider: pg-main\n-  connectionLimit: 20          # sized for two pods\n+  connectionLimit: 50          # sized for two pods\n   extensions: [pgcrypto, pg_trgm]\n   roles:\n     - {name: app, access: readwrite}\n-    - {name: ro, access: read}\n+    - {name: ro, access: readwrite}\n"
@@ -332,6 +333,7 @@ fn checkout(sample: &mut Sample) {
             silenced: Vec::new(),
             status: ProposalStatus::Accepted,
             elsewhere: false,
+            vanished_at: None,
             failed: false,
             message: "merged as 9f1c2ab4".into(),
             diff: "--- a/environments/staging/sessions.yaml\n+++ b/environments/staging/sessions.yaml\n@@ -5,2 +5,2 @@\n spec:\n-  keyPrefix: 's:'\n+  keyPrefix: 'sess:'\n".into(),

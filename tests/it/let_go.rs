@@ -120,7 +120,7 @@ async fn r7_a_removal_that_is_merged_after_its_question_has_ended_deletes_nothin
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r7_what_was_gone_before_nobody_could_look_does_not_let_it_be_deleted_when_it_came_back() {
-    let world = world_of_two("plumb.dev/deletion: delete, plumb.dev/drift: observe").await;
+    let world = world_of_two("plumb.dev/deletion: delete\nplumb.dev/drift: observe").await;
     let away = world.data().join("away.db");
     std::fs::rename(world.file("staging", "orders"), &away).unwrap();
     world.apply().await;

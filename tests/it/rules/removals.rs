@@ -313,7 +313,7 @@ async fn r7_a_word_that_protects_holds_though_the_change_it_came_with_waits() {
     for (said, kept) in [
         ("plumb.dev/deletion: protect", Some(Reason::DeletionProtected)),
         ("plumb.dev/deletion: retain", None),
-        ("plumb.dev/deletion: delete, plumb.dev/suspend: \"true\"", Some(Reason::Suspended)),
+        ("plumb.dev/deletion: delete\nplumb.dev/suspend: \"true\"", Some(Reason::Suspended)),
     ] {
         let world = world_with(&EIGHT, DELETE).await;
         world.write_platform(
@@ -339,12 +339,12 @@ async fn r7_a_word_that_protects_holds_though_the_change_it_came_with_waits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r7_what_can_only_go_back_by_deleting_data_waits_for_an_approval() {
     for drift in ["propose", "revert"] {
-        let world = world_with(&["orders", "payments"], &format!("{DELETE}, plumb.dev/drift: {drift}")).await;
+        let world = world_with(&["orders", "payments"], &format!("{DELETE}\nplumb.dev/drift: {drift}")).await;
         world.write_resource(
             "staging",
             "Database",
             "orders",
-            &format!("{DELETE}, plumb.dev/drift: {drift}"),
+            &format!("{DELETE}\nplumb.dev/drift: {drift}"),
             "userVersion: 1\npageSize: 4096",
         );
         world.tenant.commit("Say how large pages are");

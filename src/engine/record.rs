@@ -153,9 +153,9 @@ impl Engine {
     fn kept_safer(&self, pass: &Pass<'_>, changes: &Changes) -> Vec<Record> {
         let written: BTreeSet<&ResourceKey> =
             changes.records.iter().map(|record| &record.key).chain(&changes.forgotten).collect();
-        let wanted = keys_in_scope(pass).filter_map(|key| pass.desired.resources.get(&key));
+        let wanted = keys_in_scope(pass).filter_map(|key| pass.desired.resources.get(key));
         let kept = wanted.filter(|resource| !written.contains(&resource.key)).filter_map(|resource| {
-            let record = pass.prior.get(&resource.key).filter(|record| !record.retained)?;
+            let record = pass.prior.get(&resource.key)?;
             let annotations = record.annotations.kept_safer_by(&resource.annotations, resource.key.kind);
             let is_safer = annotations != record.annotations;
             is_safer.then(|| Record { annotations, updated_at: self.clock.now(), ..record.clone() })
@@ -193,7 +193,8 @@ impl Engine {
     }
 
     async fn record_statuses(&self, pass: &Pass<'_>, tx: &mut dyn Tx, changes: &mut Changes) -> Result<(), StoreError> {
-        let verdicts = status::verdicts(pass.plan, pass.applied, pass.attempts, pass.troubles, keys_in_scope(pass));
+        let verdicts =
+            status::verdicts(pass.plan, pass.applied, pass.attempts, pass.troubles, keys_in_scope(pass).cloned());
         let gone: BTreeSet<&ResourceKey> = pass
             .plan
             .settles
@@ -317,10 +318,19 @@ fn deleted<'a>(plan: &'a Plan, applied: &'a Applied) -> impl Iterator<Item = &'a
         .map(|step| &step.key)
 }
 
-fn keys_in_scope<'a>(pass: &'a Pass<'_>) -> impl Iterator<Item = ResourceKey> + 'a {
-    let all =
-        pass.desired.resources.keys().chain(pass.desired.rejected.keys()).chain(pass.prior.live().map(|r| &r.key));
-    all.filter(|key| pass.plan.scope.covers(key)).cloned()
+/// What the pass is about, of what is known; some keys more than once.
+fn keys_in_scope<'a>(pass: &'a Pass<'_>) -> Box<dyn Iterator<Item = &'a ResourceKey> + Send + 'a> {
+    let Pass { desired, prior, .. } = pass;
+    match &pass.plan.scope {
+        PlanScope::Full => {
+            let managed = prior.live().map(|record| &record.key);
+            Box::new(desired.resources.keys().chain(desired.rejected.keys()).chain(managed))
+        }
+        // A pass over a few keys of a large tenant goes through those alone.
+        PlanScope::Keys(keys) => Box::new(keys.iter().filter(|key| {
+            desired.resources.contains_key(*key) || desired.rejected.contains_key(*key) || prior.get(key).is_some()
+        })),
+    }
 }
 
 /// Strays as they were seen; those of a provider that could not be asked stay as they were seen last (R5).

@@ -586,17 +586,9 @@ mod tests {
     fn refs_are_news_once() {
         let name = |name: &str| Some(name.to_owned());
         let place = |seen: Option<&str>, news: Option<&str>| Place {
-            tenant: "checkout".to_owned(),
-            asked: None,
-            due: None,
-            holder: None,
-            lease_until: None,
-            claimed_at: None,
-            generation: 1,
-            failures: 0,
             seen: seen.and_then(name),
             news: news.and_then(name),
-            looked_at: None,
+            ..Place::of_tenant("checkout")
         };
         let held = |place: Place| Place { holder: Some(Replica("a".to_owned())), ..place };
         let failing = |place: Place| Place {

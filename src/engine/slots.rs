@@ -131,14 +131,18 @@ const OF_PROVIDER: &str = "provider ";
 
 /// What is said where steps wait for room on a provider.
 pub(super) fn provider_is_full(provider: &str, limit: usize) -> String {
-    let steps = if limit == 1 { "1 step".to_owned() } else { format!("{limit} steps") };
+    let steps = steps(limit);
     format!("{OF_PROVIDER}{provider} has {steps} at once (its maxConcurrency), over all tenants; others wait for room")
 }
 
 /// What is said where steps wait for others of their tenant.
 pub(super) fn tenant_is_full(limit: usize) -> String {
-    let steps = if limit == 1 { "1 step".to_owned() } else { format!("{limit} steps") };
+    let steps = steps(limit);
     format!("the tenant has {steps} at once (its maxConcurrency); others wait for room")
+}
+
+fn steps(number: usize) -> String {
+    if number == 1 { "1 step".to_owned() } else { format!("{number} steps") }
 }
 
 /// The provider that a limit is of; `None` where it is the tenant's.

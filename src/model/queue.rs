@@ -144,6 +144,24 @@ pub struct Place {
 }
 
 impl Place {
+    /// That of a tenant which nobody has looked at, or asked to.
+    #[cfg(test)]
+    pub(crate) fn of_tenant(tenant: &str) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            asked: None,
+            due: None,
+            holder: None,
+            lease_until: None,
+            claimed_at: None,
+            generation: 1,
+            failures: 0,
+            seen: None,
+            news: None,
+            looked_at: None,
+        }
+    }
+
     /// Whether somebody looks at it, or will without waiting for another try.
     pub fn has_look_coming(&self) -> bool {
         self.holder.is_some() || self.asked.is_some_and(|ask| ask.trigger != Trigger::Retry)

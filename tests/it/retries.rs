@@ -44,6 +44,20 @@ async fn attempts(world: &World) -> BTreeMap<ResourceKey, Attempt> {
     world.store().read(Scope::Tenant(world.name.clone())).await.unwrap().attempts().await.unwrap()
 }
 
+/// The same, where something is wanted of a provider whose circuit is open.
+async fn out_of_reach() -> (World, Arc<Faults>, Arc<SetClock>) {
+    let (world, faults, clock) = faulty_world().await;
+    world.in_sync().await;
+    world.write_database("staging", "orders", "userVersion: 2");
+    world.tenant.commit("Want version 2");
+    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+    for _ in 0..3 {
+        world.scheduled().await;
+    }
+    assert!(circuits(&world).await["files"].is_open(world.clock.now()));
+    (world, faults, clock)
+}
+
 async fn circuits(world: &World) -> BTreeMap<String, Circuit> {
     world.store().read(Scope::Platform).await.unwrap().circuits().await.unwrap()
 }
@@ -255,15 +269,7 @@ async fn while_another_plumb_is_at_work_on_it_nothing_counts_as_tried() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_a_silent_provider_asked_again_is_written_down_where_no_step_failed_too() {
-    let (world, faults, _clock) = faulty_world().await;
-    world.in_sync().await;
-    world.write_database("staging", "orders", "userVersion: 2");
-    world.tenant.commit("Want version 2");
-    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
-    for _ in 0..3 {
-        world.scheduled().await;
-    }
-    assert!(circuits(&world).await["files"].is_open(clock_now(&world)));
+    let (world, _faults, _clock) = out_of_reach().await;
     let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
     assert!(retried.is_empty(), "no step has failed");
     assert!(!circuits(&world).await["files"].is_open(clock_now(&world)));
@@ -432,15 +438,7 @@ async fn a_step_whose_wait_is_over_and_that_something_else_keeps_asks_for_no_loo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_comes_back_as_another_says_so_and_not_that_it_is_silent() {
-    let (world, faults, clock) = faulty_world().await;
-    world.in_sync().await;
-    world.write_database("staging", "orders", "userVersion: 2");
-    world.tenant.commit("Want version 2");
-    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
-    for _ in 0..3 {
-        world.scheduled().await;
-    }
-    assert!(circuits(&world).await["files"].is_open(world.clock.now()));
+    let (world, faults, clock) = out_of_reach().await;
     faults.silence(None);
     faults.become_another("a copy of it");
     clock.forward(TimeDelta::seconds(6));

@@ -162,30 +162,14 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::hours(hour)
     }
 
-    fn place(tenant: &str) -> Place {
-        Place {
-            tenant: tenant.to_owned(),
-            asked: None,
-            due: None,
-            holder: None,
-            lease_until: None,
-            claimed_at: None,
-            generation: 1,
-            failures: 0,
-            seen: None,
-            news: None,
-            looked_at: None,
-        }
-    }
-
     fn due(tenant: &str, at: i64) -> Place {
         let ask = Ask { trigger: Trigger::Commit, width: Width::Changed };
-        Place { asked: Some(ask), due: Some(hour(at)), ..place(tenant) }
+        Place { asked: Some(ask), due: Some(hour(at)), ..Place::of_tenant(tenant) }
     }
 
     fn held(tenant: &str, until: i64) -> Place {
         let (holder, claimed_at) = (Some(Replica("host/1/abc".to_owned())), Some(hour(1)));
-        Place { holder, claimed_at, lease_until: Some(hour(until)), ..place(tenant) }
+        Place { holder, claimed_at, lease_until: Some(hour(until)), ..Place::of_tenant(tenant) }
     }
 
     fn links(around: &Around, provider: Option<&str>) -> Vec<(String, Reason, String)> {
@@ -203,7 +187,7 @@ mod tests {
             due("later", 5),
             held("working", 6),
             held("dead", 2),
-            place("idle"),
+            Place::of_tenant("idle"),
             own.clone(),
         ];
         assert_eq!(ahead_of(&own, &all), 3, "billing, a and the dead one's");
@@ -269,8 +253,10 @@ mod tests {
     #[test]
     fn news_are_what_no_look_has_read() {
         let name = |name: &str| Some(name.to_owned());
-        let around =
-            |seen, news| Around { place: Some(Place { seen, news, ..place("checkout") }), ..Around::default() };
+        let around = |seen, news| Around {
+            place: Some(Place { seen, news, ..Place::of_tenant("checkout") }),
+            ..Around::default()
+        };
         assert!(around(name("one"), name("two")).has_news());
         assert!(around(None, name("one")).has_news());
         assert!(!around(name("one"), name("one")).has_news());

@@ -19,6 +19,7 @@ mod mirrors;
 mod observe;
 mod passwords;
 mod platform;
+mod preview;
 mod propose;
 mod reconcile;
 mod record;
@@ -60,7 +61,8 @@ pub use fleet::Connect;
 pub use lease::LEASE;
 pub use passwords::{NoPasswords, Passwords};
 pub use platform::PlatformStatus;
-pub use reconcile::{Preview, PreviewSource, Report};
+pub use preview::{Preview, PreviewSource};
+pub use reconcile::Report;
 pub use replay::{Reapplied, Replayed};
 
 /// What the engine is told when it starts.

@@ -5,7 +5,6 @@
 //! the same code.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +12,11 @@ use chrono::{DateTime, Utc};
 
 use crate::model::{
     AppliedDocument, Approval, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Hold,
-    Inventory, ObjectHex, Observation, Observations, Plan, PlanScope, Platform, Proposal, ProposalKind, ProposalStatus,
-    Reason, ResourceKey, Saga, Summary, TenantSpec, Trigger, Unknown, Width,
+    ObjectHex, Observation, Observations, Plan, PlanScope, Proposal, ProposalKind, ProposalStatus, Reason, ResourceKey,
+    Saga, Summary, TenantSpec, Trigger, Unknown, Width,
 };
 use crate::plan::{self, Terms};
-use crate::source::{CommitInfo, Mirror, Refs, Side, Wanted, WorkingTree};
+use crate::source::{CommitInfo, Mirror, Refs};
 use crate::store::Scope;
 
 use super::apply::Applied;
@@ -32,6 +31,7 @@ use super::memory::{Memory, Reached};
 use super::observe::{Look, targets};
 use super::passwords::Seen;
 use super::platform::PlatformStatus;
+use super::preview::believe_record;
 use super::propose::{self, About, Topic, forgotten};
 use super::record::{Pass, Written};
 use super::replay::{self, Only};
@@ -70,29 +70,10 @@ pub struct Report {
     pub sources: Sources,
 }
 
-/// What is to be planned without doing it.
-#[derive(Clone, Debug)]
-pub enum PreviewSource {
-    /// The head of the tenant's branch.
-    Head,
-    /// Another branch of its repository, as it would be once merged: what the tenant's branch got meanwhile stays.
-    Branch(String),
-    /// A folder, as it stands: a working copy of its repository.
-    Folder(PathBuf),
-}
-
-/// A plan that nobody has applied.
-#[derive(Debug)]
-pub struct Preview {
-    pub plan: Plan,
-    pub desired: Arc<DesiredState>,
-    pub sources: Sources,
-}
-
 /// The tenant a pass is about, as the platform in force describes it.
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
-    in_force: &'a PlatformStatus,
+    pub in_force: &'a PlatformStatus,
     pub tenant: &'a str,
     pub spec: &'a TenantSpec,
 }
@@ -110,7 +91,7 @@ impl<'a> Subject<'a> {
     }
 
     /// The proposals that the refs say something new of.
-    fn read_proposals(
+    pub(super) fn read_proposals(
         self,
         known: &BTreeMap<ResourceKey, Proposal>,
         source: &Source,
@@ -149,8 +130,8 @@ pub(super) struct Source {
 }
 
 /// What the head says beside its documents.
-struct News {
-    lineage: Lineage,
+pub(super) struct News {
+    pub lineage: Lineage,
     /// The commits since the last pass. Those of another source or history are not heard: they may have been heard before.
     commits: Vec<CommitInfo>,
     let_go: Vec<Removal>,
@@ -158,15 +139,6 @@ struct News {
     vanished_elsewhere: usize,
     /// When it was heard.
     at: DateTime<Utc>,
-}
-
-/// What a preview is of.
-struct Previewed {
-    /// What stands for the head of the tenant's branch; `None` for a folder.
-    source: Option<Source>,
-    /// The commit that a person knows it by.
-    commit: Option<ObjectHex>,
-    loaded: Loaded,
 }
 
 /// What a pass is to do: a look as wide as that, and nothing where its plan is not one of those.
@@ -184,12 +156,12 @@ struct Start {
 }
 
 /// A plan, and what it stands on.
-struct Planned {
-    live: Observations,
+pub(super) struct Planned {
+    pub live: Observations,
     /// Providers that were not asked for strays, or did not answer.
     silent: BTreeSet<String>,
     decisions: Decisions,
-    plan: Plan,
+    pub plan: Plan,
 }
 
 /// One pass, done.
@@ -305,110 +277,6 @@ impl Engine {
         })
     }
 
-    /// Plans for one tenant and does nothing. Uses the credentials for reading where there are any; what these may not
-    /// look into is taken as it was seen last, with a warning.
-    ///
-    /// # Errors
-    /// When its repository, or the folder, cannot be read.
-    pub async fn preview(
-        &self,
-        in_force: &PlatformStatus,
-        tenant: &str,
-        source: &PreviewSource,
-    ) -> Result<Preview, EngineError> {
-        self.preview_with(Access::Read, in_force, tenant, source).await
-    }
-
-    /// Looks for drift from the head of one tenant and does nothing about it. Looks with the credentials that an apply
-    /// uses, since a difference must not stay unseen.
-    ///
-    /// # Errors
-    /// When its repository cannot be read.
-    pub async fn scan(&self, in_force: &PlatformStatus, tenant: &str) -> Result<Preview, EngineError> {
-        self.preview_with(Access::Write, in_force, tenant, &PreviewSource::Head).await
-    }
-
-    async fn preview_with(
-        &self,
-        access: Access,
-        in_force: &PlatformStatus,
-        tenant: &str,
-        source: &PreviewSource,
-    ) -> Result<Preview, EngineError> {
-        let subject = Subject::of(in_force, tenant)?;
-        let mut workspace = Workspace::default();
-        let (Previewed { source, commit, loaded }, mut memory) =
-            tokio::try_join!(self.load_for_preview(subject, source, &mut workspace), self.recall_for_preview(tenant))?;
-        let owner = subject.owner(&memory.documents);
-        let reading = beside(|| workspace.read(owner, loaded));
-        // An apply waits for nothing that failed, so nothing does here; and what was undone stays so until a head comes that
-        // nobody has tried.
-        let mut desired = Arc::clone(&reading.desired);
-        let mut decisions = match source {
-            None => {
-                let mut decisions = decide::decisions(&memory.proposals);
-                decisions.prune_holds.extend(holds::empty_tree(&memory, reading.files));
-                // Where no state says what was there, branches do (R8); a folder can be planned without its repository.
-                if memory.state.is_none()
-                    && let Ok(source) = self.read_source(subject, &subject.spec.repository.branch).await
-                {
-                    decisions.were_there.extend(forgotten(owner, &source, &memory.proposals).were_there());
-                }
-                decisions
-            }
-            Some(source) => {
-                let mut proposals = memory.proposals.clone();
-                memory.statuses = self.statuses_of_removed(tenant, &memory.inventory, &reading.desired).await?;
-                let news = self.news(subject, &source, &memory, &reading.desired).await?;
-                let read = subject.read_proposals(&proposals, &source, &reading, &news)?;
-                proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
-                let mut decisions = decide::decisions(&proposals);
-                decisions.were_there.extend(forgotten(owner, &source, &memory.proposals).were_there());
-                decisions.approvals = approvals(&memory, &news);
-                decisions.prune_holds = holds::prune_holds(&memory, reading.files, news.lineage.departure);
-                let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
-                desired = sagas::undo(desired, &memory.sagas, heads, &memory.inventory, &mut decisions);
-                decisions
-            }
-        };
-        self.complete(&mut decisions, subject, &memory);
-        let sources = sources_of(&workspace, &desired);
-        // Nothing is read a second time, and what is known of a large tenant takes its time to be forgotten.
-        tokio::task::spawn_blocking(move || drop(workspace));
-        let ground = Ground { subject, memory: &memory, access, depth: Depth::Deep, circuits: None };
-        let Planned { plan, live, .. } = self.plan(ground, &desired, &PlanScope::Full, None, decisions).await;
-        tokio::task::spawn_blocking(move || drop((live, memory)));
-        let plan = Plan { commit, ..plan };
-        Ok(Preview { plan, desired, sources })
-    }
-
-    async fn load_for_preview(
-        &self,
-        subject: Subject<'_>,
-        source: &PreviewSource,
-        workspace: &mut Workspace,
-    ) -> Result<Previewed, EngineError> {
-        let repository = &subject.spec.repository;
-        let (source, commit) = match source {
-            PreviewSource::Folder(folder) => {
-                let (folder, path) = (folder.clone(), repository.path.clone());
-                let failed = |source| EngineError::Source { what: "the folder".to_owned(), source };
-                let read = move || WorkingTree::new(folder).read(&path, Wanted::Manifests);
-                let working = blocking(read).await?.map_err(failed)?;
-                let loaded = workspace.load_working(&self.validator, working);
-                return Ok(Previewed { source: None, commit: None, loaded });
-            }
-            PreviewSource::Head => {
-                let source = self.read_source(subject, &repository.branch).await?;
-                let head = source.head.clone();
-                (source, head)
-            }
-            PreviewSource::Branch(branch) => self.read_merged(subject, branch).await?,
-        };
-        let loaded = self.load(subject, &source, workspace).await?;
-        Ok(Previewed { source: Some(source), commit: Some(commit), loaded })
-    }
-
     /// What a pass begins with: what git says, read beside what the store says.
     async fn start(&self, subject: Subject<'_>, workspace: &mut Workspace) -> Result<Start, EngineError> {
         let kept = workspace.take_kept();
@@ -422,7 +290,7 @@ impl Engine {
     }
 
     /// Reads the files of the head.
-    async fn load(
+    pub(super) async fn load(
         &self,
         subject: Subject<'_>,
         source: &Source,
@@ -621,7 +489,7 @@ impl Engine {
     }
 
     /// One advertisement, and the objects it names (R14).
-    async fn read_source(&self, subject: Subject<'_>, branch: &str) -> Result<Source, EngineError> {
+    pub(super) async fn read_source(&self, subject: Subject<'_>, branch: &str) -> Result<Source, EngineError> {
         let Subject { in_force, tenant, spec } = subject;
         let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec).await?;
         let (reader, wanted) = (Arc::clone(&mirror), branch.to_owned());
@@ -633,33 +501,6 @@ impl Engine {
             return Err(EngineError::BranchGone(message));
         };
         Ok(Source { mirror, refs, head })
-    }
-
-    /// The tenant's branch as it would be with `branch` merged into it, and the head of `branch`. A tenant's branch that
-    /// is not there yet would begin with it.
-    async fn read_merged(&self, subject: Subject<'_>, branch: &str) -> Result<(Source, ObjectHex), EngineError> {
-        let theirs = self.read_source(subject, branch).await.map_err(|error| match error {
-            EngineError::BranchGone(_) => EngineError::BranchGone(format!(
-                "the repository of tenant {} has no branch {branch}; push it, or check its name",
-                subject.tenant
-            )),
-            other => other,
-        })?;
-        let commit = theirs.head.clone();
-        let into = subject.spec.repository.branch.clone();
-        let ours = match self.read_source(subject, &into).await {
-            Ok(ours) => ours,
-            Err(EngineError::BranchGone(_)) => return Ok((theirs, commit)),
-            Err(error) => return Err(error),
-        };
-        let (mirror, name, our_head) = (Arc::clone(&ours.mirror), branch.to_owned(), ours.head.clone());
-        let merge = move || {
-            let theirs = Side { commit: &theirs.head, name: &name };
-            mirror.merge(Side { commit: &our_head, name: &into }, theirs)
-        };
-        let head = blocking(merge).await?.map_err(|source| unreadable(subject.tenant, source))?;
-        let refs = Refs { head: Some(head.clone()), ..ours.refs };
-        Ok((Source { refs, head, ..ours }, commit))
     }
 
     /// Brings the proposals to where the refs say they are, and remembers that before anything is done about it.
@@ -708,7 +549,7 @@ impl Engine {
     }
 
     /// What the head says beside its documents.
-    async fn news(
+    pub(super) async fn news(
         &self,
         subject: Subject<'_>,
         source: &Source,
@@ -772,7 +613,7 @@ impl Engine {
     }
 
     /// What was decided elsewhere than in proposals and commits.
-    fn complete(&self, decisions: &mut Decisions, subject: Subject<'_>, memory: &Memory) {
+    pub(super) fn complete(&self, decisions: &mut Decisions, subject: Subject<'_>, memory: &Memory) {
         let Subject { in_force, spec, .. } = subject;
         decisions.drift = spec.drift;
         decisions.held_deletes = decide::held_deletes(&memory.held);
@@ -780,7 +621,7 @@ impl Engine {
             windows::closed(&in_force.platform.spec.windows, &spec.environments, self.clock.now());
     }
 
-    async fn plan(
+    pub(super) async fn plan(
         &self,
         ground: Ground<'_>,
         desired: &DesiredState,
@@ -855,49 +696,18 @@ impl Engine {
     }
 }
 
-/// Takes what a login for reading may not look into as it was read back last, and says of what. Only for plans that nobody applies.
-fn believe_record(
-    platform: &Platform,
-    live: &mut Observations,
-    prior: &Inventory,
-) -> Vec<(ResourceKey, Reason, String)> {
-    let mut warnings = Vec::new();
-    for (key, seen) in &mut live.objects {
-        let (Observation::Present(live), Some(record)) = (seen, prior.get(key)) else { continue };
-        // A login that may not look and is not meant for reading alone is a fault.
-        let reads_only = platform.providers.get(&record.provider).is_some_and(|spec| spec.read_credentials.is_some());
-        if !reads_only {
-            continue;
-        }
-        let (shut, unknown): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut live.unknown)
-            .into_iter()
-            .partition(|(_, unknown)| unknown.reason == Reason::PermissionDenied);
-        live.unknown = unknown;
-        for path in shut.keys() {
-            for (field, value) in record.readback.iter().filter(|(field, _)| field.is_within(path.as_str())) {
-                live.fields.insert(field.clone(), value.clone());
-            }
-        }
-        if let Some(unknown) = shut.into_values().next() {
-            let message = format!("part of it is taken as it was seen last, since {}", unknown.message);
-            warnings.push((key.clone(), Reason::NotObserved, message));
-        }
-    }
-    warnings
-}
-
 /// What a plan of one tenant stands on.
 #[derive(Clone, Copy)]
-struct Ground<'a> {
-    subject: Subject<'a>,
-    memory: &'a Memory,
-    access: Access,
-    depth: Depth,
-    circuits: Option<&'a Circuits>,
+pub(super) struct Ground<'a> {
+    pub subject: Subject<'a>,
+    pub memory: &'a Memory,
+    pub access: Access,
+    pub depth: Depth,
+    pub circuits: Option<&'a Circuits>,
 }
 
 /// Approvals that are remembered, and those in the commits since the last pass.
-fn approvals(memory: &Memory, news: &News) -> Vec<Approval> {
+pub(super) fn approvals(memory: &Memory, news: &News) -> Vec<Approval> {
     // The keys of one that is remembered were found when its plan was still the one that it names.
     let is_remembered = |fresh: &Approval| {
         let same =

@@ -22,7 +22,8 @@ use super::attempts::Heads;
 use super::desired::Workspace;
 use super::memory::Memory;
 use super::platform::PlatformStatus;
-use super::reconcile::{Preview, Report, Subject, sources_of, unreadable};
+use super::preview::Preview;
+use super::reconcile::{Report, Subject, sources_of, unreadable};
 use super::sagas::{self, Sagas};
 use super::{Engine, EngineError, beside, blocking, decide};
 

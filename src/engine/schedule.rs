@@ -34,6 +34,10 @@ const DEEP_EVERY: u32 = 6;
 /// How soon the platform is read again while none is in force.
 const PLATFORM_AGAIN: Duration = Duration::from_secs(5);
 
+/// How long a start lets what is new go first: the first poll tells which tenants have commits that nobody has looked at,
+/// and in a large fleet they would stand behind all that is as it was.
+const BEHIND_NEWS: Duration = Duration::from_secs(2);
+
 /// How often one that does not lead tries to.
 const LEAD_EVERY: Duration = Duration::from_secs(5);
 
@@ -335,11 +339,15 @@ impl Schedule {
             (Trigger::Commit, Some(commit)) => Some(news_of_platform(commit)),
             _ => None,
         };
-        let requests: Vec<Request> = platform
-            .tenants
-            .keys()
-            .map(|tenant| Request { news: news.clone(), ..Request::at_once(tenant, Ask { trigger, width }) })
-            .collect();
+        let waits: BTreeSet<String> = match trigger {
+            Trigger::Start => self.looked_at().await,
+            _ => BTreeSet::new(),
+        };
+        let request = |tenant: &String| {
+            let delay = if waits.contains(tenant) { BEHIND_NEWS } else { Duration::ZERO };
+            Request { news: news.clone(), delay, ..Request::at_once(tenant, Ask { trigger, width }) }
+        };
+        let requests: Vec<Request> = platform.tenants.keys().map(request).collect();
         let names: Vec<&str> = platform.tenants.keys().map(String::as_str).collect();
         if self.request(&requests).await {
             self.to_place = None;
@@ -372,12 +380,16 @@ impl Schedule {
 
     async fn tell_ready(&self) {
         let Some(in_force) = self.in_force.as_ref().filter(|_| !*self.ready.borrow()) else { return };
-        let Ok(places) = self.engine.store.places().await else { return };
-        let looked: BTreeSet<&str> =
-            places.iter().filter(|place| place.looked_at.is_some()).map(|place| place.tenant.as_str()).collect();
-        if in_force.platform.tenants.keys().all(|tenant| looked.contains(tenant.as_str())) {
+        let looked_at = self.looked_at().await;
+        if in_force.platform.tenants.keys().all(|tenant| looked_at.contains(tenant)) {
             self.ready.send_replace(true);
         }
+    }
+
+    /// The tenants that were looked at at some time; none where the queue cannot be asked.
+    async fn looked_at(&self) -> BTreeSet<String> {
+        let places = self.engine.store.places().await.unwrap_or_default();
+        places.into_iter().filter(|place| place.looked_at.is_some()).map(|place| place.tenant).collect()
     }
 
     /// Starts the polls, and asks for the scans, that are due.
@@ -486,13 +498,16 @@ impl Schedule {
 }
 
 /// Whether refs of this name want a look that nobody has asked for: they are not those that the last look saw, nor those
-/// that asked for one last. Where none has since, the look that is under way or due reads what a first poll sees.
+/// that asked for one last. Where none has since, the look that is under way or due reads what a first poll sees; the look
+/// of a start comes later, and is to come at once then.
 fn is_news(place: Option<&Place>, before: Option<&str>, name: &str) -> bool {
     let Some(place) = place else { return true };
     if [&place.seen, &place.news].into_iter().flatten().any(|known| known == name) {
         return false;
     }
-    let is_read_anyway = place.news == place.seen && place.has_look_coming();
+    let is_start = place.asked.is_some_and(|ask| ask.trigger == Trigger::Start);
+    let comes_later = is_start && place.holder.is_none() && place.seen.is_some();
+    let is_read_anyway = place.news == place.seen && place.has_look_coming() && !comes_later;
     !is_read_anyway || before.is_some_and(|before| before != name)
 }
 
@@ -596,6 +611,13 @@ mod tests {
             failures: 3,
             ..place
         };
+        let starting =
+            |place: Place| Place { asked: Some(Ask { trigger: Trigger::Start, width: Width::Changed }), ..place };
+        assert!(
+            is_news(Some(&starting(place(Some("one"), Some("one")))), None, "two"),
+            "it need not wait for its turn"
+        );
+        assert!(!is_news(Some(&starting(place(None, None))), None, "one"), "the first look reads it");
         assert!(is_news(None, None, "one"));
         assert!(!is_news(Some(&place(Some("one"), Some("one"))), Some("one"), "one"), "looked at");
         assert!(is_news(Some(&place(Some("one"), Some("one"))), Some("one"), "two"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use plumb::engine::{Ask, Width, view};
 use plumb::model::{
-    Action, ConditionType, Event, EventKind, Execution, ExecutionOutcome, ProposalStatus, Reason, ResourceKey,
+    Action, ConditionType, Event, EventKind, Execution, ExecutionOutcome, Place, ProposalStatus, Reason, ResourceKey,
     ResourceStatus, Trigger,
 };
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, PLATFORM_CHAIN};
@@ -358,16 +358,8 @@ async fn a_stop_ends_the_step_that_runs_and_leaves_the_rest_due_at_once() {
     assert_eq!(created(&world.events()), DATABASES - 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_long_push_makes_room_for_a_small_one_after_a_slice_and_goes_on_after_it() {
-    const LONG: usize = 100;
-    const STEP: Duration = Duration::from_millis(50);
-    const SLICE: Duration = Duration::from_millis(250);
-    let mut world = World::with_files().await;
-    world.stop();
-    let faults = Faults::new();
-    (world.connect, world.places) = (Some(faults.connect()), Some((1, SLICE)));
-    faults.slow_down(STEP);
+/// Has the platform describe a second tenant, `billing`, beside that of the world; both have nothing yet.
+fn two_tenants(world: &World) -> GitRepo {
     let billing = GitRepo::new();
     for repository in [&world.tenant, &billing] {
         repository.write("README.md", "Nothing yet\n");
@@ -381,7 +373,51 @@ async fn a_long_push_makes_room_for_a_small_one_after_a_slice_and_goes_on_after_
         billing.url()
     );
     world.platform.write("billing.yaml", document);
-    world.platform.commit("Two tenants, and one place for them");
+    world.platform.commit("Two tenants");
+    billing
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_start_what_was_committed_meanwhile_goes_first() {
+    let mut world = World::with_files().await;
+    world.stop();
+    world.places = Some((1, PATIENCE));
+    let _billing = two_tenants(&world);
+    world.start().await;
+    let running = Running::start(&world).await;
+    let is_at_rest = async || world.store().places().await.unwrap().iter().all(Place::is_idle);
+    until("rest", is_at_rest).await;
+    running.stop().await;
+
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders while nobody is there");
+    world.restart().await;
+    let (told, mut read) = mpsc::unbounded_channel();
+    world.on_event(move |event| {
+        if let EventKind::SourceRead { .. } = &event.kind {
+            // Nobody waits any more at the end.
+            let _ = told.send(event.tenant.clone());
+        }
+    });
+    let running = Running::start(&world).await;
+    let mut next = async || tokio::time::timeout(PATIENCE, read.recv()).await.expect("a look begins").unwrap();
+    // By name, and by all that the queue knows at the start, the other one would be first.
+    assert_eq!([next().await, next().await], [world.name.clone(), "billing".to_owned()]);
+    running.stop().await;
+    assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_push_makes_room_for_a_small_one_after_a_slice_and_goes_on_after_it() {
+    const LONG: usize = 100;
+    const STEP: Duration = Duration::from_millis(50);
+    const SLICE: Duration = Duration::from_millis(250);
+    let mut world = World::with_files().await;
+    world.stop();
+    let faults = Faults::new();
+    (world.connect, world.places) = (Some(faults.connect()), Some((1, SLICE)));
+    faults.slow_down(STEP);
+    let billing = two_tenants(&world);
     world.start().await;
     let (told, mut done) = mpsc::unbounded_channel();
     world.on_event(move |event| {

@@ -45,6 +45,15 @@ struct Last {
     /// The commit and the folder that was read of it, where a later commit can be read by what it edits.
     plain: Option<(ObjectHex, String)>,
     desired: Arc<DesiredState>,
+    /// For each resource that others depend on, those.
+    dependents: BTreeMap<ResourceKey, BTreeSet<ResourceKey>>,
+}
+
+impl Last {
+    /// The keys of those that depend on any of these.
+    fn dependents_of(&self, keys: &BTreeSet<ResourceKey>) -> BTreeSet<ResourceKey> {
+        keys.iter().filter_map(|key| self.dependents.get(key)).flatten().cloned().collect()
+    }
 }
 
 /// A tree whose files have been read and checked one by one, and not been put together yet.
@@ -71,6 +80,8 @@ pub(super) struct Reading {
     pub changed: usize,
     /// The keys whose documents changed since the last reading; `None` when everything may have.
     pub touched: Option<BTreeSet<ResourceKey>>,
+    /// The keys of those that depend on them.
+    pub dependents: BTreeSet<ResourceKey>,
 }
 
 /// Whose tree it is.
@@ -217,8 +228,9 @@ impl Workspace {
         }
         last.plain.clone_from(&loaded.plain);
         self.recorded.clear();
-        let desired = Arc::clone(&last.desired);
-        Some(Reading { desired, files: self.files.len(), changed: loaded.changed.len(), touched: Some(touched) })
+        let (desired, dependents) = (Arc::clone(&last.desired), last.dependents_of(&touched));
+        let (files, changed) = (self.files.len(), loaded.changed.len());
+        Some(Reading { desired, files, changed, touched: Some(touched), dependents })
     }
 
     fn assemble(&mut self, owner: Owner<'_>, loaded: Loaded) -> Reading {
@@ -232,9 +244,15 @@ impl Workspace {
             .as_ref()
             .filter(|last| last.platform == owner.platform.commit)
             .map(|last| touched(&last.desired, &desired, &changed));
-        self.last = Some(Last { platform: owner.platform.commit.clone(), plain, desired: Arc::clone(&desired) });
+        let last = self.last.insert(Last {
+            platform: owner.platform.commit.clone(),
+            plain,
+            dependents: dependents(&desired),
+            desired: Arc::clone(&desired),
+        });
         self.recorded.clear();
-        Reading { desired, files: self.files.len(), changed: changed.len(), touched }
+        let dependents = touched.as_ref().map(|touched| last.dependents_of(touched)).unwrap_or_default();
+        Reading { desired, files: self.files.len(), changed: changed.len(), touched, dependents }
     }
 
     /// The desired state with one file replaced (`None` as content removes it): what a proposal would lead to.
@@ -347,6 +365,17 @@ fn context<'a>(owner: Owner<'a>, commit: Option<&'a ObjectHex>) -> TenantContext
         previous: owner.previous,
         policies: owner.policies,
     }
+}
+
+/// For each resource that others depend on, those. An edit that changes any of it has all put together again.
+fn dependents(desired: &DesiredState) -> BTreeMap<ResourceKey, BTreeSet<ResourceKey>> {
+    let mut dependents: BTreeMap<ResourceKey, BTreeSet<ResourceKey>> = BTreeMap::new();
+    for resource in desired.resources.values() {
+        for key in &resource.depends_on {
+            dependents.entry(key.clone()).or_default().insert(resource.key.clone());
+        }
+    }
+    dependents
 }
 
 /// The keys whose documents stand, or stood, in changed files.

@@ -107,14 +107,21 @@ impl Memory {
         self.proposals.contains_key(key) || self.statuses.get(key).is_none_or(|status| !is_ready(status))
     }
 
-    /// Whether the object of `key` was gone when it was seen last. What it waits for, or that nobody could look since, may
-    /// be why it is not ready; that it is gone stays a difference meanwhile.
-    pub(super) fn was_gone(&self, key: &ResourceKey) -> bool {
+    /// The keys whose objects were gone when they were seen last; such a one is not ready. What it waits for, or that nobody
+    /// could look since, may be the reason by now; that it is gone stays a difference meanwhile.
+    pub(super) fn gone(&self) -> impl Iterator<Item = &ResourceKey> {
         let says = |status: &ResourceStatus, condition| {
             status.condition(condition).is_some_and(|condition| condition.reason == Reason::DataMissing)
         };
-        let status = self.statuses.get(key);
-        status.is_some_and(|status| says(status, ConditionType::Drifted) || says(status, ConditionType::Ready))
+        let was_gone =
+            move |status: &ResourceStatus| says(status, ConditionType::Drifted) || says(status, ConditionType::Ready);
+        self.unready.iter().filter(move |key| self.statuses.get(*key).is_some_and(was_gone))
+    }
+
+    /// Learns these statuses, in place of those that it knows.
+    pub(super) fn know_statuses(&mut self, statuses: BTreeMap<ResourceKey, ResourceStatus>) {
+        self.unready = unready(&statuses);
+        self.statuses = statuses;
     }
 
     /// All keys that are known and unsettled.
@@ -132,7 +139,7 @@ impl Engine {
             Some(kept) => kept,
             None => {
                 let statuses = tx.statuses().await?;
-                let unready = statuses.values().filter(|status| !is_ready(status)).map(|s| s.key.clone()).collect();
+                let unready = unready(&statuses);
                 Kept { statuses, unready, ..read_inventory(tx.as_mut()).await? }
             }
         };
@@ -311,6 +318,10 @@ async fn recall_around(
         statuses,
         unready,
     })
+}
+
+fn unready(statuses: &BTreeMap<ResourceKey, ResourceStatus>) -> BTreeSet<ResourceKey> {
+    statuses.values().filter(|status| !is_ready(status)).map(|status| status.key.clone()).collect()
 }
 
 fn is_ready(status: &ResourceStatus) -> bool {

@@ -1,7 +1,7 @@
 //! The passwords of roles, as a look uses them (R12): given under its lease alone, and told of where nobody here knows
 //! them, since their state was lost or they were adopted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -89,11 +89,10 @@ impl Engine {
         plan: &mut Plan,
         timeline: &mut Timeline<'_>,
     ) -> Result<(), EngineError> {
-        let roles: Vec<(&ResourceKey, Vec<String>)> = seen
-            .desired
-            .resources
-            .values()
-            .filter_map(|resource| Some((&resource.key, live_roles(seen, resource)?)))
+        let looked_at: BTreeSet<&ResourceKey> = seen.before.objects.keys().chain(seen.after.objects.keys()).collect();
+        let roles: Vec<(&ResourceKey, Vec<String>)> = looked_at
+            .into_iter()
+            .filter_map(|key| Some((key, live_roles(seen, seen.desired.resources.get(key)?)?)))
             .filter(|(_, roles)| !roles.is_empty())
             .collect();
         if roles.is_empty() {

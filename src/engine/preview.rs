@@ -84,7 +84,8 @@ impl Engine {
         let mut workspace = Workspace::default();
         let (Previewed { source, commit, loaded }, mut memory) =
             tokio::try_join!(self.load_for_preview(subject, source, &mut workspace), self.recall_for_preview(tenant))?;
-        let owner = subject.owner(&memory.documents);
+        let documents = std::mem::take(&mut memory.documents);
+        let owner = subject.owner(&documents);
         let reading = beside(|| workspace.read(owner, loaded));
         // An apply waits for nothing that failed, so nothing does here; and what was undone stays so until a head comes that
         // nobody has tried.
@@ -103,7 +104,8 @@ impl Engine {
             }
             Some(source) => {
                 let mut proposals = memory.proposals.clone();
-                memory.statuses = self.statuses_of_removed(tenant, &memory.inventory, &reading.desired).await?;
+                let statuses = self.statuses_of_removed(tenant, &memory.inventory, &reading.desired).await?;
+                memory.know_statuses(statuses);
                 let news = self.news(subject, &source, &memory, &reading.desired).await?;
                 let read = subject.read_proposals(&proposals, &source, &reading, &news)?;
                 proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
@@ -122,7 +124,7 @@ impl Engine {
         tokio::task::spawn_blocking(move || drop(workspace));
         let ground = Ground { subject, memory: &memory, access, depth: Depth::Deep, circuits: None };
         let Planned { plan, live, .. } = self.plan(ground, &desired, &PlanScope::Full, None, decisions).await;
-        tokio::task::spawn_blocking(move || drop((live, memory)));
+        tokio::task::spawn_blocking(move || drop((live, memory, documents)));
         let plan = Plan { commit, ..plan };
         Ok(Preview { plan, desired, sources })
     }

@@ -576,13 +576,13 @@ impl Engine {
             let known = memory.proposals.get(key);
             known.is_some_and(|known| known.kind == ProposalKind::Missing && known.status != ProposalStatus::Closed)
         };
+        // Few are gone, so these are asked for their documents, and not all for what became of them.
+        let gone: BTreeSet<&ResourceKey> = said_gone.iter().chain(memory.gone()).collect();
         let mut let_go = Vec::new();
-        for record in memory.inventory.unwanted(desired) {
-            if is_asked(&record.key) || !decide::is_removed(&record.key, subject.spec, desired) {
-                continue;
-            }
-            if said_gone.contains(&record.key) || memory.was_gone(&record.key) {
-                let_go.push(Removal { key: record.key.clone(), file: record.file.clone(), at: self.clock.now() });
+        for record in gone.into_iter().filter_map(|key| memory.inventory.get(key)) {
+            let key = &record.key;
+            if !is_asked(key) && decide::is_removed(key, subject.spec, desired) {
+                let_go.push(Removal { key: key.clone(), file: record.file.clone(), at: self.clock.now() });
             }
         }
         let vanished_elsewhere = self.vanished_elsewhere(subject, source, memory).await?;
@@ -745,13 +745,7 @@ fn scope_of(ask: Ask, reading: &Reading, desired: &DesiredState, memory: &Memory
         return PlanScope::Full;
     }
     let mut keys = touched.clone();
-    keys.extend(
-        desired
-            .resources
-            .values()
-            .filter(|resource| resource.depends_on.iter().any(|dependency| touched.contains(dependency)))
-            .map(|resource| resource.key.clone()),
-    );
+    keys.extend(reading.dependents.iter().cloned());
     // Conversations, and what did not work last time.
     keys.extend(memory.unsettled().cloned());
     // What is undone may have been done in the last pass, and be ready as it is.

@@ -274,10 +274,12 @@ impl Engine {
 
     /// The identity of a server is remembered once something of ours is recorded on it (R11).
     async fn record_identities(&self, pass: &Pass<'_>) -> Result<(), StoreError> {
-        let used: BTreeSet<&String> = pass.desired.resources.values().map(|resource| &resource.provider).collect();
-        let seen = used.into_iter().filter_map(|provider| Some((provider, identity_of(pass, provider)?)));
-        let fresh: Vec<_> =
-            seen.filter(|(provider, identity)| pass.identities.get(*provider) != Some(identity)).collect();
+        let seen: BTreeSet<&String> = pass.before.identities.keys().chain(pass.after.identities.keys()).collect();
+        let seen = seen.into_iter().filter_map(|provider| Some((provider, identity_of(pass, provider)?)));
+        let is_used = |provider: &String| pass.desired.resources.values().any(|used| used.provider == *provider);
+        let fresh: Vec<_> = seen
+            .filter(|(provider, identity)| pass.identities.get(*provider) != Some(identity) && is_used(provider))
+            .collect();
         if fresh.is_empty() {
             return Ok(());
         }

@@ -86,15 +86,14 @@ pub(super) fn worth_keeping(
     let Some(platform) = heads.platform.filter(|_| !plan.is_in_sync() || !plan.settles.is_empty()) else {
         return Ok(None);
     };
-    let is_seen = |key: &ResourceKey| plan.scope.covers(key);
-    // Of the rest a plan asks whether what others depend on is there, and how many of a kind there are.
-    let needed: BTreeSet<&ResourceKey> = desired.resources.values().flat_map(|resource| &resource.depends_on).collect();
-    let counts = |key: &ResourceKey| needed.contains(key) || subject.spec.quotas.contains_key(&key.kind);
-    let view = SceneView {
-        live,
-        records: memory.inventory.records.values().filter(|record| is_seen(&record.key)).collect(),
-        others: memory.inventory.live().map(|record| &record.key).filter(|key| !is_seen(key) && counts(key)).collect(),
+    let (records, others) = match &plan.scope {
+        PlanScope::Full => (memory.inventory.records.values().collect(), Vec::new()),
+        PlanScope::Keys(seen) => {
+            let records = seen.iter().filter_map(|key| memory.inventory.records.get(key)).collect();
+            (records, asked_about(seen, subject, memory, desired))
+        }
     };
+    let view = SceneView { live, records, others };
     let inputs = PlanInputs {
         plan: plan.id.clone(),
         commit: heads.tenant.clone(),
@@ -105,6 +104,23 @@ pub(super) fn worth_keeping(
     };
     let packed = beside(|| PackedInputs::pack(&inputs, &view))?;
     Ok(Some(packed).filter(|packed| packed.scene.len() + packed.inputs.len() <= MOST_KEPT))
+}
+
+/// Of what a plan of these keys does not look at: it asks whether what they depend on is there, and how many there are of
+/// a kind that has a quota.
+fn asked_about<'a>(
+    seen: &BTreeSet<ResourceKey>,
+    subject: Subject<'_>,
+    memory: &'a Memory,
+    desired: &DesiredState,
+) -> Vec<&'a ResourceKey> {
+    let quotas = &subject.spec.quotas;
+    let counted = memory.inventory.live().filter(|_| !quotas.is_empty()).map(|record| &record.key);
+    let counted = counted.filter(|key| quotas.contains_key(&key.kind));
+    let needed = seen.iter().filter_map(|key| desired.resources.get(key)).flat_map(|resource| &resource.depends_on);
+    let needed = needed.filter_map(|key| memory.inventory.get(key)).map(|record| &record.key);
+    let asked: BTreeSet<&ResourceKey> = counted.chain(needed).filter(|key| !seen.contains(*key)).collect();
+    asked.into_iter().collect()
 }
 
 impl Engine {

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::model::{Ask, Place, Platform, Request, Trigger, Width};
 use crate::source::Refs;
@@ -93,6 +94,9 @@ pub struct Schedule {
     to_place: Option<Trigger>,
     reads_platform: bool,
     probes: bool,
+    /// Forgets what is old, beside the rest. Ends with the lead: whoever leads next goes on, and two that do it at once
+    /// forget nothing twice.
+    pruning: Option<AbortOnDropHandle<()>>,
     /// What the clock on the wall said last.
     clock_at: DateTime<Utc>,
     /// What kept the platform from being read last time, so that it is logged once.
@@ -136,6 +140,7 @@ impl Schedule {
             to_place: None,
             reads_platform: false,
             probes: false,
+            pruning: None,
             clock_at,
             platform_error: None,
         };
@@ -162,8 +167,9 @@ impl Schedule {
                 platform_at = now + self.poll_interval();
             }
             // How long things are kept is known once there is a platform.
-            if now >= prune_at && self.lead.is_some() && self.in_force.is_some() {
-                self.prune().await;
+            let is_pruning = self.pruning.as_ref().is_some_and(|pruning| !pruning.is_finished());
+            if now >= prune_at && self.lead.is_some() && self.in_force.is_some() && !is_pruning {
+                self.prune();
                 prune_at = now + PRUNE_EVERY;
             }
             if now >= probe_at && self.lead.is_some() && !self.probes {
@@ -202,6 +208,11 @@ impl Schedule {
         self.slots.close();
         // Others may lead while the last looks end here.
         self.lead = None;
+        if let Some(pruning) = self.pruning.take() {
+            pruning.abort();
+            // What it had not committed is undone by then.
+            let _ = pruning.await;
+        }
         // The worker may have ended by itself, if it panicked.
         let _ = stop.send(true);
         if let Err(error) = working.await {
@@ -227,7 +238,7 @@ impl Schedule {
             return true;
         }
         tracing::warn!("this replica does not lead any more: its connection was lost");
-        self.lead = None;
+        (self.lead, self.pruning) = (None, None);
         self.polled.clear();
         false
     }
@@ -471,17 +482,13 @@ impl Schedule {
         });
     }
 
-    async fn prune(&self) {
-        let Some(in_force) = &self.in_force else { return };
-        if let Err(error) = self.engine.prune_history(&in_force.platform).await {
-            tracing::warn!(error = %chain(&error), "old executions could not be forgotten");
-        }
-        if let Err(error) = self.engine.make_months().await {
-            tracing::warn!(error = %chain(&error), "the coming months could not be made; their rows go to the default partition");
-        }
-        if let Err(error) = self.engine.prune_audit(&in_force.platform).await {
-            tracing::warn!(error = %chain(&error), "old rows of the audit log could not be cut off");
-        }
+    /// Begins to forget what is older than it is kept. Of the history of years that is much: beside the loop, which goes
+    /// on to poll, to lead and to hear that it is to stop.
+    fn prune(&mut self) {
+        let Some(in_force) = self.in_force.clone() else { return };
+        let engine = Arc::clone(&self.engine);
+        let pruning = tokio::spawn(async move { engine.prune(&in_force.platform).await });
+        self.pruning = Some(AbortOnDropHandle::new(pruning));
     }
 }
 
@@ -535,14 +542,38 @@ impl Engine {
         Ok(tx.commit().await?)
     }
 
-    /// Cuts off what is older in the audit log than the platform keeps it.
-    async fn prune_audit(&self, platform: &Platform) -> Result<(), EngineError> {
-        let kept = chrono::Duration::from_std(platform.spec.audit_retention.0).unwrap_or(chrono::Duration::MAX);
+    /// Forgets what is older than the platform keeps it.
+    async fn prune(&self, platform: &Platform) {
+        if let Err(error) = self.forget(Kept::Executions, platform.spec.retention.0).await {
+            tracing::warn!(error = %chain(&error), "old executions could not be forgotten");
+        }
+        if let Err(error) = self.make_months().await {
+            tracing::warn!(error = %chain(&error), "the coming months could not be made; their rows go to the default partition");
+        }
+        if let Err(error) = self.forget(Kept::AuditLog, platform.spec.audit_retention.0).await {
+            tracing::warn!(error = %chain(&error), "old rows of the audit log could not be cut off");
+        }
+    }
+
+    /// Forgets what is older than `kept`, a part at a time: everybody who writes waits for each, and has as long as that
+    /// took until the next.
+    async fn forget(&self, what: Kept, kept: Duration) -> Result<(), EngineError> {
+        let kept = chrono::Duration::from_std(kept).unwrap_or(chrono::Duration::MAX);
         let Some(before) = self.clock.now().checked_sub_signed(kept) else { return Ok(()) };
-        let mut tx = self.store.begin(Scope::Platform).await?;
-        let rows = tx.prune_audit(before).await?;
-        self.audit_pruned(tx.as_mut(), "audit log", rows, before).await?;
-        Ok(tx.commit().await?)
+        loop {
+            let began = Instant::now();
+            let mut tx = self.store.begin(Scope::Platform).await?;
+            let (name, rows) = match what {
+                Kept::Executions => ("executions", tx.prune_history(before).await?),
+                Kept::AuditLog => ("audit log", tx.prune_audit(before).await?),
+            };
+            self.audit_pruned(tx.as_mut(), name, rows, before).await?;
+            tx.commit().await?;
+            if rows == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(began.elapsed()).await;
+        }
     }
 
     /// Writes down what was forgotten, with it.
@@ -565,16 +596,13 @@ impl Engine {
         tx.make_months(self.clock.now()).await?;
         Ok(tx.commit().await?)
     }
+}
 
-    /// Forgets executions that are older than the platform keeps them.
-    async fn prune_history(&self, platform: &Platform) -> Result<(), EngineError> {
-        let kept = chrono::Duration::from_std(platform.spec.retention.0).unwrap_or(chrono::Duration::MAX);
-        let Some(before) = self.clock.now().checked_sub_signed(kept) else { return Ok(()) };
-        let mut tx = self.store.begin(Scope::Platform).await?;
-        let executions = tx.prune_history(before).await?;
-        self.audit_pruned(tx.as_mut(), "executions", executions, before).await?;
-        Ok(tx.commit().await?)
-    }
+/// What is kept for a while.
+#[derive(Clone, Copy)]
+enum Kept {
+    Executions,
+    AuditLog,
 }
 
 #[cfg(test)]

@@ -575,7 +575,8 @@ pub trait Tx: Send {
     /// What the plans of an execution were made of, in their order.
     async fn plan_inputs(&mut self, execution: i64) -> Result<Vec<PackedInputs>, StoreError>;
     /// Forgets executions that finished before `before`, with their events and the inputs of their plans; keeps the
-    /// newest look at each tenant.
+    /// newest look at each tenant. The oldest go first, some thousands at most, since others wait for the transaction: says
+    /// how many went, none when none is left to go.
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
 
     /// Adds to the end of a tenant's chain, or of the platform's ([`audit::PLATFORM_CHAIN`]).
@@ -586,7 +587,8 @@ pub trait Tx: Send {
     async fn last_audit(&mut self, tenant: &str, action: AuditAction) -> Result<Option<AuditEntry>, StoreError>;
     /// Where each chain begins and ends.
     async fn audit_heads(&mut self) -> Result<Vec<AuditHead>, StoreError>;
-    /// Cuts off what is older than `before`, at the beginning of each chain; says how many rows that were.
+    /// Cuts off what is older than `before`, at the beginning of each chain, some thousand rows at most; says how many rows
+    /// went, none when none is left to go.
     async fn prune_audit(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
     /// Makes room for the rows of this month and the next ones, where a store keeps months apart.
     async fn make_months(&mut self, now: DateTime<Utc>) -> Result<(), StoreError>;

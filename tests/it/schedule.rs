@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use plumb::engine::schedule::Schedule;
 use plumb::engine::{Ask, Width, view};
 use plumb::model::{
     Action, ConditionType, Event, EventKind, Execution, ExecutionOutcome, ProposalStatus, Reason, ResourceKey,
@@ -13,7 +14,7 @@ use plumb::model::{
 };
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, PLATFORM_CHAIN};
 use plumb::store::{HistoryFilter, Scope};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::harness::clock::{SetClock, moment};
 use crate::harness::faulty::Faults;
@@ -238,6 +239,51 @@ impl Points for Queue {
     async fn after(&self, _: Call, _: &'static str) -> Fate {
         Fate::Go
     }
+}
+
+/// A history that is being forgotten for as long as the door is shut.
+#[derive(Default)]
+struct Archive {
+    is_open: AtomicBool,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Points for Archive {
+    async fn before(&self, _: Call, what: &'static str) -> Fate {
+        if what == "prune_history" {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            while !self.is_open.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Fate::Go
+    }
+
+    async fn after(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_forget_what_is_old_keeps_nobody_from_stopping() {
+    let mut world = World::with_files().await;
+    world.stop();
+    let archive = Arc::new(Archive::default());
+    let shut = Arc::clone(&archive);
+    world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, shut.clone()))));
+    world.start().await;
+    let (schedule, _looks, _ready) = Schedule::new(Arc::clone(world.engine()));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(schedule.run(async move { stopped.await.unwrap() }));
+    until("the pruning", async || archive.asked.load(Ordering::SeqCst) > 0).await;
+    stop.send(()).unwrap();
+    let stopped = tokio::time::timeout(PATIENCE, running).await;
+    archive.is_open.store(true, Ordering::SeqCst);
+    stopped.expect("it does not wait for the end of it").unwrap();
+    // What was under way is undone by then, and nobody waits for it.
+    let mut tx = world.store().begin(Scope::Platform).await.unwrap();
+    assert_eq!(tx.prune_history(moment("2001-01-01T00:00:00Z")).await.unwrap(), 0);
 }
 
 async fn until(what: &str, mut seen: impl AsyncFnMut() -> bool) {

@@ -393,7 +393,7 @@ async fn a_role_whose_making_was_cut_short_is_taken_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_keeps_its_state_there() {
     let fixture = Fixture::postgres().await;
-    let Fixture { store, url, _folder } = fixture;
+    let Fixture { store, url, folder: _folder } = fixture;
     drop(store);
     let desk = Desk::with_starter();
     let platform = desk.platform.url();
@@ -434,7 +434,7 @@ async fn r12_of_replicas_that_start_at_once_with_keys_of_their_own_one_works() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r12_a_replica_with_a_key_of_its_own_is_told_to_share_before_any_password_is_stored() {
-    let Fixture { store, url, _folder } = Fixture::postgres().await;
+    let Fixture { store, url, folder: _folder } = Fixture::postgres().await;
     drop(store);
     let desk = Desk::with_starter();
     let files = format!("sqlite://{}/databases", desk.folder().display());

@@ -22,11 +22,11 @@ async fn refusal(folder: &Path, mode: Mode) -> StoreError {
 }
 
 /// Runs statements by hand, as somebody with the `sqlite3` shell would.
-async fn by_hand(folder: &Path, sql: &'static str) {
+pub(super) async fn by_hand(folder: &Path, sql: impl Into<String>) {
     use sqlx::Connection as _;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join(DATABASE_FILE));
     let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.into())).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
 }
 

@@ -4,7 +4,7 @@
 //! the repositories for their heads and lets the clock start scans; a new commit is due at once, whatever its tenant waits
 //! for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,10 +56,15 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How often old executions are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
+/// How soon the queue is asked again for what it did not take.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// A look that somebody asks for: at one tenant, or at all.
 struct Wish {
     tenant: Option<String>,
     by: String,
+    /// Whether it is on record who asked. Nobody looks before.
+    is_audited: bool,
 }
 
 /// Asks for looks from outside.
@@ -75,7 +80,7 @@ impl Looks {
         if tenant.is_some_and(|tenant| !self.tenants.borrow().contains(tenant)) {
             return false;
         }
-        self.requests.send(Wish { tenant: tenant.map(str::to_owned), by: by.to_owned() }).is_ok()
+        self.requests.send(Wish { tenant: tenant.map(str::to_owned), by: by.to_owned(), is_audited: false }).is_ok()
     }
 }
 
@@ -83,6 +88,10 @@ impl Looks {
 pub struct Schedule {
     engine: Arc<Engine>,
     requests: mpsc::UnboundedReceiver<Wish>,
+    /// Those that the store has not taken yet: whoever asked was told that there will be a look.
+    wishes: VecDeque<Wish>,
+    /// When the queue is asked again for what it did not take.
+    again_at: Instant,
     tenants: watch::Sender<BTreeSet<String>>,
     ready: watch::Sender<bool>,
     /// While this process leads.
@@ -131,6 +140,8 @@ impl Schedule {
         let schedule = Self {
             engine,
             requests,
+            wishes: VecDeque::new(),
+            again_at: Instant::now(),
             tenants,
             ready,
             lead: None,
@@ -176,11 +187,15 @@ impl Schedule {
                 self.probe(&mut tasks);
                 probe_at = now + PROBE_EVERY;
             }
+            if now >= self.again_at {
+                self.ask_for_wishes().await;
+            }
             self.start_due(&mut tasks).await;
             self.tell_ready().await;
             let platform_due = if self.reads_platform { now + LONGEST_SLEEP } else { platform_at };
             let probe_due = if self.lead.is_some() && !self.probes { probe_at } else { lead_at };
-            let wake = self.next_wake().min(platform_due).min(lead_at).min(probe_due);
+            let wish_due = if self.wishes.is_empty() { lead_at } else { self.again_at };
+            let wake = self.next_wake().min(platform_due).min(lead_at).min(probe_due).min(wish_due);
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
@@ -190,7 +205,8 @@ impl Schedule {
                     return;
                 }
                 Some(wish) = self.requests.recv() => {
-                    self.ask_all(wish).await;
+                    self.wishes.push_back(wish);
+                    self.ask_for_wishes().await;
                     platform_at = Instant::now();
                 }
                 Some(done) = tasks.join_next() => match done {
@@ -206,6 +222,11 @@ impl Schedule {
             }
         }
         self.slots.close();
+        while let Ok(wish) = self.requests.try_recv() {
+            self.wishes.push_back(wish);
+        }
+        // Whoever leads next looks at what was asked for last.
+        let _ = tokio::time::timeout(LEAD_PATIENCE, self.ask_for_wishes()).await;
         // Others may lead while the last looks end here.
         self.lead = None;
         if let Some(pruning) = self.pruning.take() {
@@ -338,8 +359,8 @@ impl Schedule {
             });
         }
         let width = match trigger {
-            // A process that has looked at a tenant before looks at what changed, another at everything.
-            Trigger::Start => Width::Changed,
+            // Everything, also by a process that has looked at a tenant before: while nobody led, nobody scanned.
+            Trigger::Start => Width::Shallow,
             _ => Width::Deep,
         };
         let news = match (trigger, &platform.commit) {
@@ -360,7 +381,7 @@ impl Schedule {
         }
     }
 
-    /// Asks the queue; says whether that worked. What a poll or a scan cannot ask for now a later one does.
+    /// Asks the queue; says whether that worked. What a poll cannot ask for now a later one does.
     async fn request(&self, requests: &[Request]) -> bool {
         let asked = self.engine.store.request(requests).await;
         if let Err(error) = &asked {
@@ -369,16 +390,38 @@ impl Schedule {
         asked.is_ok()
     }
 
-    async fn ask_all(&self, Wish { tenant, by }: Wish) {
-        if let Err(error) = self.engine.audit_request(&by, tenant.as_deref()).await {
-            tracing::warn!(error = %chain(&error), by, "who asked for a look could not be written to the audit log");
+    /// Asks for the looks that somebody wishes for, once it is on record who does. What the store does not take is tried
+    /// again.
+    async fn ask_for_wishes(&mut self) {
+        let mut wishes = std::mem::take(&mut self.wishes);
+        while let Some(wish) = wishes.front_mut() {
+            if !self.ask_for(wish).await {
+                self.again_at = Instant::now() + ASK_AGAIN;
+                break;
+            }
+            wishes.pop_front();
+        }
+        self.wishes = wishes;
+    }
+
+    /// Asks for a look that somebody wishes for; says whether that worked.
+    async fn ask_for(&self, wish: &mut Wish) -> bool {
+        let Wish { tenant, by, is_audited } = wish;
+        if !*is_audited {
+            match self.engine.audit_request(by, tenant.as_deref()).await {
+                Ok(()) => *is_audited = true,
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), by, "who asked for a look could not be written to the audit log");
+                    return false;
+                }
+            }
         }
         let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
         let requests: Vec<Request> = match tenant {
-            Some(tenant) => vec![Request::at_once(&tenant, ask)],
+            Some(tenant) => vec![Request::at_once(tenant, ask)],
             None => self.tenants.borrow().iter().map(|tenant| Request::at_once(tenant, ask)).collect(),
         };
-        self.request(&requests).await;
+        self.request(&requests).await
     }
 
     async fn tell_ready(&self) {
@@ -405,10 +448,9 @@ impl Schedule {
         for (tenant, polled) in &mut self.polled {
             let jitter = share_of(tenant, drift.jitter.0);
             let drift_at = *polled.drift_at.get_or_insert_with(|| next_scan(&drift.schedule, clock_now, jitter));
-            if clock_now >= drift_at {
-                polled.drift_at = Some(next_scan(&drift.schedule, clock_now, jitter));
-                polled.scans = polled.scans.wrapping_add(1);
-                let width = if polled.scans.is_multiple_of(DEEP_EVERY) { Width::Deep } else { Width::Shallow };
+            if clock_now >= drift_at && now >= self.again_at {
+                let scan = polled.scans.wrapping_add(1);
+                let width = if scan.is_multiple_of(DEEP_EVERY) { Width::Deep } else { Width::Shallow };
                 scans.push(Request::at_once(tenant, Ask { trigger: Trigger::DriftScan, width }));
             }
             if now >= polled.poll_at && !polled.busy {
@@ -424,8 +466,17 @@ impl Schedule {
                 });
             }
         }
-        if !scans.is_empty() {
-            self.request(&scans).await;
+        if !scans.is_empty() && !self.request(&scans).await {
+            // They stay due.
+            self.again_at = now + ASK_AGAIN;
+            return;
+        }
+        for Request { tenant, .. } in scans {
+            if let Some(polled) = self.polled.get_mut(&tenant) {
+                let jitter = share_of(&tenant, drift.jitter.0);
+                polled.drift_at = Some(next_scan(&drift.schedule, clock_now, jitter));
+                polled.scans = polled.scans.wrapping_add(1);
+            }
         }
     }
 
@@ -463,6 +514,7 @@ impl Schedule {
             .values()
             .flat_map(|polled| {
                 let drift = polled.drift_at.map(|at| now + (at - clock_now).to_std().unwrap_or_default());
+                let drift = drift.map(|at| at.max(self.again_at));
                 [Some(polled.poll_at).filter(|_| !polled.busy), drift]
             })
             .flatten()

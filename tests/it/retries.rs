@@ -281,6 +281,28 @@ async fn who_has_a_silent_provider_asked_again_is_written_down_where_no_step_fai
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_retry_has_the_providers_of_its_tenant_asked_again_and_an_apply_none() {
+    let (world, _faults, _clock) = out_of_reach().await;
+    let mine = circuits(&world).await.remove("files").unwrap();
+    let others = Circuit { provider: "elsewhere".to_owned(), ..mine.clone() };
+    let mut tx = world.store().begin(Scope::Platform).await.unwrap();
+    tx.put_circuit(&others).await.unwrap();
+    tx.commit().await.unwrap();
+    let retry = async |tenant: &str, key: Option<&str>| {
+        let key = key.map(parse);
+        plumb::engine::retry(world.store(), world.clock.as_ref(), tenant, key.as_ref(), "ada").await.unwrap();
+        let circuits = circuits(&world).await;
+        let is_open = |provider: &str| circuits[provider].is_open(clock_now(&world));
+        (is_open("files"), is_open("elsewhere"))
+    };
+    world.look(Width::Deep).await.unwrap();
+    assert_eq!(circuits(&world).await["files"], mine, "as at every tick of a clock");
+    assert_eq!(retry("billing", None).await, (true, true), "another tenant's");
+    assert_eq!(retry(&world.name, Some("checkout/staging/Database/nothing")).await, (true, true));
+    assert_eq!(retry(&world.name, Some(ORDERS)).await, (false, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_wants_any_more_is_no_dead_letter() {
     let (world, faults, _clock) = faulty_world().await;
     faults.fail("carts", refused());

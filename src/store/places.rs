@@ -31,15 +31,17 @@ const HORIZON: TimeDelta = TimeDelta::hours(1);
 const CLAIMABLE: &str = "((holder IS NULL AND (due_at <= $1 OR due_at > $2)) \
                          OR (holder IS NOT NULL AND (lease_until <= $1 OR lease_until > $2)))";
 
+/// Asks for looks that are `due` after their delays.
 pub(super) async fn request(
     connection: &mut Connection,
     requests: &[Request],
     now: DateTime<Utc>,
+    due: impl Fn(Duration) -> DateTime<Utc>,
 ) -> Result<(), StoreError> {
     for some in requests.chunks(REQUESTS_AT_ONCE) {
         let mut rows = Vec::with_capacity(some.len());
         for Request { tenant, ask, delay, news } in some {
-            rows.push((tenant, word(WHAT, ask.trigger)?, number(ask.width), time(after(now, *delay)), news));
+            rows.push((tenant, word(WHAT, ask.trigger)?, number(ask.width), time(due(*delay)), news));
         }
         let mut sql =
             QueryBuilder::<Db>::new("INSERT INTO queue (tenant, generation, trigger_kind, width, due_at, news) ");
@@ -273,7 +275,7 @@ fn first_generation(now: DateTime<Utc>) -> i64 {
     now.timestamp_micros()
 }
 
-fn after(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
+pub(super) fn after(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
     now + TimeDelta::from_std(delay).unwrap_or(HORIZON).min(HORIZON)
 }
 

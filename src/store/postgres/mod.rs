@@ -278,7 +278,7 @@ impl PostgresStore {
 impl Queue for PostgresStore {
     async fn request(&self, requests: &[Request]) -> Result<(), StoreError> {
         let (mut queue, now) = self.queue().await?;
-        places::request(&mut queue, requests, now).await?;
+        places::request(&mut queue, requests, now, |delay| places::after(now, delay)).await?;
         self.tell(&mut queue).await?;
         self.end(queue).await
     }

@@ -255,7 +255,13 @@ impl Store for SqliteStore {
 impl Queue for SqliteStore {
     async fn request(&self, requests: &[Request]) -> Result<(), StoreError> {
         let mut queue = self.queue().await?;
-        places::request(&mut queue, requests, self.time.now()).await?;
+        let now = self.time.now();
+        let due = |delay: Duration| match self.is_beside() {
+            // Whoever reconciles may take another time for now: what need not wait is due for whoever reads it.
+            true if delay.is_zero() => DateTime::UNIX_EPOCH,
+            true | false => places::after(now, delay),
+        };
+        places::request(&mut queue, requests, now, due).await?;
         self.end(queue).await?;
         self.wake();
         Ok(())
@@ -343,6 +349,11 @@ impl SqliteStore {
             Writer::Open { pool, .. } => pool.begin_with(BEGIN_QUEUE).await.map_err(|source| self.cannot_begin(source)),
             Writer::None => Err(StoreError::ReadOnly),
         }
+    }
+
+    /// Whether another process may reconcile meanwhile, whose time began when it opened the store.
+    fn is_beside(&self) -> bool {
+        matches!(self.writer, Writer::Open { lock: None, .. })
     }
 
     async fn end(&self, queue: Transaction<'static, Db>) -> Result<(), StoreError> {

@@ -4,11 +4,13 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use plumb::model::{Ask, Request, Trigger, Width};
 use plumb::store::Mode;
 use plumb::store::lock::LOCK_FILE;
 use plumb::store::sqlite::{DATABASE_FILE, SqliteStore};
-use plumb::store::{Scope, Store, StoreError};
+use plumb::store::{Queue, Scope, Store, StoreError};
 
 use super::sample::{key, record, secret};
 use super::{begin, read};
@@ -355,4 +357,21 @@ async fn a_death_at_any_moment_leaves_whole_transactions_and_none_that_ended_is_
         assert_eq!(check, "ok");
         pool.close().await;
     }
+}
+
+#[tokio::test]
+async fn whoever_asks_beside_it_is_answered_though_their_clocks_differ() {
+    let folder = tempfile::tempdir().unwrap();
+    let reconciling = open(folder.path()).await;
+    let asking = SqliteStore::open(folder.path(), Mode::Append).await.unwrap();
+    let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
+    asking.request(&[Request::at_once("checkout", ask)]).await.unwrap();
+    // As if its clock had gone on for a while before it came.
+    let due = reconciling.place("checkout").await.unwrap().unwrap().due.unwrap();
+    assert!(due < chrono::Utc::now() - chrono::TimeDelta::days(1), "{due}: due for whoever reads it");
+    // What can wait does.
+    let later = Request { delay: Duration::from_secs(600), ..Request::at_once("billing", ask) };
+    asking.request(&[later]).await.unwrap();
+    let due = reconciling.place("billing").await.unwrap().unwrap().due.unwrap();
+    assert!(due > chrono::Utc::now() + chrono::TimeDelta::seconds(300), "{due}");
 }

@@ -370,6 +370,9 @@ pub trait Queue: Send + Sync {
         Ok(())
     }
 
+    /// What it takes for the time: what places say is by that.
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError>;
+
     /// Every tenant's place, by name.
     async fn places(&self) -> Result<Vec<Place>, StoreError>;
 

@@ -302,6 +302,10 @@ impl Queue for SqliteStore {
         Ok(())
     }
 
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        Ok(self.time.now())
+    }
+
     async fn places(&self) -> Result<Vec<Place>, StoreError> {
         let mut reader = self.readers.acquire().await.map_err(|source| self.cannot_begin(source))?;
         places::all(&mut reader).await

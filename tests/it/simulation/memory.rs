@@ -316,6 +316,10 @@ impl Queue for MemoryStore {
         Ok(())
     }
 
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        Ok(Self::now(self))
+    }
+
     async fn places(&self) -> Result<Vec<Place>, StoreError> {
         Ok(self.queue().iter().map(|(tenant, row)| place(tenant, row)).collect())
     }

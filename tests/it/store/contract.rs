@@ -614,6 +614,7 @@ on_every_database! {
     queue::a_lease_that_ran_out_is_claimed_with_the_look_that_was_begun,
     queue::nothing_is_written_under_a_lost_lease,
     queue::a_lease_that_is_renewed_lasts,
+    queue::what_places_say_is_by_the_stores_own_time,
     queue::news_is_told_to_whoever_looks_and_ends_the_patience_with_what_was_before,
     queue::a_retry_waits_and_a_commit_does_not,
     queue::a_named_tenant_is_claimed_whether_it_is_due_or_not,

@@ -120,6 +120,16 @@ pub async fn a_lease_that_is_renewed_lasts(store: &dyn Store) {
     assert_eq!(claim(store, "b", LONG).await, None);
 }
 
+pub async fn what_places_say_is_by_the_stores_own_time(store: &dyn Store) {
+    let before = store.now().await.unwrap();
+    request(store, "checkout", commit()).await;
+    claim(store, "a", LONG).await.expect("it is due");
+    let place = store.place("checkout").await.unwrap().unwrap();
+    let (claimed, after) = (place.claimed_at.unwrap(), store.now().await.unwrap());
+    assert!(before <= claimed && claimed <= after, "{before} {claimed} {after}");
+    assert!(place.lease_until.unwrap() > after);
+}
+
 async fn tell(store: &dyn Store, news: &str) {
     let (tenant, news) = ("checkout".to_owned(), Some(news.to_owned()));
     store.request(&[Request { tenant, ask: commit(), delay: Duration::ZERO, news }]).await.unwrap();

@@ -451,11 +451,12 @@ async fn expect_this_version(pool: &SqlitePool, path: &Arc<str>) -> Result<(), S
 }
 
 /// Frees what is held in the queue, since whoever held it is dead: the looks that were begun are due at once, and so is
-/// all that waits, whatever the clock was set to since.
+/// all that waits, whatever the clock was set to since; but what has ended the processes before this one.
 async fn free_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     for sql in [
         "UPDATE queue SET lease_until = $1 WHERE holder IS NOT NULL",
-        "UPDATE queue SET due_at = $1 WHERE due_at IS NOT NULL",
+        "UPDATE queue SET due_at = $1 WHERE due_at IS NOT NULL \
+         AND tenant NOT IN (SELECT tenant FROM abandoned WHERE looks > 1)",
     ] {
         sqlx::query(sql).bind(time(DateTime::UNIX_EPOCH)).execute(&mut *connection).await?;
     }

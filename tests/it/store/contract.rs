@@ -612,6 +612,7 @@ on_every_database! {
     queue::the_tenant_that_has_been_due_longest_is_claimed_first,
     queue::a_claimed_tenant_is_nobody_elses_until_it_is_released,
     queue::a_lease_that_ran_out_is_claimed_with_the_look_that_was_begun,
+    queue::a_tenant_whose_looks_are_abandoned_in_a_row_waits_until_something_is_new,
     queue::nothing_is_written_under_a_lost_lease,
     queue::a_lease_that_is_renewed_lasts,
     queue::what_places_say_is_by_the_stores_own_time,

@@ -22,7 +22,7 @@ use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{FILES, World};
 
 /// Everything that belongs to a tenant.
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 19] = [
     "tenants",
     "inventory",
     "statuses",
@@ -41,6 +41,7 @@ const TABLES: [&str; 18] = [
     "scenes",
     "audit",
     "audit_heads",
+    "abandoned",
 ];
 
 /// As many as one process opens.
@@ -80,6 +81,9 @@ async fn the_database_keeps_tenants_apart_whatever_is_asked() {
         assert!(fixture.store.take_slot("pg", 2, &lease).await.unwrap().is_some());
     }
     let mut service = fixture.as_service().await;
+    let abandoned = "BEGIN; SET LOCAL plumb.scope = 'platform';
+                     INSERT INTO abandoned VALUES ('checkout', 1), ('billing', 1); COMMIT";
+    run(&mut service, abandoned.to_owned()).await.unwrap();
     for table in TABLES {
         let all = format!("SELECT count(*) FROM {table}");
         assert_eq!(count(&mut service, all.clone()).await, 0, "{table}: without a scope there is nothing");

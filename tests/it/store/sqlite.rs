@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use plumb::model::{Ask, Request, Trigger, Width};
+use plumb::model::{Ask, Replica, Request, Trigger, Width};
 use plumb::store::Mode;
 use plumb::store::lock::LOCK_FILE;
 use plumb::store::sqlite::{DATABASE_FILE, SqliteStore};
@@ -374,4 +374,19 @@ async fn whoever_asks_beside_it_is_answered_though_their_clocks_differ() {
     asking.request(&[later]).await.unwrap();
     let due = reconciling.place("billing").await.unwrap().unwrap().due.unwrap();
     assert!(due > chrono::Utc::now() + chrono::TimeDelta::seconds(300), "{due}");
+}
+
+#[tokio::test]
+async fn a_tenant_that_ends_one_process_after_the_other_waits_in_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = Ask { trigger: Trigger::Start, width: Width::Deep };
+    let mut claims = 0;
+    for _ in 0..4 {
+        // What a start does, and then it dies.
+        let store = open(folder.path()).await;
+        store.request(&[Request::at_once("checkout", deep)]).await.unwrap();
+        let replica = Replica("one after the other".to_owned());
+        claims += usize::from(store.claim(&replica, Duration::from_secs(600)).await.unwrap().is_some());
+    }
+    assert_eq!(claims, 2, "once more, since a process may end for any reason");
 }

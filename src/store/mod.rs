@@ -567,7 +567,8 @@ pub trait Tx: Send {
     }
     /// Newest first.
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError>;
-    /// Keeps what the `pass`th plan of an execution was made of; what is there already stays.
+    /// Keeps what the `pass`th plan of an execution was made of; what is there already stays. Of the oldest of a tenant
+    /// nothing is kept any more where they are very much.
     async fn put_plan_inputs(
         &mut self,
         execution: i64,

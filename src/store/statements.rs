@@ -53,6 +53,10 @@ const ROWS_AT_ONCE: usize = 200;
 const FORGOTTEN_EXECUTIONS: usize = 2000;
 const FORGOTTEN_ROWS: i64 = 20_000;
 
+/// The most that is kept of the scenes of one tenant, packed, in bytes: of the largest tenants those of some plans, of most
+/// all that their history speaks of.
+const KEPT_SCENES: i64 = 256 << 20;
+
 /// What executions and all that goes with them are called.
 const HISTORY: &str = "the history";
 
@@ -349,9 +353,17 @@ impl SqlTx {
         let scenes = self.rows(HISTORY, inputs.build()).await?;
         let scene = |row| Ok((column(HISTORY, row, 0)?, column(HISTORY, row, 1)?));
         let scenes: BTreeSet<(String, String)> = scenes.iter().map(scene).collect::<Result<_, StoreError>>()?;
+        self.drop_unused(&scenes).await?;
+        self.write(HISTORY, numbers("DELETE FROM events WHERE execution IN (").build()).await?;
+        self.write(HISTORY, numbers("DELETE FROM executions WHERE id IN (").build()).await?;
+        Ok(())
+    }
+
+    /// Removes those of these scenes, by tenant and hash, that no plan is of any more.
+    async fn drop_unused(&mut self, scenes: &BTreeSet<(String, String)>) -> Result<(), StoreError> {
         if !scenes.is_empty() {
             let mut unused = QueryBuilder::<Db>::new("DELETE FROM scenes WHERE (tenant, hash) IN (");
-            unused.push_values(&scenes, |mut row, (tenant, hash)| {
+            unused.push_values(scenes, |mut row, (tenant, hash)| {
                 row.push_bind(tenant).push_bind(hash);
             });
             unused.push(
@@ -360,9 +372,26 @@ impl SqlTx {
             );
             self.write(HISTORY, unused.build()).await?;
         }
-        self.write(HISTORY, numbers("DELETE FROM events WHERE execution IN (").build()).await?;
-        self.write(HISTORY, numbers("DELETE FROM executions WHERE id IN (").build()).await?;
         Ok(())
+    }
+
+    /// Forgets the oldest of what plans of a tenant were made of, while its scenes take more than is kept of one.
+    async fn keep_within_budget(&mut self, tenant: &str) -> Result<(), StoreError> {
+        loop {
+            let sql = "SELECT (SELECT CAST(COALESCE(SUM(LENGTH(packed)), 0) AS BIGINT) FROM scenes WHERE tenant = $1), \
+                       MIN(execution), MAX(execution) FROM plan_inputs WHERE tenant = $1";
+            let kept = self.rows(HISTORY, query(sql).bind(tenant)).await?;
+            let Some(row) = kept.first() else { return Ok(()) };
+            let (oldest, newest): (Option<i64>, Option<i64>) = (column(HISTORY, row, 1)?, column(HISTORY, row, 2)?);
+            if column::<i64, _>(HISTORY, row, 0)? <= KEPT_SCENES || oldest == newest {
+                return Ok(());
+            }
+            let sql = "DELETE FROM plan_inputs WHERE tenant = $1 AND execution = $2 RETURNING tenant, scene";
+            let scenes = self.rows(HISTORY, query(sql).bind(tenant).bind(oldest)).await?;
+            let scene = |row| Ok((column(HISTORY, row, 0)?, column(HISTORY, row, 1)?));
+            let scenes = scenes.iter().map(scene).collect::<Result<_, StoreError>>()?;
+            self.drop_unused(&scenes).await?;
+        }
     }
 
     /// From now on the transaction waits for nobody's lock for long.
@@ -880,11 +909,14 @@ impl Tx for SqlTx {
         let PackedInputs { inputs, scene, hash } = inputs;
         self.claim(WHAT, tenant)?;
         let sql = "INSERT INTO scenes (tenant, hash, packed) VALUES ($1, $2, $3) ON CONFLICT (tenant, hash) DO NOTHING";
-        self.write(WHAT, query(sql).bind(tenant).bind(hash).bind(scene)).await?;
+        let is_new = self.write(WHAT, query(sql).bind(tenant).bind(hash).bind(scene)).await? > 0;
         let sql = "INSERT INTO plan_inputs (tenant, execution, pass, scene, packed) VALUES ($1, $2, $3, $4, $5) \
                    ON CONFLICT (tenant, execution, pass) DO NOTHING";
         let statement = query(sql).bind(tenant).bind(execution).bind(i64::from(pass)).bind(hash).bind(inputs);
         self.write(WHAT, statement).await?;
+        if is_new {
+            self.keep_within_budget(tenant).await?;
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use plumb::model::{Ask, Execution, ExecutionOutcome, Replica, Trigger, Width};
+use plumb::store::inputs::PackedInputs;
 use plumb::store::{HistoryFilter, Scope, Store};
 use serde_json::json;
 
@@ -139,4 +140,31 @@ async fn sqlite_cuts_a_long_chain_a_part_at_a_time() {
 async fn postgres_cuts_a_long_chain_a_part_at_a_time() {
     let fixture = Fixture::postgres().await;
     a_long_chain_is_cut_a_part_at_a_time_and_is_whole_after_each(&*fixture.store).await;
+}
+
+#[tokio::test]
+async fn what_plans_of_a_tenant_were_made_of_is_kept_up_to_a_size() {
+    const MIB: usize = 1 << 20;
+    let fixture = Fixture::sqlite().await;
+    let store = &*fixture.store;
+    let inputs =
+        |number: u8, size| PackedInputs { inputs: vec![number], scene: vec![number; size], hash: number.to_string() };
+    let mut executions = Vec::new();
+    for (number, tenant) in [(0, "billing"), (1, "checkout"), (2, "checkout"), (3, "checkout"), (4, "checkout")] {
+        let mut tx = begin(store).await;
+        let id = tx.start_execution(tenant, Trigger::Poll, None, at(0)).await.unwrap();
+        tx.put_plan_inputs(id, tenant, 0, &inputs(number, 100 * MIB)).await.unwrap();
+        // One that others are of too, and that they keep.
+        tx.put_plan_inputs(id, tenant, 1, &inputs(9, 1)).await.unwrap();
+        tx.commit().await.unwrap();
+        executions.push(id);
+    }
+    let mut kept = Vec::new();
+    for id in executions {
+        let found = read(store).await.plan_inputs(id).await.unwrap();
+        kept.push(found.into_iter().map(|packed| packed.scene.len()).collect::<Vec<_>>());
+    }
+    let all = vec![100 * MIB, 1];
+    assert_eq!(kept, [all.clone(), vec![], vec![], all.clone(), all]);
+    assert_eq!(history(store).await.len(), 5, "with their timelines");
 }

@@ -75,6 +75,26 @@ fn however_many_commits_come_at_once_all_are_written_down() {
     assert_eq!(of(&exported(&desk, &["-t", "checkout"]), "commit").len(), 1 + number);
 }
 
+#[test]
+fn the_newest_rows_are_shown_and_that_there_are_more_is_said() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let mut all = exported(&desk, &[]);
+    all.sort_by_key(|row| (row["at"].to_string(), row["tenant"].to_string(), row["id"].as_i64()));
+    let said = desk.plumb(&["audit", "-o", "yaml", "--limit", "2"]);
+    let shown: Vec<Value> = serde_yaml::from_str(&said.stdout).unwrap();
+    assert_eq!(shown, all[all.len() - 2..]);
+    let older = format!("{} older rows not shown; give --limit or --since", all.len() - 2);
+    assert!(said.stderr.contains(&older), "{said:?}");
+    // Whoever has them all is told nothing.
+    for limit in ["0", "1000"] {
+        let said = desk.plumb(&["audit", "-o", "yaml", "--limit", limit]);
+        let shown: Vec<Value> = serde_yaml::from_str(&said.stdout).unwrap();
+        assert_eq!((shown, said.stderr.as_str()), (all.clone(), ""));
+    }
+    assert_eq!(exported(&desk, &["--limit", "2"]).len(), all.len(), "lines are all rows");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_ends_the_look_of_an_apply_that_was_killed_has_not_asked_for_it() {
     let world = World::with_files().await;

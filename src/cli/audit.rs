@@ -1,5 +1,6 @@
 //! `plumb audit`: the audit log, as a table, as JSON lines, or verified.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::bail;
@@ -14,6 +15,9 @@ use crate::store::{Scope, Store, Tx};
 use super::args::{Common, Format};
 use super::{house, output};
 
+/// How many rows are shown where nothing else is said: somebody reads them.
+const SHOWN: usize = 1000;
+
 /// How many rows are read at once.
 const PAGE: u32 = 1000;
 
@@ -22,6 +26,10 @@ pub struct Args {
     /// Only what is not older: a time such as 2026-11-01T00:00:00Z, or a span such as 7d
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
+
+    /// The newest so many rows, as text or YAML; 0 for all of them. JSON lines are all rows
+    #[arg(long, value_name = "ROWS", default_value_t = SHOWN)]
+    limit: usize,
 
     /// Walk each chain whole, and say which row does not fit
     #[arg(long, conflicts_with = "since")]
@@ -52,17 +60,47 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         out.flush()?;
         return Ok(0);
     }
-    let mut tx = store.read(scope).await?;
     if args.verify {
+        let mut tx = store.read(scope).await?;
         return verify(tx.as_mut(), common).await;
     }
-    let mut all = Vec::new();
-    while let Some(page) = rows.next(tx.as_mut()).await? {
-        all.extend(page);
+    let mut newest = Newest::of(args.limit);
+    while let Some(page) = rows.next_alone(store.as_ref(), &scope).await? {
+        newest.take(page);
     }
-    all.sort_by(|a, b| (a.at, &a.tenant, a.id).cmp(&(b.at, &b.tenant, b.id)));
-    output::print_as(common, &all, || table(&all))?;
+    let Newest { rows, left_out, .. } = newest;
+    let shown: Vec<AuditEntry> = rows.into_values().collect();
+    output::print_as(common, &shown, || table(&shown))?;
+    if left_out > 0 && !common.quiet {
+        let left_out = output::count(left_out, "older row");
+        eprintln!("{left_out} not shown; give --limit or --since, or -o json for all rows as lines");
+    }
     Ok(0)
+}
+
+/// The newest rows of all chains, oldest first. No more than these are in memory, however long the chains are.
+struct Newest {
+    most: usize,
+    rows: BTreeMap<(DateTime<Utc>, String, i64), AuditEntry>,
+    left_out: usize,
+}
+
+impl Newest {
+    /// At most so many; 0 for any number.
+    fn of(limit: usize) -> Self {
+        let most = if limit == 0 { usize::MAX } else { limit };
+        Self { most, rows: BTreeMap::new(), left_out: 0 }
+    }
+
+    fn take(&mut self, page: Vec<AuditEntry>) {
+        for entry in page {
+            self.rows.insert((entry.at, entry.tenant.clone(), entry.id), entry);
+            if self.rows.len() > self.most {
+                self.rows.pop_first();
+                self.left_out += 1;
+            }
+        }
+    }
 }
 
 async fn verify(tx: &mut dyn Tx, common: &Common) -> anyhow::Result<u8> {

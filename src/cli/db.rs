@@ -370,7 +370,8 @@ async fn expect_nobody_came(
 
 /// Refuses while a replica looks at a tenant: one that leads nobody, as `plumb apply`, does so too.
 async fn expect_at_rest(store: &dyn Store, from: &Database) -> anyhow::Result<()> {
-    let now = SystemClock.now();
+    // By the clock that leases are by.
+    let now = store.now().await?;
     for place in store.places().await? {
         if let (Some(holder), Some(until)) = (place.holder, place.lease_until)
             && until > now

@@ -98,9 +98,15 @@ async fn why_nothing(store: &dyn Store, about: &Execution) -> anyhow::Result<any
     };
     let filter = HistoryFilter { looks: true, before: Some(*id), limit: SEARCHED, ..HistoryFilter::default() };
     let earlier = store.read(Scope::Tenant(tenant.clone())).await?.executions(&filter).await?;
-    let before = earlier.iter().find(|earlier| found_something(earlier));
-    let before =
-        before.map(|earlier| format!("; `plumb replay {}` plans the last before it that found something", earlier.id));
+    let mut before = None;
+    for earlier in earlier.iter().filter(|earlier| found_something(earlier)) {
+        // Of a large tenant less is kept than its history.
+        let mut tx = store.read(Scope::Tenant(tenant.clone())).await?;
+        if !tx.plan_inputs(earlier.id).await?.is_empty() {
+            before = Some(format!("; `plumb replay {}` plans the last before it that found something", earlier.id));
+            break;
+        }
+    }
     Ok(anyhow!(
         "execution {id} of {tenant} cannot be planned again: {why}. `plumb timeline {id}` shows what it saw, `plumb plan -t \
          {tenant}` what there is to do now{}",

@@ -40,7 +40,7 @@ pub(super) struct Applied {
     /// Not tried, since a step they depend on failed; with the key of that step.
     pub skipped: BTreeMap<ResourceKey, ResourceKey>,
     /// Not begun, with why: a window has closed, its provider does not answer any more, a newer commit is there, the process
-    /// stops, others wait, or the lease may have ended.
+    /// stops, others wait, the store does not take down that it begins, or the lease may have ended.
     pub put_off: BTreeMap<ResourceKey, Hold>,
     /// Done, and not seen since: their provider did not answer when they were read back. They are not recorded yet.
     pub unread: BTreeMap<ResourceKey, Unknown>,
@@ -197,6 +197,7 @@ impl Engine {
             for progress in std::mem::take(&mut arrived) {
                 match progress {
                     Progress::NotBegun { step } => waiting.push(step),
+                    Progress::PutOff { step, why } => drop(applied.put_off.insert(step.key.clone(), why)),
                     Progress::HasSlot { step, slot, .. } if !gate.is_open_for(step) => {
                         running.push(give_back(slot, Progress::NotBegun { step }, held).boxed());
                     }
@@ -214,18 +215,17 @@ impl Engine {
             let written = meanwhile(write_ahead(timeline, held), &mut running, &mut arrived).await;
             for (step, manager, slot) in beginning {
                 // To write it down may have taken long, where the database was away.
-                match (&written, gate.closes(step).or_else(|| gate.stops())) {
-                    (Ok(()), None) => running.push(self.take_step(platform, step, manager, slot, &gate).boxed()),
-                    (Ok(()), Some(Hold { reason, message, .. })) => {
-                        let (action, message) = (step.action, format!("not begun: {message}"));
-                        timeline.note_of(&step.key, EventKind::StepFailed { action, reason, message, millis: 0 });
-                        running.push(give_back(slot, Progress::NotBegun { step }, held).boxed());
+                let (why, then) = match (&written, gate.closes(step).or_else(|| gate.stops())) {
+                    (Ok(()), None) => {
+                        running.push(self.take_step(platform, step, manager, slot, &gate).boxed());
+                        continue;
                     }
-                    (Err(error), _) => {
-                        let over = Progress::Over { step, result: Err(error.clone()), millis: 0 };
-                        running.push(give_back(slot, over, held).boxed());
-                    }
-                }
+                    (Ok(()), Some(why)) => (why, Progress::NotBegun { step }),
+                    // What was not tried has not failed; the next look may have a store that takes it down.
+                    (Err(why), _) => (why.clone(), Progress::PutOff { step, why: why.clone() }),
+                };
+                timeline.note_not_begun(&step.key, step.action, &why);
+                running.push(give_back(slot, then, held).boxed());
             }
         }
         let left: Vec<_> = waiting.iter().map(|step| (step.key.clone(), gate.verdict(step, &applied))).collect();
@@ -387,14 +387,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Writes down which steps begin, with what has ended since, before they do: a death leaves their trace.
-async fn write_ahead(timeline: &mut Timeline<'_>, held: &Held) -> Result<(), ManagerError> {
-    match timeline.flush_patiently().await {
-        Ok(()) if held.going() == Going::Lost => {
-            Err(ManagerError::retry(Reason::Internal, "the lease may have ended before the step began"))
-        }
-        Ok(()) => Ok(()),
-        Err(error) => Err(ManagerError::retry(Reason::Internal, chain(&error))),
-    }
+async fn write_ahead(timeline: &mut Timeline<'_>, held: &Held) -> Result<(), Hold> {
+    let unwritten = match timeline.flush_patiently().await {
+        Ok(()) if held.going() == Going::Lost => "the lease may have ended before".to_owned(),
+        Ok(()) => return Ok(()),
+        Err(error) => format!("that it begins could not be written down: {}", chain(&error)),
+    };
+    Err(Hold::by(Reason::Pending, unwritten))
 }
 
 /// Gives back the slot of a step that is not begun; gives what becomes of the step. Beside the others: giving back may
@@ -480,6 +479,11 @@ enum Progress<'s> {
     /// There was no room for it before the look ended, or its window closed.
     NotBegun {
         step: &'s Step,
+    },
+    /// That it begins is on no record, so it is not begun.
+    PutOff {
+        step: &'s Step,
+        why: Hold,
     },
     Over {
         step: &'s Step,

@@ -175,7 +175,7 @@ pub(super) async fn write(
 }
 
 /// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all; and changes that
-/// were undone since. Providers that nobody asks now are asked again by the next look too. That `by` had it so is written
+/// were undone since. Those of its providers that nobody asks now are asked again by the next look too. That `by` had it so is written
 /// down with it. Gives the keys; asking for the look is the caller's.
 ///
 /// # Errors
@@ -219,16 +219,21 @@ async fn try_again(
 ) -> Result<Vec<ResourceKey>, StoreError> {
     let scope = Scope::Tenant(tenant.to_owned());
     let mut tx = store.read(scope.clone()).await?;
-    let is_left_alone = tx.circuits().await?.values().any(|circuit| circuit.is_open(now));
-    if Failed::of(tx.as_mut(), tenant, key, again).await?.is_nothing() && !is_left_alone {
+    let silent = match again {
+        Again::Anew => silent(tx.as_mut(), tenant, key, now).await?,
+        // Whoever applies at every tick of a clock leaves a provider alone as anybody does.
+        Again::AtOnce => BTreeSet::new(),
+    };
+    if Failed::of(tx.as_mut(), tenant, key, again).await?.is_nothing() && silent.is_empty() {
         return Ok(Vec::new());
     }
     drop(tx);
     // Providers are all tenants'.
-    let mut tx = store.begin(if is_left_alone { Scope::Platform } else { scope }).await?;
-    if is_left_alone {
+    let mut tx = store.begin(if silent.is_empty() { scope } else { Scope::Platform }).await?;
+    if !silent.is_empty() {
         let mut rows = Vec::new();
-        for circuit in tx.circuits().await?.into_values().filter(|circuit| circuit.is_open(now)) {
+        let is_silent = |circuit: &Circuit| circuit.is_open(now) && silent.contains(&circuit.provider);
+        for circuit in tx.circuits().await?.into_values().filter(is_silent) {
             rows.push(audit::asked_again(by, &circuit.provider, now));
             tx.put_circuit(&Circuit { retry_at: Some(now), ..circuit }).await?;
         }
@@ -251,6 +256,26 @@ async fn try_again(
     tx.put_attempts(&due).await?;
     tx.commit().await?;
     Ok(keys.into_iter().collect())
+}
+
+/// The providers that nobody asks now, of those that what is to be tried again is on: the others are other tenants'.
+async fn silent(
+    tx: &mut dyn Tx,
+    tenant: &str,
+    key: Option<&ResourceKey>,
+    now: DateTime<Utc>,
+) -> Result<BTreeSet<String>, StoreError> {
+    let mut silent = tx.circuits().await?;
+    silent.retain(|_, circuit| circuit.is_open(now));
+    if silent.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let is_wanted = |of: &ResourceKey| of.tenant == tenant && key.is_none_or(|key| of == key);
+    let (statuses, attempts) = (tx.statuses().await?, tx.attempts().await?);
+    let known = statuses.into_values().map(|status| (status.key, status.provider));
+    let failed = attempts.into_values().map(|attempt| (attempt.key, attempt.provider));
+    let used = known.chain(failed).filter(|(key, _)| is_wanted(key)).map(|(_, provider)| provider);
+    Ok(used.filter(|provider| silent.contains_key(provider)).collect())
 }
 
 /// What failed, of what is to be tried again.

@@ -31,6 +31,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long one that asks keeps others from asking, beyond what the provider has to answer.
 const ASKING: Duration = Duration::from_secs(5);
 
+/// When those look who wait for a provider whose circuit is about to be closed, where they are not asked to at once.
+const WAKE_UP: Duration = Duration::from_secs(5);
+
 /// Providers that did not answer, by name.
 pub(super) type Circuits = BTreeMap<String, Circuit>;
 
@@ -131,6 +134,12 @@ impl Engine {
     pub(super) async fn note_answer(&self, platform: &Platform, provider: &str) {
         let noted = async {
             let now = self.clock.now();
+            let known = self.circuits_and_identities().await?.0.remove(provider);
+            if known.is_some_and(|known| known.retry_at.is_some()) {
+                // Should nobody be left to ask for it once the circuit is closed.
+                let later = wake_ups(platform, provider).into_iter().map(|look| Request { delay: WAKE_UP, ..look });
+                self.store.request(&later.collect::<Vec<_>>()).await?;
+            }
             let mut tx = self.store.begin(Scope::Platform).await?;
             let Some(circuit) = tx.circuits().await?.remove(provider) else { return Ok(()) };
             tx.remove_circuit(provider).await?;

@@ -13,11 +13,12 @@ use chrono::{DateTime, Utc};
 use crate::model::{
     AppliedDocument, Approval, Ask, Decisions, Depth, DesiredState, Diagnostic, EventKind, ExecutionOutcome, Hold,
     ObjectHex, Observation, Observations, Plan, PlanScope, Proposal, ProposalKind, ProposalStatus, Reason, ResourceKey,
-    Saga, Summary, TenantSpec, Trigger, Unknown, Width,
+    Saga, Summary, TenantSpec, Unknown, Width,
 };
 use crate::plan::{self, Terms};
 use crate::source::{CommitInfo, Mirror, Refs};
 use crate::store::Scope;
+use crate::store::audit::NewAudit;
 
 use super::apply::Applied;
 use super::attempts::{self, Heads};
@@ -141,11 +142,13 @@ pub(super) struct News {
     at: DateTime<Utc>,
 }
 
-/// What a pass is to do: a look as wide as that, and nothing where its plan is not one of those.
-#[derive(Clone, Copy)]
-struct Order<'a> {
-    ask: Ask,
-    only: Option<&'a Only>,
+/// What a person has to say of a look that they wait for.
+#[derive(Default)]
+pub(super) struct Order<'a> {
+    /// Nothing is done where the plan is not one of those.
+    pub only: Option<&'a Only>,
+    /// What is written into the audit log of it.
+    pub asked: Option<NewAudit>,
 }
 
 /// What a pass begins with.
@@ -190,8 +193,9 @@ impl Engine {
         in_force: &PlatformStatus,
         held: &Held,
         ask: Ask,
-        only: Option<&Only>,
+        order: Order<'_>,
     ) -> Result<Report, EngineError> {
+        let Order { only, asked } = order;
         let lease = held.lease();
         let tenant = lease.tenant.as_str();
         let subject = Subject::of(in_force, tenant)?;
@@ -200,8 +204,6 @@ impl Engine {
         // What a pass that panicked or was given up leaves half done is not used again.
         let mut workspace = std::mem::take(&mut *shared);
         workspace.expect_generation(lease.generation);
-        let asked = || audit::applied(&self.settings.person, only.map(|only| only.replays), self.clock.now());
-        let asked = (ask.trigger == Trigger::CommandLine).then(asked);
         let open = Timeline::open(self.store.as_ref(), &self.listener, self.clock.as_ref(), lease, ask.trigger, asked);
         let (timeline, mut started) = tokio::join!(open, self.start(subject, &mut workspace));
         let mut timeline = timeline?;
@@ -212,7 +214,7 @@ impl Engine {
                 // What undoes the first plan goes with it.
                 Ok(start) => {
                     let only = only.filter(|_| replans == 0);
-                    self.pass(subject, held, Order { ask, only }, start, &mut workspace, &mut timeline).await
+                    self.pass(subject, held, (ask, only), start, &mut workspace, &mut timeline).await
                 }
                 Err(error) => Err(error),
             };
@@ -222,12 +224,18 @@ impl Engine {
                         && replans < MOST_REPLANS
                         && held.going() == Going::On =>
                 {
+                    started = self.start(subject, &mut workspace).await;
+                    // Nobody has seen what a newer head asks for: the next look undoes the plan, and applies that.
+                    let is_same = |start: &Start| start.source.head == passed.commit;
+                    if only.is_some() && !started.as_ref().is_ok_and(is_same) {
+                        workspace.forget();
+                        break Ok(passed);
+                    }
                     replans += 1;
                     let Passed { plan, applied, .. } = passed;
                     earlier.extend(plan.steps.into_iter().filter(|step| applied.done.contains(&step.key)));
                     // What changed under the plan may be anything.
                     ask = Ask { width: Width::Deep, ..ask };
-                    started = self.start(subject, &mut workspace).await;
                 }
                 other => break other,
             }
@@ -325,7 +333,7 @@ impl Engine {
         &self,
         subject: Subject<'_>,
         held: &Held,
-        order: Order<'_>,
+        (ask, only): (Ask, Option<&Only>),
         start: Start,
         workspace: &mut Workspace,
         timeline: &mut Timeline<'_>,
@@ -333,7 +341,6 @@ impl Engine {
         let Subject { in_force, spec, .. } = subject;
         let lease = held.lease();
         let Start { source, loaded, mut memory } = start;
-        let Order { ask, only } = order;
         held.reads(name_of(&source.refs), in_force.platform.commit.as_ref());
         let documents = std::mem::take(&mut memory.documents);
         let owner = subject.owner(&documents);

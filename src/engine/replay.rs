@@ -137,8 +137,9 @@ impl Engine {
         let mut tx = self.store.read(Scope::Platform).await?;
         let one = HistoryFilter { execution: Some(execution), limit: 1, ..HistoryFilter::default() };
         let Some(about) = tx.executions(&one).await?.into_iter().next() else { return Ok(None) };
-        let kept = tx.plan_inputs(execution).await?;
         drop(tx);
+        // As of its tenant, by which they are found.
+        let kept = self.store.read(Scope::Tenant(about.tenant.clone())).await?.plan_inputs(execution).await?;
         let mut replayed = Vec::with_capacity(kept.len());
         for packed in kept {
             let (inputs, scene) = beside(|| packed.unpack())?;

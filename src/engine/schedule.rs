@@ -4,7 +4,7 @@
 //! the repositories for their heads and lets the clock start scans; a new commit is due at once, whatever its tenant waits
 //! for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::model::{Ask, Place, Platform, Request, Trigger, Width};
 use crate::source::Refs;
@@ -59,10 +60,15 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How often old executions are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
+/// How soon the queue is asked again for what it did not take.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// A look that somebody asks for: at one tenant, or at all.
 struct Wish {
     tenant: Option<String>,
     by: String,
+    /// Whether it is on record who asked. Nobody looks before.
+    is_audited: bool,
 }
 
 /// Asks for looks from outside.
@@ -78,7 +84,7 @@ impl Looks {
         if tenant.is_some_and(|tenant| !self.tenants.borrow().contains(tenant)) {
             return false;
         }
-        self.requests.send(Wish { tenant: tenant.map(str::to_owned), by: by.to_owned() }).is_ok()
+        self.requests.send(Wish { tenant: tenant.map(str::to_owned), by: by.to_owned(), is_audited: false }).is_ok()
     }
 }
 
@@ -86,6 +92,10 @@ impl Looks {
 pub struct Schedule {
     engine: Arc<Engine>,
     requests: mpsc::UnboundedReceiver<Wish>,
+    /// Those that the store has not taken yet: whoever asked was told that there will be a look.
+    wishes: VecDeque<Wish>,
+    /// When the queue is asked again for what it did not take.
+    again_at: Instant,
     tenants: watch::Sender<BTreeSet<String>>,
     ready: watch::Sender<bool>,
     /// While this process leads.
@@ -97,6 +107,9 @@ pub struct Schedule {
     to_place: Option<Trigger>,
     reads_platform: bool,
     probes: bool,
+    /// Forgets what is old, beside the rest. Ends with the lead: whoever leads next goes on, and two that do it at once
+    /// forget nothing twice.
+    pruning: Option<AbortOnDropHandle<()>>,
     /// What the clock on the wall said last.
     clock_at: DateTime<Utc>,
     /// What kept the platform from being read last time, so that it is logged once.
@@ -131,6 +144,8 @@ impl Schedule {
         let schedule = Self {
             engine,
             requests,
+            wishes: VecDeque::new(),
+            again_at: Instant::now(),
             tenants,
             ready,
             lead: None,
@@ -140,6 +155,7 @@ impl Schedule {
             to_place: None,
             reads_platform: false,
             probes: false,
+            pruning: None,
             clock_at,
             platform_error: None,
         };
@@ -166,19 +182,24 @@ impl Schedule {
                 platform_at = now + self.poll_interval();
             }
             // How long things are kept is known once there is a platform.
-            if now >= prune_at && self.lead.is_some() && self.in_force.is_some() {
-                self.prune().await;
+            let is_pruning = self.pruning.as_ref().is_some_and(|pruning| !pruning.is_finished());
+            if now >= prune_at && self.lead.is_some() && self.in_force.is_some() && !is_pruning {
+                self.prune();
                 prune_at = now + PRUNE_EVERY;
             }
             if now >= probe_at && self.lead.is_some() && !self.probes {
                 self.probe(&mut tasks);
                 probe_at = now + PROBE_EVERY;
             }
+            if now >= self.again_at {
+                self.ask_for_wishes().await;
+            }
             self.start_due(&mut tasks).await;
             self.tell_ready().await;
             let platform_due = if self.reads_platform { now + LONGEST_SLEEP } else { platform_at };
             let probe_due = if self.lead.is_some() && !self.probes { probe_at } else { lead_at };
-            let wake = self.next_wake().min(platform_due).min(lead_at).min(probe_due);
+            let wish_due = if self.wishes.is_empty() { lead_at } else { self.again_at };
+            let wake = self.next_wake().min(platform_due).min(lead_at).min(probe_due).min(wish_due);
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
@@ -188,7 +209,8 @@ impl Schedule {
                     return;
                 }
                 Some(wish) = self.requests.recv() => {
-                    self.ask_all(wish).await;
+                    self.wishes.push_back(wish);
+                    self.ask_for_wishes().await;
                     platform_at = Instant::now();
                 }
                 Some(done) = tasks.join_next() => match done {
@@ -204,8 +226,18 @@ impl Schedule {
             }
         }
         self.slots.close();
+        while let Ok(wish) = self.requests.try_recv() {
+            self.wishes.push_back(wish);
+        }
+        // Whoever leads next looks at what was asked for last.
+        let _ = tokio::time::timeout(LEAD_PATIENCE, self.ask_for_wishes()).await;
         // Others may lead while the last looks end here.
         self.lead = None;
+        if let Some(pruning) = self.pruning.take() {
+            pruning.abort();
+            // What it had not committed is undone by then.
+            let _ = pruning.await;
+        }
         // The worker may have ended by itself, if it panicked.
         let _ = stop.send(true);
         if let Err(error) = working.await {
@@ -231,7 +263,7 @@ impl Schedule {
             return true;
         }
         tracing::warn!("this replica does not lead any more: its connection was lost");
-        self.lead = None;
+        (self.lead, self.pruning) = (None, None);
         self.polled.clear();
         false
     }
@@ -331,8 +363,8 @@ impl Schedule {
             });
         }
         let width = match trigger {
-            // A process that has looked at a tenant before looks at what changed, another at everything.
-            Trigger::Start => Width::Changed,
+            // Everything, also by a process that has looked at a tenant before: while nobody led, nobody scanned.
+            Trigger::Start => Width::Shallow,
             _ => Width::Deep,
         };
         let news = match (trigger, &platform.commit) {
@@ -357,7 +389,7 @@ impl Schedule {
         }
     }
 
-    /// Asks the queue; says whether that worked. What a poll or a scan cannot ask for now a later one does.
+    /// Asks the queue; says whether that worked. What a poll cannot ask for now a later one does.
     async fn request(&self, requests: &[Request]) -> bool {
         let asked = self.engine.store.request(requests).await;
         if let Err(error) = &asked {
@@ -366,16 +398,38 @@ impl Schedule {
         asked.is_ok()
     }
 
-    async fn ask_all(&self, Wish { tenant, by }: Wish) {
-        if let Err(error) = self.engine.audit_request(&by, tenant.as_deref()).await {
-            tracing::warn!(error = %chain(&error), by, "who asked for a look could not be written to the audit log");
+    /// Asks for the looks that somebody wishes for, once it is on record who does. What the store does not take is tried
+    /// again.
+    async fn ask_for_wishes(&mut self) {
+        let mut wishes = std::mem::take(&mut self.wishes);
+        while let Some(wish) = wishes.front_mut() {
+            if !self.ask_for(wish).await {
+                self.again_at = Instant::now() + ASK_AGAIN;
+                break;
+            }
+            wishes.pop_front();
+        }
+        self.wishes = wishes;
+    }
+
+    /// Asks for a look that somebody wishes for; says whether that worked.
+    async fn ask_for(&self, wish: &mut Wish) -> bool {
+        let Wish { tenant, by, is_audited } = wish;
+        if !*is_audited {
+            match self.engine.audit_request(by, tenant.as_deref()).await {
+                Ok(()) => *is_audited = true,
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), by, "who asked for a look could not be written to the audit log");
+                    return false;
+                }
+            }
         }
         let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
         let requests: Vec<Request> = match tenant {
-            Some(tenant) => vec![Request::at_once(&tenant, ask)],
+            Some(tenant) => vec![Request::at_once(tenant, ask)],
             None => self.tenants.borrow().iter().map(|tenant| Request::at_once(tenant, ask)).collect(),
         };
-        self.request(&requests).await;
+        self.request(&requests).await
     }
 
     async fn tell_ready(&self) {
@@ -406,10 +460,9 @@ impl Schedule {
         for (tenant, polled) in &mut self.polled {
             let jitter = share_of(tenant, drift.jitter.0);
             let drift_at = *polled.drift_at.get_or_insert_with(|| next_scan(&drift.schedule, clock_now, jitter));
-            if clock_now >= drift_at {
-                polled.drift_at = Some(next_scan(&drift.schedule, clock_now, jitter));
-                polled.scans = polled.scans.wrapping_add(1);
-                let width = if polled.scans.is_multiple_of(DEEP_EVERY) { Width::Deep } else { Width::Shallow };
+            if clock_now >= drift_at && now >= self.again_at {
+                let scan = polled.scans.wrapping_add(1);
+                let width = if scan.is_multiple_of(DEEP_EVERY) { Width::Deep } else { Width::Shallow };
                 scans.push(Request::at_once(tenant, Ask { trigger: Trigger::DriftScan, width }));
             }
             if now >= polled.poll_at && !polled.busy {
@@ -425,8 +478,17 @@ impl Schedule {
                 });
             }
         }
-        if !scans.is_empty() {
-            self.request(&scans).await;
+        if !scans.is_empty() && !self.request(&scans).await {
+            // They stay due.
+            self.again_at = now + ASK_AGAIN;
+            return;
+        }
+        for Request { tenant, .. } in scans {
+            if let Some(polled) = self.polled.get_mut(&tenant) {
+                let jitter = share_of(&tenant, drift.jitter.0);
+                polled.drift_at = Some(next_scan(&drift.schedule, clock_now, jitter));
+                polled.scans = polled.scans.wrapping_add(1);
+            }
         }
     }
 
@@ -464,6 +526,7 @@ impl Schedule {
             .values()
             .flat_map(|polled| {
                 let drift = polled.drift_at.map(|at| now + (at - clock_now).to_std().unwrap_or_default());
+                let drift = drift.map(|at| at.max(self.again_at));
                 [Some(polled.poll_at).filter(|_| !polled.busy), drift]
             })
             .flatten()
@@ -483,17 +546,13 @@ impl Schedule {
         });
     }
 
-    async fn prune(&self) {
-        let Some(in_force) = &self.in_force else { return };
-        if let Err(error) = self.engine.prune_history(&in_force.platform).await {
-            tracing::warn!(error = %chain(&error), "old executions could not be forgotten");
-        }
-        if let Err(error) = self.engine.make_months().await {
-            tracing::warn!(error = %chain(&error), "the coming months could not be made; their rows go to the default partition");
-        }
-        if let Err(error) = self.engine.prune_audit(&in_force.platform).await {
-            tracing::warn!(error = %chain(&error), "old rows of the audit log could not be cut off");
-        }
+    /// Begins to forget what is older than it is kept. Of the history of years that is much: beside the loop, which goes
+    /// on to poll, to lead and to hear that it is to stop.
+    fn prune(&mut self) {
+        let Some(in_force) = self.in_force.clone() else { return };
+        let engine = Arc::clone(&self.engine);
+        let pruning = tokio::spawn(async move { engine.prune(&in_force.platform).await });
+        self.pruning = Some(AbortOnDropHandle::new(pruning));
     }
 }
 
@@ -550,14 +609,38 @@ impl Engine {
         Ok(tx.commit().await?)
     }
 
-    /// Cuts off what is older in the audit log than the platform keeps it.
-    async fn prune_audit(&self, platform: &Platform) -> Result<(), EngineError> {
-        let kept = chrono::Duration::from_std(platform.spec.audit_retention.0).unwrap_or(chrono::Duration::MAX);
+    /// Forgets what is older than the platform keeps it.
+    async fn prune(&self, platform: &Platform) {
+        if let Err(error) = self.forget(Kept::Executions, platform.spec.retention.0).await {
+            tracing::warn!(error = %chain(&error), "old executions could not be forgotten");
+        }
+        if let Err(error) = self.make_months().await {
+            tracing::warn!(error = %chain(&error), "the coming months could not be made; their rows go to the default partition");
+        }
+        if let Err(error) = self.forget(Kept::AuditLog, platform.spec.audit_retention.0).await {
+            tracing::warn!(error = %chain(&error), "old rows of the audit log could not be cut off");
+        }
+    }
+
+    /// Forgets what is older than `kept`, a part at a time: everybody who writes waits for each, and has as long as that
+    /// took until the next.
+    async fn forget(&self, what: Kept, kept: Duration) -> Result<(), EngineError> {
+        let kept = chrono::Duration::from_std(kept).unwrap_or(chrono::Duration::MAX);
         let Some(before) = self.clock.now().checked_sub_signed(kept) else { return Ok(()) };
-        let mut tx = self.store.begin(Scope::Platform).await?;
-        let rows = tx.prune_audit(before).await?;
-        self.audit_pruned(tx.as_mut(), "audit log", rows, before).await?;
-        Ok(tx.commit().await?)
+        loop {
+            let began = Instant::now();
+            let mut tx = self.store.begin(Scope::Platform).await?;
+            let (name, rows) = match what {
+                Kept::Executions => ("executions", tx.prune_history(before).await?),
+                Kept::AuditLog => ("audit log", tx.prune_audit(before).await?),
+            };
+            self.audit_pruned(tx.as_mut(), name, rows, before).await?;
+            tx.commit().await?;
+            if rows == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(began.elapsed()).await;
+        }
     }
 
     /// Writes down what was forgotten, with it.
@@ -580,16 +663,13 @@ impl Engine {
         tx.make_months(self.clock.now()).await?;
         Ok(tx.commit().await?)
     }
+}
 
-    /// Forgets executions that are older than the platform keeps them.
-    async fn prune_history(&self, platform: &Platform) -> Result<(), EngineError> {
-        let kept = chrono::Duration::from_std(platform.spec.retention.0).unwrap_or(chrono::Duration::MAX);
-        let Some(before) = self.clock.now().checked_sub_signed(kept) else { return Ok(()) };
-        let mut tx = self.store.begin(Scope::Platform).await?;
-        let executions = tx.prune_history(before).await?;
-        self.audit_pruned(tx.as_mut(), "executions", executions, before).await?;
-        Ok(tx.commit().await?)
-    }
+/// What is kept for a while.
+#[derive(Clone, Copy)]
+enum Kept {
+    Executions,
+    AuditLog,
 }
 
 #[cfg(test)]

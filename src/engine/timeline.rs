@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use crate::model::{Event, EventKind, ExecutionOutcome, Lease, PlanId, ResourceKey, Summary, Trigger};
+use crate::model::{Action, Event, EventKind, ExecutionOutcome, Hold, Lease, PlanId, ResourceKey, Summary, Trigger};
 use crate::store::audit::NewAudit;
 use crate::store::inputs::PackedInputs;
 use crate::store::{HistoryFilter, NewEvent, Scope, Store, StoreError, Tx};
@@ -95,6 +95,13 @@ impl<'a> Timeline<'a> {
     /// Notes an event of one resource.
     pub(super) fn note_of(&mut self, key: &ResourceKey, kind: EventKind) {
         self.push(Some(key.clone()), kind);
+    }
+
+    /// Notes that the step of `key`, of which it is noted that it begins, has not begun and so has changed nothing.
+    pub(super) fn note_not_begun(&mut self, key: &ResourceKey, action: Action, why: &Hold) {
+        self.begun.remove(key);
+        let (reason, message) = (why.reason, format!("not begun: {}", why.message));
+        self.note_of(key, EventKind::StepFailed { action, reason, message, millis: 0 });
     }
 
     /// Has these written into the audit log, with the events.

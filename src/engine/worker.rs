@@ -20,11 +20,11 @@ use crate::store::{Scope, StoreError};
 
 use super::lease::Held;
 use super::platform::PlatformStatus;
-use super::reconcile::{Report, chain};
+use super::reconcile::{Order, Report, chain};
 use super::replay::Only;
 use super::schedule::share_of;
 use super::seat::{Seat, Waiting};
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, audit};
 
 /// How many tenants one process looks at at once. Looks mostly wait for others' servers.
 pub(super) const TENANTS_AT_ONCE: usize = 8;
@@ -67,8 +67,12 @@ impl Engine {
         if !in_force.platform.tenants.contains_key(tenant) {
             return Err(EngineError::no_tenant(&in_force.platform, tenant));
         }
+        // Whoever asks is the one who is written down, whatever becomes of the look: another process may end it.
+        let mut asked = None;
         if ask.trigger == Trigger::CommandLine {
-            super::attempts::hurry(self.store.as_ref(), self.clock.as_ref(), tenant, &self.settings.person).await?;
+            let person = &self.settings.person;
+            super::attempts::hurry(self.store.as_ref(), self.clock.as_ref(), tenant, person).await?;
+            asked = Some(audit::applied(person, only.map(|only| only.replays), self.clock.now()));
         }
         let mut woken = self.store.woken();
         let mut has_waited = false;
@@ -90,7 +94,7 @@ impl Engine {
         // What is in force may have changed while another replica looked.
         let newer = if has_waited { self.in_force().await.ok() } else { None };
         let newer = newer.filter(|newer| newer.platform.tenants.contains_key(tenant));
-        self.look_and_release(newer.as_ref().unwrap_or(in_force), claim, held, only).await
+        self.look_and_release(newer.as_ref().unwrap_or(in_force), claim, held, Order { only, asked }).await
     }
 
     fn hold(&self, claim: &Claim, claimed: Instant, seat: Seat) -> Held {
@@ -103,10 +107,10 @@ impl Engine {
         in_force: &PlatformStatus,
         claim: Claim,
         held: Held,
-        only: Option<&Only>,
+        order: Order<'_>,
     ) -> Result<Report, EngineError> {
         let Claim { lease, ask, failures, due: _, news } = claim;
-        let looked = AssertUnwindSafe(self.look(in_force, &held, ask, only)).catch_unwind().await;
+        let looked = AssertUnwindSafe(self.look(in_force, &held, ask, order)).catch_unwind().await;
         drop(held);
         let looked = looked.map_err(|panic| {
             // The thread has told of it.
@@ -258,7 +262,7 @@ impl Engine {
             self.let_go(&claim.lease, Release { seen: None, retry: None, news: claim.news }).await;
             return;
         }
-        match self.look_and_release(&in_force, claim, held, None).await {
+        match self.look_and_release(&in_force, claim, held, Order::default()).await {
             Ok(report) => {
                 let summary = report.plan.summary();
                 tracing::info!(tenant, outcome = ?report.outcome, done = report.done,

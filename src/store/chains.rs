@@ -105,22 +105,32 @@ async fn head(connection: &mut Connection, tenant: &str) -> Result<Option<AuditH
     Ok(heads(connection, Some(tenant)).await?.pop())
 }
 
-/// Moves the beginning of each chain to its first row that is not older than `before`. The rows that are cut off are
-/// removed by [`sweep`].
+/// Moves the beginnings of chains to their first rows that are not older than `before`, over `most` rows in all. The rows
+/// that are cut off are removed by [`sweep`].
 pub(super) async fn cut(
     connection: &mut Connection,
     tenant: Option<&str>,
     before: DateTime<Utc>,
+    most: i64,
 ) -> Result<(), StoreError> {
+    let mut left = most;
     for head in heads(connection, tenant).await? {
-        let sql = "SELECT id, previous FROM audit WHERE tenant = $1 AND at >= $2 ORDER BY id LIMIT 1";
-        let kept =
-            query(sql).bind(&head.tenant).bind(time(before)).fetch_optional(&mut *connection).await.map_err(failed)?;
+        let sql = "SELECT id, previous FROM audit WHERE tenant = $1 AND id >= $2 AND (at >= $3 OR id >= $4) \
+                   ORDER BY id LIMIT 1";
+        let kept = query(sql)
+            .bind(&head.tenant)
+            .bind(head.first_id)
+            .bind(time(before))
+            .bind(head.first_id + left)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(failed)?;
         let (first_id, first_previous) = match kept {
             Some(row) => (column::<i64, _>(WHAT, &row, 0)?, column::<String, _>(WHAT, &row, 1)?),
             None => (head.last_id + 1, head.last_hash),
         };
         if first_id > head.first_id {
+            left -= first_id - head.first_id;
             query("UPDATE audit_heads SET first_id = $1, first_previous = $2 WHERE tenant = $3")
                 .bind(first_id)
                 .bind(first_previous)
@@ -128,6 +138,9 @@ pub(super) async fn cut(
                 .execute(&mut *connection)
                 .await
                 .map_err(failed)?;
+        }
+        if left <= 0 {
+            break;
         }
     }
     Ok(())

@@ -370,6 +370,9 @@ pub trait Queue: Send + Sync {
         Ok(())
     }
 
+    /// What it takes for the time: what places say is by that.
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError>;
+
     /// Every tenant's place, by name.
     async fn places(&self) -> Result<Vec<Place>, StoreError>;
 
@@ -564,7 +567,8 @@ pub trait Tx: Send {
     }
     /// Newest first.
     async fn events(&mut self, filter: &HistoryFilter) -> Result<Vec<Event>, StoreError>;
-    /// Keeps what the `pass`th plan of an execution was made of; what is there already stays.
+    /// Keeps what the `pass`th plan of an execution was made of; what is there already stays. Of the oldest of a tenant
+    /// nothing is kept any more where they are very much.
     async fn put_plan_inputs(
         &mut self,
         execution: i64,
@@ -575,7 +579,8 @@ pub trait Tx: Send {
     /// What the plans of an execution were made of, in their order.
     async fn plan_inputs(&mut self, execution: i64) -> Result<Vec<PackedInputs>, StoreError>;
     /// Forgets executions that finished before `before`, with their events and the inputs of their plans; keeps the
-    /// newest look at each tenant.
+    /// newest look at each tenant. The oldest go first, some thousands at most, since others wait for the transaction: says
+    /// how many went, none when none is left to go.
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
 
     /// Adds to the end of a tenant's chain, or of the platform's ([`audit::PLATFORM_CHAIN`]).
@@ -586,7 +591,8 @@ pub trait Tx: Send {
     async fn last_audit(&mut self, tenant: &str, action: AuditAction) -> Result<Option<AuditEntry>, StoreError>;
     /// Where each chain begins and ends.
     async fn audit_heads(&mut self) -> Result<Vec<AuditHead>, StoreError>;
-    /// Cuts off what is older than `before`, at the beginning of each chain; says how many rows that were.
+    /// Cuts off what is older than `before`, at the beginning of each chain, some thousand rows at most; says how many rows
+    /// went, none when none is left to go.
     async fn prune_audit(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
     /// Makes room for the rows of this month and the next ones, where a store keeps months apart.
     async fn make_months(&mut self, now: DateTime<Utc>) -> Result<(), StoreError>;

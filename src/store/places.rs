@@ -10,7 +10,7 @@ use sqlx::{Database, QueryBuilder, query};
 
 use super::rows::column;
 use super::{Db, KEY_SHARE, SKIP_LOCKED};
-use crate::model::{Ask, Claim, Lease, Place, Release, Replica, Request, Width};
+use crate::model::{Ask, Claim, Lease, Place, Release, Replica, Request, Trigger, Width};
 use crate::store::StoreError;
 use crate::store::columns::{read_time, read_word, time, word};
 
@@ -26,20 +26,27 @@ const REQUESTS_AT_ONCE: usize = 500;
 /// as reached. Longer than any wait or lease.
 const HORIZON: TimeDelta = TimeDelta::hours(1);
 
+/// How long a tenant waits whose look was abandoned twice in a row, doubling with each more; and the longest. A look that
+/// ends its process ends all others there, and the next process with it.
+const AFTER_DEATHS: TimeDelta = TimeDelta::seconds(10);
+const AFTER_MANY_DEATHS: TimeDelta = TimeDelta::minutes(5);
+
 /// What may be claimed: due and nobody's, or somebody's who gave no sign of life for as long as the lease. `$1` is now,
 /// `$2` the horizon.
 const CLAIMABLE: &str = "((holder IS NULL AND (due_at <= $1 OR due_at > $2)) \
                          OR (holder IS NOT NULL AND (lease_until <= $1 OR lease_until > $2)))";
 
+/// Asks for looks that are `due` after their delays.
 pub(super) async fn request(
     connection: &mut Connection,
     requests: &[Request],
     now: DateTime<Utc>,
+    due: impl Fn(Duration) -> DateTime<Utc>,
 ) -> Result<(), StoreError> {
     for some in requests.chunks(REQUESTS_AT_ONCE) {
         let mut rows = Vec::with_capacity(some.len());
         for Request { tenant, ask, delay, news } in some {
-            rows.push((tenant, word(WHAT, ask.trigger)?, number(ask.width), time(after(now, *delay)), news));
+            rows.push((tenant, word(WHAT, ask.trigger)?, number(ask.width), time(due(*delay)), news));
         }
         let mut sql =
             QueryBuilder::<Db>::new("INSERT INTO queue (tenant, generation, trigger_kind, width, due_at, news) ");
@@ -47,7 +54,8 @@ pub(super) async fn request(
             row.push_bind(tenant).push_bind(first_generation(now)).push_bind(trigger).push_bind(width);
             row.push_bind(due).push_bind(news);
         });
-        // As `Ask::or`, and the earlier time; a commit ends the patience with what was before it.
+        // As `Ask::or`, and the earlier time; a commit ends the patience with what was before it. Where looks were abandoned
+        // in a row, only somebody who wants one ends the wait: whoever leads after a death asks for all.
         sql.push(
             " ON CONFLICT (tenant) DO UPDATE SET \
              trigger_kind = CASE WHEN queue.width IS NULL OR excluded.width > queue.width \
@@ -55,12 +63,25 @@ pub(super) async fn request(
                  THEN excluded.trigger_kind ELSE queue.trigger_kind END, \
              width = CASE WHEN queue.width IS NULL OR excluded.width > queue.width \
                  THEN excluded.width ELSE queue.width END, \
-             due_at = CASE WHEN queue.due_at IS NULL OR excluded.due_at < queue.due_at \
+             due_at = CASE WHEN queue.due_at IS NULL OR (excluded.due_at < queue.due_at \
+                 AND (excluded.trigger_kind IN ('commit', 'request', 'commandline') OR NOT EXISTS \
+                     (SELECT 1 FROM abandoned WHERE abandoned.tenant = queue.tenant AND looks > 1))) \
                  THEN excluded.due_at ELSE queue.due_at END, \
              failures = CASE WHEN excluded.trigger_kind = 'commit' THEN 0 ELSE queue.failures END, \
              news = COALESCE(excluded.news, queue.news)",
         );
         sql.build().execute(&mut *connection).await.map_err(failed)?;
+        let news = some.iter().filter(|request| request.ask.trigger == Trigger::Commit);
+        let news: Vec<&str> = news.map(|request| request.tenant.as_str()).collect();
+        if !news.is_empty() {
+            let mut sql = QueryBuilder::<Db>::new("DELETE FROM abandoned WHERE tenant IN (");
+            let mut list = sql.separated(", ");
+            for tenant in news {
+                list.push_bind(tenant);
+            }
+            sql.push(")");
+            sql.build().execute(&mut *connection).await.map_err(failed)?;
+        }
     }
     Ok(())
 }
@@ -78,7 +99,8 @@ pub(super) async fn expect_held(connection: &mut Connection, lease: &Lease) -> R
     row.map(drop).ok_or_else(|| lost(lease))
 }
 
-/// Claims the tenant that has been due longest, or `wanted` whether it is due or not.
+/// Claims the tenant that has been due longest, or `wanted` whether it is due or not. One whose holder gave no sign of life
+/// is claimed at once, since a process may end for any reason; one whose holders did so in a row waits.
 pub(super) async fn claim(
     connection: &mut Connection,
     holder: &Replica,
@@ -86,9 +108,39 @@ pub(super) async fn claim(
     now: DateTime<Utc>,
     lease: Duration,
 ) -> Result<Option<Claim>, StoreError> {
+    loop {
+        match find(connection, wanted, now).await? {
+            None => return Ok(None),
+            Some(found) if wanted.is_none() && found.is_abandoned && found.abandoned > 1 => {
+                put_off(connection, &found, now).await?;
+            }
+            Some(found) => return take(connection, found, holder, now, lease).await.map(Some),
+        }
+    }
+}
+
+/// A tenant that may be claimed.
+struct Free {
+    tenant: String,
+    ask: Ask,
+    due: DateTime<Utc>,
+    /// Whether its last holder did not end the look, and how many in a row did not.
+    is_abandoned: bool,
+    abandoned: i64,
+    failures: i64,
+    generation: i64,
+    news: Option<String>,
+}
+
+async fn find(
+    connection: &mut Connection,
+    wanted: Option<(&str, Ask)>,
+    now: DateTime<Utc>,
+) -> Result<Option<Free>, StoreError> {
     let (at, horizon) = (time(now), time(now + HORIZON));
     const COLUMNS: &str = "tenant, trigger_kind, width, due_at, lease_until, claimed_trigger, claimed_width, failures, \
-                           generation, holder, news";
+                           generation, holder, news, \
+                           COALESCE((SELECT looks FROM abandoned WHERE abandoned.tenant = queue.tenant), 0) AS abandoned";
     let found = match wanted {
         None => {
             let sql = format!(
@@ -116,9 +168,52 @@ pub(super) async fn claim(
         Some(text) => read_time(WHAT, text)?,
         None => read_optional_time(&row, "due_at")?.unwrap_or(now),
     };
-    let failures = column::<i64, _>(WHAT, &row, "failures")?;
-    let generation = column::<i64, _>(WHAT, &row, "generation")? + 1;
+    let is_abandoned = abandoned.is_some();
+    let abandoned = column::<i64, _>(WHAT, &row, "abandoned")?.saturating_add(i64::from(is_abandoned));
+    let failures = column(WHAT, &row, "failures")?;
+    let generation = column(WHAT, &row, "generation")?;
     let news = column(WHAT, &row, "news")?;
+    Ok(Some(Free { tenant, ask, due, is_abandoned, abandoned, failures, generation, news }))
+}
+
+/// Has a tenant wait whose look was abandoned more than once. What is new of it ends that as it ends any wait.
+async fn put_off(connection: &mut Connection, found: &Free, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let doublings = u32::try_from(found.abandoned - 2).unwrap_or(0).min(16);
+    let wait = (AFTER_DEATHS * (1 << doublings)).min(AFTER_MANY_DEATHS);
+    query(
+        "UPDATE queue SET holder = NULL, lease_until = NULL, claimed_at = NULL, claimed_trigger = NULL, \
+         claimed_width = NULL, trigger_kind = $1, width = $2, due_at = $3 WHERE tenant = $4",
+    )
+    .bind(word(WHAT, found.ask.trigger)?)
+    .bind(number(found.ask.width))
+    .bind(time(now + wait))
+    .bind(&found.tenant)
+    .execute(&mut *connection)
+    .await
+    .map_err(failed)?;
+    count_abandoned(connection, found).await
+}
+
+/// Remembers how many looks in a row were abandoned.
+async fn count_abandoned(connection: &mut Connection, found: &Free) -> Result<(), StoreError> {
+    let sql = "INSERT INTO abandoned (tenant, looks) VALUES ($1, $2) \
+               ON CONFLICT (tenant) DO UPDATE SET looks = excluded.looks";
+    let counted = query(sql).bind(&found.tenant).bind(found.abandoned).execute(&mut *connection).await;
+    counted.map(drop).map_err(failed)
+}
+
+async fn take(
+    connection: &mut Connection,
+    found: Free,
+    holder: &Replica,
+    now: DateTime<Utc>,
+    lease: Duration,
+) -> Result<Claim, StoreError> {
+    if found.is_abandoned {
+        count_abandoned(connection, &found).await?;
+    }
+    let Free { tenant, ask, due, is_abandoned: _, abandoned: _, failures, generation, news } = found;
+    let generation = generation + 1;
     query(
         "UPDATE queue SET generation = $1, holder = $2, lease_until = $3, claimed_at = $4, claimed_trigger = $5, \
          claimed_width = $6, trigger_kind = NULL, width = NULL, due_at = NULL WHERE tenant = $7",
@@ -126,7 +221,7 @@ pub(super) async fn claim(
     .bind(generation)
     .bind(&holder.0)
     .bind(time(after(now, lease)))
-    .bind(&at)
+    .bind(time(now))
     .bind(word(WHAT, ask.trigger)?)
     .bind(number(ask.width))
     .bind(&tenant)
@@ -134,7 +229,7 @@ pub(super) async fn claim(
     .await
     .map_err(failed)?;
     let lease = Lease { tenant, holder: holder.clone(), generation };
-    Ok(Some(Claim { lease, ask, failures: u32::try_from(failures).unwrap_or(0), due: due.min(now), news }))
+    Ok(Claim { lease, ask, failures: u32::try_from(failures).unwrap_or(0), due: due.min(now), news })
 }
 
 /// Prolongs a lease; gives the newest news.
@@ -190,7 +285,11 @@ pub(super) async fn release(
         .execute(&mut *connection)
         .await
         .map_err(failed)?;
-    if done.rows_affected() == 0 { Err(lost(lease)) } else { Ok(()) }
+    if done.rows_affected() == 0 {
+        return Err(lost(lease));
+    }
+    let ended = query("DELETE FROM abandoned WHERE tenant = $1").bind(&lease.tenant).execute(&mut *connection).await;
+    ended.map(drop).map_err(failed)
 }
 
 /// Forgets the tenants that are not among `kept` and that nobody looks at.
@@ -200,25 +299,32 @@ pub(super) async fn keep_only(connection: &mut Connection, kept: &[&str]) -> Res
     for row in &known {
         let tenant: &str = column(WHAT, row, 0)?;
         if !kept.contains(&tenant) {
-            query("DELETE FROM queue WHERE tenant = $1 AND holder IS NULL")
-                .bind(tenant)
-                .execute(&mut *connection)
-                .await
-                .map_err(failed)?;
+            for sql in [
+                "DELETE FROM queue WHERE tenant = $1 AND holder IS NULL",
+                "DELETE FROM abandoned WHERE tenant = $1 AND NOT EXISTS (SELECT 1 FROM queue WHERE tenant = $1)",
+            ] {
+                query(sql).bind(tenant).execute(&mut *connection).await.map_err(failed)?;
+            }
         }
     }
     Ok(())
 }
 
+/// What is read of a place. By name: a statement that is prepared outlives columns that a newer version adds.
+const PLACE: &str = "tenant, trigger_kind, width, due_at, holder, lease_until, claimed_at, generation, failures, seen, \
+                     news, looked_at";
+
 /// Every tenant's place, by name.
 pub(super) async fn all(connection: &mut Connection) -> Result<Vec<Place>, StoreError> {
-    let rows = query("SELECT * FROM queue ORDER BY tenant").fetch_all(&mut *connection).await.map_err(failed)?;
+    let sql = format!("SELECT {PLACE} FROM queue ORDER BY tenant");
+    let rows = query(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *connection).await.map_err(failed)?;
     rows.iter().map(read_place).collect()
 }
 
 /// One tenant's place.
 pub(super) async fn of(connection: &mut Connection, tenant: &str) -> Result<Option<Place>, StoreError> {
-    let row = query("SELECT * FROM queue WHERE tenant = $1").bind(tenant).fetch_optional(&mut *connection).await;
+    let sql = format!("SELECT {PLACE} FROM queue WHERE tenant = $1");
+    let row = query(sqlx::AssertSqlSafe(sql)).bind(tenant).fetch_optional(&mut *connection).await;
     row.map_err(failed)?.as_ref().map(read_place).transpose()
 }
 
@@ -273,7 +379,7 @@ fn first_generation(now: DateTime<Utc>) -> i64 {
     now.timestamp_micros()
 }
 
-fn after(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
+pub(super) fn after(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
     now + TimeDelta::from_std(delay).unwrap_or(HORIZON).min(HORIZON)
 }
 

@@ -48,6 +48,18 @@ type Statement<'q> = Query<'q, Db, <Db as Database>::Arguments>;
 /// some ten thousand values in one.
 const ROWS_AT_ONCE: usize = 200;
 
+/// The most executions that one transaction forgets, and the most rows of events or of the audit log, but for those of one
+/// execution: others wait for it to write, and what they hold must not run out meanwhile.
+const FORGOTTEN_EXECUTIONS: usize = 2000;
+const FORGOTTEN_ROWS: i64 = 20_000;
+
+/// The most that is kept of the scenes of one tenant, packed, in bytes: of the largest tenants those of some plans, of most
+/// all that their history speaks of.
+const KEPT_SCENES: i64 = 256 << 20;
+
+/// What executions and all that goes with them are called.
+const HISTORY: &str = "the history";
+
 /// How many months are made before they begin: more than a process that makes them is ever down.
 const MONTHS_AHEAD: i32 = 2;
 
@@ -65,6 +77,19 @@ enum Progress {
     Sound,
     /// A write failed: what belongs together is no longer whole.
     Broken,
+}
+
+/// Executions that are to be forgotten together.
+struct Old {
+    /// Their tenants and numbers.
+    executions: Vec<(String, i64)>,
+    left: Left,
+}
+
+/// What is to be forgotten after that.
+enum Left {
+    Nothing,
+    More,
 }
 
 pub(super) struct SqlTx {
@@ -265,6 +290,107 @@ impl SqlTx {
                 Ok(gone.unsigned_abs())
             }
             (Some(_) | None, _) => Ok(0),
+        }
+    }
+
+    /// The oldest executions that are to be forgotten, as many as one transaction forgets: those that finished before
+    /// `before`, but the newest look at each tenant.
+    async fn oldest_executions(&mut self, before: DateTime<Utc>) -> Result<Old, StoreError> {
+        // By one index from tenant to tenant, and by another from the oldest on: next to nothing is read that is kept. The
+        // order says which index the first is, also to one who takes a tenant for as busy as the others.
+        let mut sql = QueryBuilder::<Db>::new(
+            "WITH RECURSIVE newest(tenant, id) AS ( \
+                 SELECT (SELECT tenant FROM executions WHERE trigger_kind <> 'secretshown' \
+                             ORDER BY tenant DESC, id DESC LIMIT 1), \
+                        (SELECT id FROM executions WHERE trigger_kind <> 'secretshown' \
+                             ORDER BY tenant DESC, id DESC LIMIT 1) \
+                 UNION ALL \
+                 SELECT (SELECT tenant FROM executions WHERE tenant < newest.tenant AND trigger_kind <> 'secretshown' \
+                             ORDER BY tenant DESC, id DESC LIMIT 1), \
+                        (SELECT id FROM executions WHERE tenant < newest.tenant AND trigger_kind <> 'secretshown' \
+                             ORDER BY tenant DESC, id DESC LIMIT 1) \
+                 FROM newest WHERE newest.tenant IS NOT NULL) \
+             SELECT tenant, id, (SELECT COUNT(*) FROM events WHERE events.execution = executions.id) \
+             FROM executions WHERE finished_at < ",
+        );
+        sql.push_bind(time(before))
+            .push(" AND (trigger_kind = 'secretshown' OR id NOT IN (SELECT id FROM newest WHERE id IS NOT NULL))");
+        narrow(&mut sql, &self.scope);
+        sql.push(" ORDER BY finished_at LIMIT ").push_bind(FORGOTTEN_EXECUTIONS as i64);
+        let found = self.rows(HISTORY, sql.build()).await?;
+        let (mut executions, mut events) = (Vec::with_capacity(found.len()), 0);
+        for row in &found {
+            events += column::<i64, _>(HISTORY, row, 2)?;
+            if events > FORGOTTEN_ROWS && !executions.is_empty() {
+                break;
+            }
+            executions.push((column(HISTORY, row, 0)?, column(HISTORY, row, 1)?));
+        }
+        let is_all = executions.len() == found.len() && found.len() < FORGOTTEN_EXECUTIONS;
+        Ok(Old { executions, left: if is_all { Left::Nothing } else { Left::More } })
+    }
+
+    /// Removes executions of these tenants and numbers, with all that goes with them.
+    async fn forget_executions(&mut self, old: &[(String, i64)]) -> Result<(), StoreError> {
+        if old.is_empty() {
+            return Ok(());
+        }
+        let numbers = |sql: &'static str| {
+            let mut sql = QueryBuilder::<Db>::new(sql);
+            let mut list = sql.separated(", ");
+            for (_, id) in old {
+                list.push_bind(*id);
+            }
+            sql.push(")");
+            sql
+        };
+        let mut inputs = QueryBuilder::<Db>::new("DELETE FROM plan_inputs WHERE (tenant, execution) IN (");
+        inputs.push_values(old, |mut row, (tenant, id)| {
+            row.push_bind(tenant).push_bind(*id);
+        });
+        inputs.push(") RETURNING tenant, scene");
+        self.expect_writable()?;
+        let scenes = self.rows(HISTORY, inputs.build()).await?;
+        let scene = |row| Ok((column(HISTORY, row, 0)?, column(HISTORY, row, 1)?));
+        let scenes: BTreeSet<(String, String)> = scenes.iter().map(scene).collect::<Result<_, StoreError>>()?;
+        self.drop_unused(&scenes).await?;
+        self.write(HISTORY, numbers("DELETE FROM events WHERE execution IN (").build()).await?;
+        self.write(HISTORY, numbers("DELETE FROM executions WHERE id IN (").build()).await?;
+        Ok(())
+    }
+
+    /// Removes those of these scenes, by tenant and hash, that no plan is of any more.
+    async fn drop_unused(&mut self, scenes: &BTreeSet<(String, String)>) -> Result<(), StoreError> {
+        if !scenes.is_empty() {
+            let mut unused = QueryBuilder::<Db>::new("DELETE FROM scenes WHERE (tenant, hash) IN (");
+            unused.push_values(scenes, |mut row, (tenant, hash)| {
+                row.push_bind(tenant).push_bind(hash);
+            });
+            unused.push(
+                ") AND NOT EXISTS (SELECT 1 FROM plan_inputs \
+                 WHERE plan_inputs.tenant = scenes.tenant AND plan_inputs.scene = scenes.hash)",
+            );
+            self.write(HISTORY, unused.build()).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the oldest of what plans of a tenant were made of, while its scenes take more than is kept of one.
+    async fn keep_within_budget(&mut self, tenant: &str) -> Result<(), StoreError> {
+        loop {
+            let sql = "SELECT (SELECT CAST(COALESCE(SUM(LENGTH(packed)), 0) AS BIGINT) FROM scenes WHERE tenant = $1), \
+                       MIN(execution), MAX(execution) FROM plan_inputs WHERE tenant = $1";
+            let kept = self.rows(HISTORY, query(sql).bind(tenant)).await?;
+            let Some(row) = kept.first() else { return Ok(()) };
+            let (oldest, newest): (Option<i64>, Option<i64>) = (column(HISTORY, row, 1)?, column(HISTORY, row, 2)?);
+            if column::<i64, _>(HISTORY, row, 0)? <= KEPT_SCENES || oldest == newest {
+                return Ok(());
+            }
+            let sql = "DELETE FROM plan_inputs WHERE tenant = $1 AND execution = $2 RETURNING tenant, scene";
+            let scenes = self.rows(HISTORY, query(sql).bind(tenant).bind(oldest)).await?;
+            let scene = |row| Ok((column(HISTORY, row, 0)?, column(HISTORY, row, 1)?));
+            let scenes = scenes.iter().map(scene).collect::<Result<_, StoreError>>()?;
+            self.drop_unused(&scenes).await?;
         }
     }
 
@@ -783,11 +909,14 @@ impl Tx for SqlTx {
         let PackedInputs { inputs, scene, hash } = inputs;
         self.claim(WHAT, tenant)?;
         let sql = "INSERT INTO scenes (tenant, hash, packed) VALUES ($1, $2, $3) ON CONFLICT (tenant, hash) DO NOTHING";
-        self.write(WHAT, query(sql).bind(tenant).bind(hash).bind(scene)).await?;
+        let is_new = self.write(WHAT, query(sql).bind(tenant).bind(hash).bind(scene)).await? > 0;
         let sql = "INSERT INTO plan_inputs (tenant, execution, pass, scene, packed) VALUES ($1, $2, $3, $4, $5) \
                    ON CONFLICT (tenant, execution, pass) DO NOTHING";
         let statement = query(sql).bind(tenant).bind(execution).bind(i64::from(pass)).bind(hash).bind(inputs);
         self.write(WHAT, statement).await?;
+        if is_new {
+            self.keep_within_budget(tenant).await?;
+        }
         Ok(())
     }
 
@@ -810,36 +939,14 @@ impl Tx for SqlTx {
     }
 
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError> {
-        const WHAT: &str = "the history";
-        self.drop_months(WHAT, "events", before).await?;
-        let events = narrowed!(
-            &self.scope,
-            "DELETE FROM events",
-            " AND execution IN (SELECT id FROM executions WHERE finished_at < $2 \
-             AND id NOT IN (SELECT MAX(id) FROM executions WHERE trigger_kind <> 'secretshown' GROUP BY tenant))"
-        );
-        self.write(WHAT, events.bind(time(before))).await?;
-        let executions = narrowed!(
-            &self.scope,
-            "DELETE FROM executions",
-            " AND finished_at < $2 \
-             AND id NOT IN (SELECT MAX(id) FROM executions WHERE trigger_kind <> 'secretshown' GROUP BY tenant)"
-        );
-        let gone = self.write(WHAT, executions.bind(time(before))).await?;
-        let inputs = narrowed!(
-            &self.scope,
-            "DELETE FROM plan_inputs",
-            " AND NOT EXISTS (SELECT 1 FROM executions WHERE executions.id = plan_inputs.execution)"
-        );
-        self.write(WHAT, inputs).await?;
-        let scenes = narrowed!(
-            &self.scope,
-            "DELETE FROM scenes",
-            " AND NOT EXISTS (SELECT 1 FROM plan_inputs \
-             WHERE plan_inputs.tenant = scenes.tenant AND plan_inputs.scene = scenes.hash)"
-        );
-        self.write(WHAT, scenes).await?;
-        Ok(gone)
+        let old = self.oldest_executions(before).await?;
+        self.forget_executions(&old.executions).await?;
+        match old.left {
+            Left::More => {}
+            // Most months are empty by now, or hold what is kept: to find that out reads little.
+            Left::Nothing => drop(self.drop_months(HISTORY, "events", before).await?),
+        }
+        Ok(old.executions.len() as u64)
     }
 
     async fn append_audit(&mut self, tenant: &str, entries: &[NewAudit]) -> Result<(), StoreError> {
@@ -877,7 +984,7 @@ impl Tx for SqlTx {
 
     async fn prune_audit(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError> {
         self.expect_writable()?;
-        let cut = chains::cut(&mut self.inner, self.scope.tenant(), before).await;
+        let cut = chains::cut(&mut self.inner, self.scope.tenant(), before, FORGOTTEN_ROWS).await;
         self.all_or_nothing(cut)?;
         let dropped = self.drop_months("the audit log", "audit", before).await?;
         let gone = chains::sweep(&mut self.inner, self.scope.tenant()).await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use plumb::managers::ManagerError;
-use plumb::model::{EventKind, Reason};
+use plumb::model::{Ask, EventKind, Reason, Replica, Trigger, Width};
 use plumb::store::Scope;
 use plumb::store::audit::{AuditAction, AuditFilter};
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use sqlx::Connection as _;
 
 use crate::harness::desk::Desk;
 use crate::harness::faulty::Faults;
+use crate::harness::running::Running;
 use crate::harness::world::{World, run_sql};
 
 /// Long enough for a loaded machine.
@@ -72,6 +73,51 @@ fn however_many_commits_come_at_once_all_are_written_down() {
     // Once.
     assert_eq!(desk.plumb(&["apply"]).code, 0);
     assert_eq!(of(&exported(&desk, &["-t", "checkout"]), "commit").len(), 1 + number);
+}
+
+#[test]
+fn the_newest_rows_are_shown_and_that_there_are_more_is_said() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let mut all = exported(&desk, &[]);
+    all.sort_by_key(|row| (row["at"].to_string(), row["tenant"].to_string(), row["id"].as_i64()));
+    let said = desk.plumb(&["audit", "-o", "yaml", "--limit", "2"]);
+    let shown: Vec<Value> = serde_yaml::from_str(&said.stdout).unwrap();
+    assert_eq!(shown, all[all.len() - 2..]);
+    let older = format!("{} older rows not shown; give --limit or --since", all.len() - 2);
+    assert!(said.stderr.contains(&older), "{said:?}");
+    // Whoever has them all is told nothing.
+    for limit in ["0", "1000"] {
+        let said = desk.plumb(&["audit", "-o", "yaml", "--limit", limit]);
+        let shown: Vec<Value> = serde_yaml::from_str(&said.stdout).unwrap();
+        assert_eq!((shown, said.stderr.as_str()), (all.clone(), ""));
+    }
+    assert_eq!(exported(&desk, &["--limit", "2"]).len(), all.len(), "lines are all rows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_ends_the_look_of_an_apply_that_was_killed_has_not_asked_for_it() {
+    let world = World::with_files().await;
+    world.write_database("staging", "orders", "userVersion: 1");
+    world.tenant.commit("Add orders");
+    // Somebody's `plumb apply` is killed, right after its claim.
+    let ask = Ask { trigger: Trigger::CommandLine, width: Width::Deep };
+    let apply = Replica("of ada".to_owned());
+    world.store().claim_tenant(&world.name, ask, &apply, Duration::ZERO).await.unwrap().expect("it is free");
+    let running = Running::start(&world).await;
+    running.stop().await;
+    assert!(world.file("staging", "orders").exists(), "the look was ended");
+    let all = AuditFilter { limit: 1000, ..AuditFilter::default() };
+    let rows = world.store().read(Scope::Platform).await.unwrap().audit(&all).await.unwrap();
+    let applied: Vec<_> = rows.iter().filter(|row| row.action == AuditAction::Applied).collect();
+    assert!(applied.is_empty(), "{applied:#?}");
+    // A narrow apply that ends a wide look is one all the same.
+    let scan = Ask { trigger: Trigger::DriftScan, width: Width::Deep };
+    world.store().claim_tenant(&world.name, scan, &apply, Duration::ZERO).await.unwrap().expect("it is free");
+    world.look(Width::Changed).await.unwrap();
+    let rows = world.store().read(Scope::Platform).await.unwrap().audit(&all).await.unwrap();
+    let applied = rows.iter().filter(|row| row.action == AuditAction::Applied);
+    assert_eq!(applied.map(|row| row.actor.as_str()).collect::<Vec<_>>(), ["tester"]);
 }
 
 /// Runs a statement as somebody with the `sqlite3` shell would.

@@ -1,14 +1,19 @@
 //! What may pass when: change windows in their time zones, and suspension by the platform.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use async_trait::async_trait;
 use plumb::engine::view;
 use plumb::model::{
     ConditionStatus, ConditionType, DriftMode, Event, EventKind, ExecutionOutcome, ProposalStatus, Reason,
 };
+use plumb::store::Scope;
+use plumb::store::audit::{AuditAction, AuditFilter};
 
 use crate::harness::clock::{SetClock, moment};
 use crate::harness::world::{FILES, World, held, held_message, parse};
+use crate::simulation::faulty::{Call, Fate, FaultyStore, Points};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const LEDGER: &str = "checkout/production/Database/ledger";
@@ -213,7 +218,62 @@ async fn a_step_that_was_not_written_down_before_its_window_closed_does_not_begi
     assert!(!world.file("production", "a").exists());
     let untold = |event: &&Event| matches!(event.kind, EventKind::StepFailed { reason: Reason::WindowClosed, .. });
     assert_eq!(world.events().iter().filter(untold).count(), 1, "what is on record as begun has an end");
+    assert_eq!(changed(&world).await, ["checkout/staging/Database/orders"], "nothing else was changed");
     assert!(!report.wants_retry, "{report:#?}");
     clock.set("2030-01-03T09:00:00Z");
     assert_eq!(world.in_sync().await, 5, "and no failure counts against it");
+}
+
+/// What the audit log says that Plumb changed.
+async fn changed(world: &World) -> Vec<String> {
+    let all = AuditFilter { limit: 1000, ..AuditFilter::default() };
+    let rows = world.store().read(Scope::Platform).await.unwrap().audit(&all).await.unwrap();
+    let changes = rows.into_iter().filter(|row| row.action == AuditAction::Change);
+    changes.filter_map(|row| row.key).map(|key| key.to_string()).collect()
+}
+
+/// A store that does not take down events from when the first step is to begin, as often as is tried.
+struct FullOfEvents {
+    begins: Arc<AtomicBool>,
+    refusals: AtomicUsize,
+}
+
+#[async_trait]
+impl Points for FullOfEvents {
+    async fn before(&self, _: Call, what: &'static str) -> Fate {
+        if what != "append_events" || !self.begins.load(Ordering::SeqCst) {
+            return Fate::Go;
+        }
+        let is_left =
+            self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if is_left { Fate::Fail } else { Fate::Go }
+    }
+
+    async fn after(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_beginning_cannot_be_written_down_is_put_off_and_has_not_failed() {
+    let mut world = World::with_files().await;
+    let begins = Arc::new(AtomicBool::new(false));
+    let full = Arc::new(FullOfEvents { begins: Arc::clone(&begins), refusals: AtomicUsize::new(11) });
+    world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, full.clone()))));
+    world.restart().await;
+    world.write_database("staging", "orders", "userVersion: 1");
+    world.tenant.commit("Add orders");
+    world.on_event(move |event| {
+        if matches!(event.kind, EventKind::StepStarted { .. }) {
+            begins.store(true, Ordering::SeqCst);
+        }
+    });
+    let report = world.scheduled().await;
+    assert!(!world.file("staging", "orders").exists());
+    let put_off = report.put_off.values().map(|hold| hold.reason).collect::<Vec<_>>();
+    assert_eq!((report.failed.len(), put_off), (0, vec![Reason::Pending]), "{report:#?}");
+    assert!(report.wants_retry);
+    assert!(world.store().read(Scope::Platform).await.unwrap().attempts().await.unwrap().is_empty());
+    assert!(changed(&world).await.is_empty(), "nothing was changed");
+    assert_eq!(world.in_sync().await, 1);
 }

@@ -251,3 +251,22 @@ async fn what_was_planned_again_is_not_applied_where_something_changes_at_the_la
     let Reapplied::Done(report) = applied else { panic!("{applied:#?}") };
     assert_eq!((report.outcome, report.done), (ExecutionOutcome::InSync, 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_tenant_stands_still_with_is_kept_once() {
+    let world = World::with_files().await;
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    let mut scenes = Vec::new();
+    for _ in 0..4 {
+        let report = world.apply().await;
+        assert_eq!(report.outcome, ExecutionOutcome::Blocked, "a person is asked");
+        let mut tx = world.store().read(Scope::Platform).await.unwrap();
+        let kept = tx.plan_inputs(report.execution).await.unwrap();
+        scenes.push(kept.into_iter().map(|packed| packed.hash).collect::<Vec<_>>());
+    }
+    // Once the question is asked.
+    assert_eq!((scenes[1].len(), &scenes[1], &scenes[2]), (1, &scenes[2], &scenes[3]));
+}

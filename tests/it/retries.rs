@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use async_trait::async_trait;
 use chrono::TimeDelta;
 use plumb::engine::{Width, view};
 use plumb::managers::ManagerError;
@@ -15,6 +17,7 @@ use plumb::store::audit::{AuditAction, AuditFilter};
 use crate::harness::clock::SetClock;
 use crate::harness::faulty::Faults;
 use crate::harness::world::{FILES, World, held, held_message, parse, run_sql, unseen};
+use crate::simulation::faulty::{Call, Fate, FaultyStore, Points};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const CARTS: &str = "checkout/staging/Database/carts";
@@ -278,6 +281,68 @@ async fn who_has_a_silent_provider_asked_again_is_written_down_where_no_step_fai
     let told = rows.into_iter().filter(|row| row.action == AuditAction::Retried);
     let told: Vec<_> = told.map(|row| (row.tenant, row.actor, row.details["provider"].clone())).collect();
     assert_eq!(told, [(String::new(), "ada".to_owned(), "files".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_has_the_providers_of_its_tenant_asked_again_and_an_apply_none() {
+    let (world, _faults, _clock) = out_of_reach().await;
+    let mine = circuits(&world).await.remove("files").unwrap();
+    let others = Circuit { provider: "elsewhere".to_owned(), ..mine.clone() };
+    let mut tx = world.store().begin(Scope::Platform).await.unwrap();
+    tx.put_circuit(&others).await.unwrap();
+    tx.commit().await.unwrap();
+    let retry = async |tenant: &str, key: Option<&str>| {
+        let key = key.map(parse);
+        plumb::engine::retry(world.store(), world.clock.as_ref(), tenant, key.as_ref(), "ada").await.unwrap();
+        let circuits = circuits(&world).await;
+        let is_open = |provider: &str| circuits[provider].is_open(clock_now(&world));
+        (is_open("files"), is_open("elsewhere"))
+    };
+    world.look(Width::Deep).await.unwrap();
+    assert_eq!(circuits(&world).await["files"], mine, "as at every tick of a clock");
+    assert_eq!(retry("billing", None).await, (true, true), "another tenant's");
+    assert_eq!(retry(&world.name, Some("checkout/staging/Database/nothing")).await, (true, true));
+    assert_eq!(retry(&world.name, Some(ORDERS)).await, (false, true));
+}
+
+/// A queue that takes so many requests more.
+#[derive(Default)]
+struct Requests(AtomicUsize);
+
+#[async_trait]
+impl Points for Requests {
+    async fn before(&self, _: Call, what: &'static str) -> Fate {
+        if what != "request" {
+            return Fate::Go;
+        }
+        let is_left = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if is_left { Fate::Go } else { Fate::Fail }
+    }
+
+    async fn after(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_provider_is_woken_though_nobody_is_left_to_ask_once_it_is_known_to_be_back() {
+    let (mut world, faults, clock) = out_of_reach().await;
+    let requests = Arc::new(Requests::default());
+    let some = Arc::clone(&requests);
+    world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, some.clone()))));
+    world.restart().await;
+    // Where the queue takes nothing, the circuit is open until it does.
+    faults.silence(None);
+    clock.forward(TimeDelta::seconds(70));
+    world.scheduled().await;
+    assert_eq!(circuits(&world).await.len(), 1);
+    // The last sign of whoever closes it is that it is closed.
+    requests.0.store(1, Ordering::SeqCst);
+    clock.forward(TimeDelta::seconds(70));
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert_eq!((circuits(&world).await.len(), requests.0.load(Ordering::SeqCst)), (0, 0));
+    let place = world.store().place(&world.name).await.unwrap().unwrap();
+    assert!(place.asked.is_some(), "{place:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use plumb::engine::Reapplied;
 use plumb::engine::view::{self, AttentionKind, DeadLetterView, LetterState};
 use plumb::managers::ManagerError;
 use plumb::model::{ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, ProposalStatus, Reason, Saga};
@@ -140,6 +141,39 @@ async fn a_retry_does_a_change_that_was_undone_once_more() {
     assert_eq!(retried, [carts]);
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert_eq!(versions(&world).await, [2, 2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_applied_again_and_undone_brings_no_newer_commit_with_it() {
+    let (world, faults) = undone().await;
+    let retry = async || {
+        plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
+    };
+    retry().await;
+    let failed = world.scheduled().await;
+    assert_eq!(versions(&world).await, [1, 1, 2], "undone once more");
+    retry().await;
+    let (about, replayed) = world.engine().replay(failed.execution, None).await.unwrap().expect("it is there");
+    // Somebody commits while what was seen is applied.
+    write(&world, 3);
+    world.tenant.commit_locally("Want version 3");
+    let work = world.tenant.work();
+    world.on_event(move |event| {
+        if matches!(event.kind, EventKind::StepFailed { .. }) {
+            let push =
+                std::process::Command::new("git").arg("-C").arg(&work).args(["push", "-q", "origin", "HEAD"]).status();
+            assert!(push.unwrap().success());
+        }
+    });
+    let applied = world.engine().apply_again(&world.in_force().await, &about, &replayed).await.unwrap();
+    world.on_event(|_| {});
+    assert!(matches!(applied, Reapplied::Done(_)), "{applied:#?}");
+    assert_eq!(versions(&world).await, [2, 1, 2], "nobody has seen what version 3 would do");
+    // That is for the next look, which is due.
+    assert_eq!(world.store().until_due().await.unwrap(), Some(Duration::ZERO));
+    faults.mend("carts");
+    assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
+    assert_eq!(versions(&world).await, [3, 3, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use plumb::engine::schedule::Schedule;
 use plumb::engine::{Ask, Width, view};
 use plumb::model::{
     Action, ConditionType, Event, EventKind, Execution, ExecutionOutcome, Place, ProposalStatus, Reason, ResourceKey,
@@ -13,7 +14,7 @@ use plumb::model::{
 };
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, PLATFORM_CHAIN};
 use plumb::store::{HistoryFilter, Scope};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::harness::clock::{SetClock, moment};
 use crate::harness::faulty::Faults;
@@ -191,7 +192,8 @@ async fn what_is_older_than_it_is_kept_goes_soon_after_a_start() {
     world.start().await;
     let running = Running::start(&world).await;
     let gone = async {
-        while looks(&world).await.iter().any(|look| look.id == first) || pruned(&world).await.len() < 2 {
+        let is_cut = |row: &AuditEntry| row.details["what"] == "audit log";
+        while looks(&world).await.iter().any(|look| look.id == first) || !pruned(&world).await.iter().any(is_cut) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -199,7 +201,9 @@ async fn what_is_older_than_it_is_kept_goes_soon_after_a_start() {
     running.stop().await;
     // How much of what went, and up to when, is on record.
     let rows = pruned(&world).await;
-    let what: Vec<&str> = rows.iter().map(|row| row.details["what"].as_str().unwrap()).collect();
+    let mut what: Vec<&str> = rows.iter().map(|row| row.details["what"].as_str().unwrap()).collect();
+    // The look that comes meanwhile is the newest, and the one before it goes too.
+    what.dedup();
     assert_eq!(what, ["executions", "audit log"], "{rows:#?}");
     for row in rows {
         assert_eq!((row.actor.as_str(), row.tenant.as_str()), ("plumb", PLATFORM_CHAIN));
@@ -238,6 +242,51 @@ impl Points for Queue {
     async fn after(&self, _: Call, _: &'static str) -> Fate {
         Fate::Go
     }
+}
+
+/// A history that is being forgotten for as long as the door is shut.
+#[derive(Default)]
+struct Archive {
+    is_open: AtomicBool,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Points for Archive {
+    async fn before(&self, _: Call, what: &'static str) -> Fate {
+        if what == "prune_history" {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            while !self.is_open.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Fate::Go
+    }
+
+    async fn after(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_forget_what_is_old_keeps_nobody_from_stopping() {
+    let mut world = World::with_files().await;
+    world.stop();
+    let archive = Arc::new(Archive::default());
+    let shut = Arc::clone(&archive);
+    world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, shut.clone()))));
+    world.start().await;
+    let (schedule, _looks, _ready) = Schedule::new(Arc::clone(world.engine()));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(schedule.run(async move { stopped.await.unwrap() }));
+    until("the pruning", async || archive.asked.load(Ordering::SeqCst) > 0).await;
+    stop.send(()).unwrap();
+    let stopped = tokio::time::timeout(PATIENCE, running).await;
+    archive.is_open.store(true, Ordering::SeqCst);
+    stopped.expect("it does not wait for the end of it").unwrap();
+    // What was under way is undone by then, and nobody waits for it.
+    let mut tx = world.store().begin(Scope::Platform).await.unwrap();
+    assert_eq!(tx.prune_history(moment("2001-01-01T00:00:00Z")).await.unwrap(), 0);
 }
 
 async fn until(what: &str, mut seen: impl AsyncFnMut() -> bool) {
@@ -281,6 +330,77 @@ async fn a_revision_of_the_platform_is_not_forgotten_while_the_queue_cannot_be_a
     running.stop().await;
     let looks = looks(&world).await;
     assert_eq!(looks.last().map(|look| look.trigger), Some(Trigger::Commit), "{looks:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_was_asked_for_is_done_once_the_store_is_back_and_never_without_who_asked() {
+    let mut world = suspended_world().await;
+    let queue = Arc::new(Queue::default());
+    let shut = Arc::clone(&queue);
+    world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, shut.clone()))));
+    world.start().await;
+    let (schedule, asks, mut ready) = Schedule::new(Arc::clone(world.engine()));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(schedule.run(async move { stopped.await.unwrap() }));
+    tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.expect("the first look ends").unwrap();
+    let before = looks(&world).await.len();
+    queue.is_shut.store(true, Ordering::SeqCst);
+    assert!(asks.ask(Some(&world.name), "ada"), "she is told that there will be a look");
+    until("the refusals", async || queue.refused.load(Ordering::SeqCst) > 1).await;
+    queue.is_shut.store(false, Ordering::SeqCst);
+    until("the look", async || looks(&world).await.len() > before).await;
+    stop.send(()).unwrap();
+    running.await.unwrap();
+    assert_eq!(looks(&world).await[before].trigger, Trigger::Request);
+    let all = AuditFilter { limit: 1000, ..AuditFilter::default() };
+    let rows = world.store().read(Scope::Platform).await.unwrap().audit(&all).await.unwrap();
+    let asked = rows.iter().filter(|row| row.action == AuditAction::Request);
+    assert_eq!(asked.map(|row| row.actor.as_str()).collect::<Vec<_>>(), ["ada"], "once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_that_the_queue_does_not_take_is_asked_for_again() {
+    let mut world = World::with_files().await;
+    world.stop();
+    let clock = SetClock::at("2030-01-01T11:59:30Z");
+    world.clock = clock.clone();
+    world.write_platform("id: test-platform\npollInterval: 200ms\ndrift: {schedule: \"0 12 * * *\", jitter: 1s}");
+    world.platform.commit("Scan at noon");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    let queue = Arc::new(Queue::default());
+    let shut = Arc::clone(&queue);
+    world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, shut.clone()))));
+    world.start().await;
+    let running = Running::start(&world).await;
+    queue.is_shut.store(true, Ordering::SeqCst);
+    clock.set("2030-01-01T12:00:02Z");
+    until("the refusal", async || queue.refused.load(Ordering::SeqCst) > 0).await;
+    queue.is_shut.store(false, Ordering::SeqCst);
+    let is_scan = |look: &Execution| look.trigger == Trigger::DriftScan;
+    until("the scan", async || looks(&world).await.iter().any(is_scan)).await;
+    running.stop().await;
+    assert_eq!(looks(&world).await.iter().filter(|look| is_scan(look)).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leads_next_looks_at_everything_though_it_knows_what_is_new() {
+    let mut world = World::with_files().await;
+    world.stop();
+    world.write_platform("id: test-platform\npollInterval: 200ms\ndrift: {schedule: \"0 0 1 6 *\", jitter: 1s}");
+    world.platform.commit("Scan once a year");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.start().await;
+    Running::start(&world).await.stop().await;
+    // What was due while nobody led was asked for by nobody.
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    let before = looks(&world).await.len();
+    let running = Running::start(&world).await;
+    until("the look", async || looks(&world).await.iter().any(|look| look.id > before as i64)).await;
+    until("rest", async || world.store().place(&world.name).await.unwrap().unwrap().is_idle()).await;
+    running.stop().await;
+    assert!(world.events().iter().any(|event| matches!(event.kind, EventKind::DriftFound { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

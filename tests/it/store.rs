@@ -6,6 +6,7 @@ mod isolation;
 mod months;
 mod postgres;
 mod queue;
+mod retention;
 mod sample;
 mod sqlite;
 
@@ -30,20 +31,20 @@ struct Fixture {
     /// Where it is, for those that have an address.
     url: String,
     /// The data directory; removed after the store is gone.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Fixture {
     async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path(), Mode::Reconcile).await.unwrap();
-        Self { store: Arc::new(store), url: String::new(), _folder: folder }
+        Self { store: Arc::new(store), url: String::new(), folder: folder }
     }
 
     /// The store of the simulation, which has to do what the real ones do.
     fn memory() -> Self {
         let store = MemoryStore::new(sample::at(0));
-        Self { store: Arc::new(store), url: String::new(), _folder: tempfile::tempdir().unwrap() }
+        Self { store: Arc::new(store), url: String::new(), folder: tempfile::tempdir().unwrap() }
     }
 
     /// A database of its own on the server that all tests share.
@@ -55,7 +56,7 @@ impl Fixture {
         server.psql(&format!("CREATE DATABASE {database} OWNER {login}")).await;
         let url = format!("postgres://{login}:{password}@127.0.0.1:{}/{database}", server.port());
         let store = PostgresStore::open(&url, Mode::Reconcile).await.unwrap();
-        Self { store: Arc::new(store), url, _folder: tempfile::tempdir().unwrap() }
+        Self { store: Arc::new(store), url, folder: tempfile::tempdir().unwrap() }
     }
 }
 

@@ -243,11 +243,11 @@ impl PostgresStore {
         self.expect_writable()?;
         let mut inner = self.start(BEGIN_WRITE).await?;
         self.enter(&mut inner, &Scope::Platform).await?;
-        let now = self.now(&mut inner).await?;
+        let now = self.time(&mut inner).await?;
         Ok((inner, now))
     }
 
-    async fn now(&self, connection: &mut PgConnection) -> Result<DateTime<Utc>, StoreError> {
+    async fn time(&self, connection: &mut PgConnection) -> Result<DateTime<Utc>, StoreError> {
         const WHAT: &str = "the time";
         let text: String = sqlx::query_scalar(
             "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
@@ -278,7 +278,7 @@ impl PostgresStore {
 impl Queue for PostgresStore {
     async fn request(&self, requests: &[Request]) -> Result<(), StoreError> {
         let (mut queue, now) = self.queue().await?;
-        places::request(&mut queue, requests, now).await?;
+        places::request(&mut queue, requests, now, |delay| places::after(now, delay)).await?;
         self.tell(&mut queue).await?;
         self.end(queue).await
     }
@@ -336,6 +336,11 @@ impl Queue for PostgresStore {
         self.end(queue).await
     }
 
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        let mut reading = self.start(BEGIN_READ).await?;
+        self.time(&mut reading).await
+    }
+
     async fn places(&self) -> Result<Vec<Place>, StoreError> {
         let mut queue = self.start(BEGIN_READ).await?;
         self.enter(&mut queue, &Scope::Platform).await?;
@@ -351,7 +356,7 @@ impl Queue for PostgresStore {
     async fn until_due(&self) -> Result<Option<Duration>, StoreError> {
         let mut queue = self.start(BEGIN_READ).await?;
         self.enter(&mut queue, &Scope::Platform).await?;
-        let now = self.now(&mut queue).await?;
+        let now = self.time(&mut queue).await?;
         places::until_due(&mut queue, now).await
     }
 

@@ -255,7 +255,13 @@ impl Store for SqliteStore {
 impl Queue for SqliteStore {
     async fn request(&self, requests: &[Request]) -> Result<(), StoreError> {
         let mut queue = self.queue().await?;
-        places::request(&mut queue, requests, self.time.now()).await?;
+        let now = self.time.now();
+        let due = |delay: Duration| match self.is_beside() {
+            // Whoever reconciles may take another time for now: what need not wait is due for whoever reads it.
+            true if delay.is_zero() => DateTime::UNIX_EPOCH,
+            true | false => places::after(now, delay),
+        };
+        places::request(&mut queue, requests, now, due).await?;
         self.end(queue).await?;
         self.wake();
         Ok(())
@@ -294,6 +300,10 @@ impl Queue for SqliteStore {
         self.end(queue).await?;
         self.wake();
         Ok(())
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        Ok(self.time.now())
     }
 
     async fn places(&self) -> Result<Vec<Place>, StoreError> {
@@ -343,6 +353,11 @@ impl SqliteStore {
             Writer::Open { pool, .. } => pool.begin_with(BEGIN_QUEUE).await.map_err(|source| self.cannot_begin(source)),
             Writer::None => Err(StoreError::ReadOnly),
         }
+    }
+
+    /// Whether another process may reconcile meanwhile, whose time began when it opened the store.
+    fn is_beside(&self) -> bool {
+        matches!(self.writer, Writer::Open { lock: None, .. })
     }
 
     async fn end(&self, queue: Transaction<'static, Db>) -> Result<(), StoreError> {
@@ -436,11 +451,12 @@ async fn expect_this_version(pool: &SqlitePool, path: &Arc<str>) -> Result<(), S
 }
 
 /// Frees what is held in the queue, since whoever held it is dead: the looks that were begun are due at once, and so is
-/// all that waits, whatever the clock was set to since.
+/// all that waits, whatever the clock was set to since; but what has ended the processes before this one.
 async fn free_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     for sql in [
         "UPDATE queue SET lease_until = $1 WHERE holder IS NOT NULL",
-        "UPDATE queue SET due_at = $1 WHERE due_at IS NOT NULL",
+        "UPDATE queue SET due_at = $1 WHERE due_at IS NOT NULL \
+         AND tenant NOT IN (SELECT tenant FROM abandoned WHERE looks > 1)",
     ] {
         sqlx::query(sql).bind(time(DateTime::UNIX_EPOCH)).execute(&mut *connection).await?;
     }

@@ -127,6 +127,10 @@ impl Queue for FaultyStore {
         self.call(Call::Write, "release", self.inner.release(lease, release)).await
     }
 
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.inner.now().await
+    }
+
     async fn places(&self) -> Result<Vec<Place>, StoreError> {
         self.call(Call::Read, "places", self.inner.places()).await
     }

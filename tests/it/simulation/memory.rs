@@ -25,6 +25,10 @@ use tokio::time::Instant;
 /// As on the databases: a time further ahead counts as reached.
 const HORIZON: TimeDelta = TimeDelta::hours(1);
 
+/// As on the databases: how long a tenant waits whose look was abandoned twice in a row, doubling, and the longest.
+const AFTER_DEATHS: TimeDelta = TimeDelta::seconds(10);
+const AFTER_MANY_DEATHS: TimeDelta = TimeDelta::minutes(5);
+
 /// More looks than any run has where they wait for something.
 pub const MOST_LOOKS: i64 = 1000;
 
@@ -72,6 +76,8 @@ struct Row {
     claimed: Option<Ask>,
     generation: i64,
     failures: u32,
+    /// How many holders in a row did not end their look.
+    abandoned: u32,
     seen: Option<String>,
     news: Option<String>,
     looked_at: Option<DateTime<Utc>>,
@@ -187,20 +193,32 @@ impl MemoryStore {
                 let free = row.holder.is_none() || row.lease_until.is_some_and(reached);
                 free.then(|| tenant.to_owned())?
             }
-            None => {
+            None => loop {
                 let claimable = |row: &Row| match row.holder {
                     None => row.due.is_some_and(reached),
                     Some(_) => row.lease_until.is_some_and(reached),
                 };
                 let due = queue.iter().filter(|(_, row)| claimable(row));
-                due.min_by_key(|(tenant, row)| (row.lease_until.or(row.due), (*tenant).clone()))?.0.clone()
-            }
+                let tenant =
+                    due.min_by_key(|(tenant, row)| (row.lease_until.or(row.due), (*tenant).clone()))?.0.clone();
+                let row = queue.get_mut(&tenant)?;
+                if row.holder.is_none() || row.abandoned == 0 {
+                    break tenant;
+                }
+                // Abandoned twice in a row: it waits.
+                row.abandoned += 1;
+                let asked = [row.claimed, row.asked].into_iter().flatten().reduce(Ask::or);
+                let due = Some(now + (AFTER_DEATHS * (1 << (row.abandoned - 2).min(16))).min(AFTER_MANY_DEATHS));
+                *row =
+                    Row { asked, due, holder: None, lease_until: None, claimed_at: None, claimed: None, ..row.clone() };
+            },
         };
         let row = queue.get_mut(&tenant)?;
         let asks = [wanted.map(|(_, ask)| ask), row.claimed, row.asked];
         let ask = asks.into_iter().flatten().reduce(Ask::or)?;
         let due = row.lease_until.or(row.due).unwrap_or(now).min(now);
         let generation = row.generation + 1;
+        row.abandoned += u32::from(row.claimed.is_some());
         *row = Row {
             asked: None,
             due: None,
@@ -258,9 +276,11 @@ impl Queue for MemoryStore {
             let row = queue.entry(tenant.clone()).or_insert_with(|| first_row(now));
             row.asked = Some(row.asked.map_or(*ask, |before| before.or(*ask)));
             let due = after(now, *delay);
-            row.due = Some(row.due.map_or(due, |before| before.min(due)));
+            let wants_one = matches!(ask.trigger, Trigger::Commit | Trigger::Request | Trigger::CommandLine);
+            let is_earlier = row.due.is_none_or(|before| due < before && (row.abandoned < 2 || wants_one));
+            row.due = if is_earlier { Some(due) } else { row.due };
             if ask.trigger == Trigger::Commit {
-                row.failures = 0;
+                (row.failures, row.abandoned) = (0, 0);
             }
             row.news = news.clone().or(row.news.take());
         }
@@ -310,10 +330,15 @@ impl Queue for MemoryStore {
                 row.asked = row.asked.or(Some(Ask { trigger: Trigger::Retry, width: Width::Changed }));
             }
             (row.holder, row.lease_until, row.claimed_at, row.claimed) = (None, None, None, None);
+            row.abandoned = 0;
             row.looked_at = Some(now);
         }
         self.wake();
         Ok(())
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        Ok(Self::now(self))
     }
 
     async fn places(&self) -> Result<Vec<Place>, StoreError> {

@@ -1,7 +1,7 @@
 //! What transactions keep apart: tenants, writers and readers, what was committed and what was not. Run on each
 //! database by `contract.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use plumb::model::{ApprovalKind, ExecutionOutcome, ProviderIdentity, Trigger};
 use plumb::store::{HistoryFilter, Store, StoreError, Tx};
@@ -165,6 +165,7 @@ pub async fn a_tenant_sees_its_own_rows_alone(store: &dyn Store) {
         assert!(tx.approvals(other).await.unwrap().is_empty());
         assert_eq!(tx.secrets(&mine, "app").await.unwrap()[0].ciphertext, own.as_bytes());
         assert!(tx.secrets(&theirs, "app").await.unwrap().is_empty());
+        assert_eq!(tx.roles_with_secrets().await.unwrap(), BTreeSet::from([(mine.clone(), "app".to_owned())]));
         assert_eq!(tx.newest_secret().await.unwrap().unwrap().key, mine);
         assert_eq!(tx.secret_key_id().await.unwrap().as_deref(), Some("c0ffee00"));
         assert_eq!(tx.plan_inputs(executions[own]).await.unwrap(), [plan_inputs(own)]);

@@ -153,6 +153,25 @@ async fn a_month_of_which_nothing_is_kept_is_dropped_whole() {
 }
 
 #[tokio::test]
+async fn a_month_that_has_the_newest_look_stays_though_a_secret_was_shown_since() {
+    let fixture = Fixture::postgres().await;
+    let store = &*fixture.store;
+    let mut service = fixture.as_service().await;
+    let mut tx = begin(store).await;
+    tx.make_months(at(0)).await.unwrap();
+    for (trigger, seconds) in [(Trigger::Poll, 0), (Trigger::SecretShown, 31 * DAY)] {
+        let execution = tx.start_execution("checkout", trigger, None, at(seconds)).await.unwrap();
+        tx.append_event(execution, "checkout", event(None, at(seconds), &events()[0])).await.unwrap();
+        tx.finish_execution(execution, ExecutionOutcome::InSync, None, None, summary(), at(seconds)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let mut tx = begin(store).await;
+    assert_eq!(tx.prune_history(at(300 * DAY)).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+    assert_eq!(filled(&mut service, "events").await, named(&[("events_2023_11", 1)]));
+}
+
+#[tokio::test]
 async fn what_was_there_before_the_months_moves_into_them() {
     let server = PostgresServer::shared();
     let (login, password) = server.login();

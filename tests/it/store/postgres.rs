@@ -22,7 +22,7 @@ use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{FILES, World};
 
 /// Everything that belongs to a tenant.
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 19] = [
     "tenants",
     "inventory",
     "statuses",
@@ -41,6 +41,7 @@ const TABLES: [&str; 18] = [
     "scenes",
     "audit",
     "audit_heads",
+    "abandoned",
 ];
 
 /// As many as one process opens.
@@ -80,6 +81,9 @@ async fn the_database_keeps_tenants_apart_whatever_is_asked() {
         assert!(fixture.store.take_slot("pg", 2, &lease).await.unwrap().is_some());
     }
     let mut service = fixture.as_service().await;
+    let abandoned = "BEGIN; SET LOCAL plumb.scope = 'platform';
+                     INSERT INTO abandoned VALUES ('checkout', 1), ('billing', 1); COMMIT";
+    run(&mut service, abandoned.to_owned()).await.unwrap();
     for table in TABLES {
         let all = format!("SELECT count(*) FROM {table}");
         assert_eq!(count(&mut service, all.clone()).await, 0, "{table}: without a scope there is nothing");
@@ -393,7 +397,7 @@ async fn a_role_whose_making_was_cut_short_is_taken_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_keeps_its_state_there() {
     let fixture = Fixture::postgres().await;
-    let Fixture { store, url, _folder } = fixture;
+    let Fixture { store, url, folder: _folder } = fixture;
     drop(store);
     let desk = Desk::with_starter();
     let platform = desk.platform.url();
@@ -434,7 +438,7 @@ async fn r12_of_replicas_that_start_at_once_with_keys_of_their_own_one_works() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r12_a_replica_with_a_key_of_its_own_is_told_to_share_before_any_password_is_stored() {
-    let Fixture { store, url, _folder } = Fixture::postgres().await;
+    let Fixture { store, url, folder: _folder } = Fixture::postgres().await;
     drop(store);
     let desk = Desk::with_starter();
     let files = format!("sqlite://{}/databases", desk.folder().display());

@@ -1,7 +1,7 @@
 //! The queue: one look a tenant, one replica a tenant, and nothing written by whoever lost it. Run on each database by
 //! `contract.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use plumb::model::{Ask, Claim, Lease, Release, Replica, Request, Trigger, Width};
@@ -96,6 +96,38 @@ pub async fn a_lease_that_ran_out_is_claimed_with_the_look_that_was_begun(store:
     assert_eq!(store.renew(&next.lease, LONG).await.unwrap(), None);
 }
 
+pub async fn a_tenant_whose_looks_are_abandoned_in_a_row_waits_until_something_is_new(store: &dyn Store) {
+    request(store, "checkout", ask(Trigger::DriftScan, Width::Deep)).await;
+    let first = claim(store, "a", OVER).await.expect("it is due");
+    let second = claim(store, "b", OVER).await.expect("one process may end for any reason");
+    assert_eq!((second.ask, second.failures), (first.ask, 0));
+    // Others go on meanwhile.
+    request(store, "billing", commit()).await;
+    assert_eq!(claim(store, "c", LONG).await.expect("it is due").lease.tenant, "billing");
+    assert_eq!(claim(store, "c", LONG).await, None);
+    let wait = store.until_due().await.unwrap().expect("it is due some time");
+    assert!(wait > Duration::from_secs(5) && wait < Duration::from_secs(60), "{wait:?}");
+    let place = store.place("checkout").await.unwrap().unwrap();
+    assert_eq!((place.holder, place.asked), (None, Some(first.ask)), "the look is owed still");
+    assert!(is_lost(store.renew(&second.lease, LONG).await));
+    // Whoever leads after a death asks for everything.
+    request(store, "checkout", ask(Trigger::Start, Width::Shallow)).await;
+    assert_eq!(claim(store, "c", LONG).await, None);
+    // A commit may mend it.
+    request(store, "checkout", commit()).await;
+    let third = claim(store, "c", OVER).await.expect("a commit is due at once");
+    assert_eq!(third.ask, first.ask);
+    let fourth = claim(store, "d", LONG).await.expect("it counts anew");
+    // A look that comes to its end ends it too.
+    store.release(&fourth.lease, &DONE).await.unwrap();
+    request(store, "checkout", ask(Trigger::Poll, Width::Changed)).await;
+    claim(store, "a", OVER).await.expect("it is due");
+    claim(store, "b", OVER).await.expect("it counts anew");
+    // Whoever names it waits for nothing.
+    let named = store.claim_tenant("checkout", commit(), &replica("a"), LONG).await.unwrap();
+    assert!(named.is_some());
+}
+
 pub async fn nothing_is_written_under_a_lost_lease(store: &dyn Store) {
     request(store, "checkout", commit()).await;
     let dead = claim(store, "a", OVER).await.expect("it is due");
@@ -118,6 +150,16 @@ pub async fn a_lease_that_is_renewed_lasts(store: &dyn Store) {
     let claimed = claim(store, "a", OVER).await.expect("it is due");
     assert_eq!(store.renew(&claimed.lease, LONG).await.unwrap(), None);
     assert_eq!(claim(store, "b", LONG).await, None);
+}
+
+pub async fn what_places_say_is_by_the_stores_own_time(store: &dyn Store) {
+    let before = store.now().await.unwrap();
+    request(store, "checkout", commit()).await;
+    claim(store, "a", LONG).await.expect("it is due");
+    let place = store.place("checkout").await.unwrap().unwrap();
+    let (claimed, after) = (place.claimed_at.unwrap(), store.now().await.unwrap());
+    assert!(before <= claimed && claimed <= after, "{before} {claimed} {after}");
+    assert!(place.lease_until.unwrap() > after);
 }
 
 async fn tell(store: &dyn Store, news: &str) {
@@ -242,6 +284,8 @@ proptest! {
             // What each replica holds, and the tenants for which a look is still owed.
             let mut held: BTreeMap<usize, Claim> = BTreeMap::new();
             let mut owed: BTreeMap<String, ()> = BTreeMap::new();
+            // Who was abandoned since something was new waits at last.
+            let mut abandoned: BTreeSet<String> = BTreeSet::new();
             for next in moves {
                 match next {
                     Move::Request { tenant } => {
@@ -259,6 +303,7 @@ proptest! {
                     Move::Die { replica } => {
                         let Some(claimed) = held.remove(&replica) else { continue };
                         store.renew(&claimed.lease, OVER).await.unwrap();
+                        abandoned.insert(claimed.lease.tenant.clone());
                         owed.insert(claimed.lease.tenant, ());
                     }
                     Move::Release { replica } => {
@@ -270,6 +315,11 @@ proptest! {
             }
             for (_, claimed) in held {
                 store.release(&claimed.lease, &DONE).await.unwrap();
+            }
+            for tenant in owed.keys().filter(|tenant| abandoned.contains(*tenant)) {
+                let place = store.place(tenant).await.unwrap().unwrap();
+                assert!(place.holder.is_some() || place.asked.is_some(), "{tenant} is forgotten");
+                request(store, tenant, commit()).await;
             }
             while let Some(claimed) = claim(store, "last", LONG).await {
                 assert!(owed.remove(&claimed.lease.tenant).is_some(), "nobody asked for it");

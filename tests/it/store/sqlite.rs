@@ -4,11 +4,13 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use plumb::model::{Ask, Replica, Request, Trigger, Width};
 use plumb::store::Mode;
 use plumb::store::lock::LOCK_FILE;
 use plumb::store::sqlite::{DATABASE_FILE, SqliteStore};
-use plumb::store::{Scope, Store, StoreError};
+use plumb::store::{Queue, Scope, Store, StoreError};
 
 use super::sample::{key, record, secret};
 use super::{begin, read};
@@ -22,11 +24,11 @@ async fn refusal(folder: &Path, mode: Mode) -> StoreError {
 }
 
 /// Runs statements by hand, as somebody with the `sqlite3` shell would.
-async fn by_hand(folder: &Path, sql: &'static str) {
+pub(super) async fn by_hand(folder: &Path, sql: impl Into<String>) {
     use sqlx::Connection as _;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join(DATABASE_FILE));
     let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.into())).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
 }
 
@@ -355,4 +357,36 @@ async fn a_death_at_any_moment_leaves_whole_transactions_and_none_that_ended_is_
         assert_eq!(check, "ok");
         pool.close().await;
     }
+}
+
+#[tokio::test]
+async fn whoever_asks_beside_it_is_answered_though_their_clocks_differ() {
+    let folder = tempfile::tempdir().unwrap();
+    let reconciling = open(folder.path()).await;
+    let asking = SqliteStore::open(folder.path(), Mode::Append).await.unwrap();
+    let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
+    asking.request(&[Request::at_once("checkout", ask)]).await.unwrap();
+    // As if its clock had gone on for a while before it came.
+    let due = reconciling.place("checkout").await.unwrap().unwrap().due.unwrap();
+    assert!(due < chrono::Utc::now() - chrono::TimeDelta::days(1), "{due}: due for whoever reads it");
+    // What can wait does.
+    let later = Request { delay: Duration::from_secs(600), ..Request::at_once("billing", ask) };
+    asking.request(&[later]).await.unwrap();
+    let due = reconciling.place("billing").await.unwrap().unwrap().due.unwrap();
+    assert!(due > chrono::Utc::now() + chrono::TimeDelta::seconds(300), "{due}");
+}
+
+#[tokio::test]
+async fn a_tenant_that_ends_one_process_after_the_other_waits_in_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = Ask { trigger: Trigger::Start, width: Width::Deep };
+    let mut claims = 0;
+    for _ in 0..4 {
+        // What a start does, and then it dies.
+        let store = open(folder.path()).await;
+        store.request(&[Request::at_once("checkout", deep)]).await.unwrap();
+        let replica = Replica("one after the other".to_owned());
+        claims += usize::from(store.claim(&replica, Duration::from_secs(600)).await.unwrap().is_some());
+    }
+    assert_eq!(claims, 2, "once more, since a process may end for any reason");
 }

@@ -109,6 +109,9 @@ impl Queue for FakeStore {
     async fn release(&self, _: &Lease, _: &Release) -> Result<(), StoreError> {
         panic!("the page only reads")
     }
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        panic!("the page has a clock of its own")
+    }
     async fn places(&self) -> Result<Vec<Place>, StoreError> {
         Ok(Vec::new())
     }

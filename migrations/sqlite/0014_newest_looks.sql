@@ -1,0 +1,2 @@
+-- There are no months to drop.
+SELECT 1;

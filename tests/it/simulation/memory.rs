@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use plumb::model::{
     Approval, ApprovalKind, Ask, Attempt, Circuit, Claim, Event, EventKind, Execution, ExecutionOutcome, Inventory,
     Lease, Place, PlanId, Proposal, ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus,
-    Saga, Stray, Summary, Trigger, Width, is_label,
+    Saga, Slot, Stray, Summary, Trigger, Width, is_label,
 };
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit, ORIGIN, PLATFORM_CHAIN};
 use plumb::store::copy::Rows;
@@ -80,6 +80,8 @@ struct Row {
 struct Inner {
     tables: Mutex<Tables>,
     queue: Mutex<BTreeMap<String, Row>>,
+    /// By provider and number, the lease that each was taken under last.
+    slots: Mutex<BTreeMap<(String, i64), Lease>>,
     /// Held by whoever writes, the queue's own writes included.
     writer: Arc<tokio::sync::Mutex<()>>,
     leader: Arc<tokio::sync::Mutex<()>>,
@@ -99,6 +101,7 @@ impl MemoryStore {
         Self(Arc::new(Inner {
             tables: Mutex::default(),
             queue: Mutex::default(),
+            slots: Mutex::default(),
             writer: Arc::default(),
             leader: Arc::default(),
             wake: Mutex::default(),
@@ -162,6 +165,18 @@ impl MemoryStore {
 
     fn queue(&self) -> MutexGuard<'_, BTreeMap<String, Row>> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<(String, i64), Lease>> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the lease is held, and has not run out though nobody has claimed its tenant yet.
+    fn lasts(&self, lease: &Lease) -> bool {
+        let now = self.now();
+        self.queue()
+            .get(&lease.tenant)
+            .is_some_and(|row| is_held(row, lease) && row.lease_until.is_some_and(|until| until > now))
     }
 
     fn wake(&self) {
@@ -313,6 +328,33 @@ impl Queue for MemoryStore {
             row.looked_at = Some(now);
         }
         self.wake();
+        Ok(())
+    }
+
+    async fn take_slot(&self, provider: &str, limit: usize, lease: &Lease) -> Result<Option<Slot>, StoreError> {
+        let numbers = 0..i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut slots = self.slots();
+        let is_free = |number: &i64| !slots.get(&(provider.to_owned(), *number)).is_some_and(|taken| self.lasts(taken));
+        let free = numbers.into_iter().find(is_free);
+        Ok(free.map(|number| {
+            slots.insert((provider.to_owned(), number), lease.clone());
+            Slot { provider: provider.to_owned(), number, lease: lease.clone() }
+        }))
+    }
+
+    async fn give_slot(&self, slot: &Slot) -> Result<(), StoreError> {
+        let place = (slot.provider.clone(), slot.number);
+        let mut slots = self.slots();
+        if slots.get(&place) == Some(&slot.lease) {
+            slots.remove(&place);
+        }
+        Ok(())
+    }
+
+    async fn give_slots_but(&self, provider: &str, used: &[i64], lease: &Lease) -> Result<(), StoreError> {
+        let is_given =
+            |of: &str, number: i64, taken: &Lease| of == provider && !used.contains(&number) && taken == lease;
+        self.slots().retain(|(of, number), taken| !is_given(of, *number, taken));
         Ok(())
     }
 

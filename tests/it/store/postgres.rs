@@ -8,13 +8,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use plumb::engine::vault::{SecretsError, StoredSecrets, Vault, system_rng};
-use plumb::model::{Ask, Lease, Release, Replica, Request, SystemClock, Trigger, Width};
+use plumb::model::{Ask, Replica, Request, SystemClock, Trigger, Width};
 use plumb::store::Mode;
 use plumb::store::postgres::PostgresStore;
 use plumb::store::{Queue, Scope, Store, StoreError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::audit::entry;
+use super::queue::{self, claimed};
 use super::sample::tenant_state;
 use super::{Fixture, isolation, tenant};
 use crate::harness::desk::{Desk, PLUMB};
@@ -171,49 +172,11 @@ async fn replicas_of_the_version_before_are_refused_nothing_while_the_schema_is_
     assert!(refused.is_empty(), "{refused:?}, of {asked}");
 }
 
-/// Claims a tenant for long.
-async fn claimed(store: &dyn Store, tenant: &str) -> Lease {
-    let ask = Ask { trigger: Trigger::Start, width: Width::Deep };
-    let claim = store.claim_tenant(tenant, ask, &Replica(tenant.to_owned()), Duration::from_secs(600)).await;
-    claim.unwrap().expect("nobody has it").lease
-}
-
 #[tokio::test]
 async fn a_provider_has_so_many_slots_over_all_replicas_and_those_of_a_lost_lease_are_free() {
     let fixture = Fixture::postgres().await;
-    let store = &*fixture.store;
     let beside = PostgresStore::open(&fixture.url, Mode::Append).await.unwrap();
-    let (one, other) = (claimed(store, "checkout").await, claimed(&beside, "billing").await);
-    let take = async |store: &dyn Store, lease: &Lease| store.take_slot("pg", 2, lease).await.unwrap();
-    let first = take(store, &one).await.expect("there is room");
-    let second = take(&beside, &other).await.expect("there is room");
-    assert_ne!(first.number, second.number);
-    assert_eq!((take(store, &one).await, take(&beside, &other).await), (None, None));
-    assert!(store.take_slot("redis", 1, &one).await.unwrap().is_some(), "another provider has its own");
-    // One that is given back can be taken, and giving it back once more takes it from nobody.
-    store.give_slot(&first).await.unwrap();
-    let third = take(&beside, &other).await.expect("there is room");
-    store.give_slot(&first).await.unwrap();
-    assert_eq!(take(store, &one).await, None);
-    // Whoever loses the lease loses the slots.
-    beside.release(&other, &Release { seen: None, retry: None, news: None }).await.unwrap();
-    let again = [take(store, &one).await, take(store, &one).await];
-    assert!(again.iter().all(Option::is_some), "{again:?}");
-    beside.give_slot(&third).await.unwrap();
-    assert_eq!(take(store, &one).await, None);
-    // What nobody knows of is given back, and nothing else.
-    let used = again[0].as_ref().unwrap().number;
-    beside.give_slots_but("pg", &[], &other).await.unwrap();
-    store.give_slots_but("pg", &[used], &one).await.unwrap();
-    let freed = take(store, &one).await.expect("there is room");
-    assert_ne!(freed.number, used);
-    assert_eq!(take(store, &one).await, None);
-    // Many that ask at once never get more than there are.
-    let asked = (0..16).map(|_| store.take_slot("busy", 3, &one));
-    let taken = futures::future::join_all(asked).await;
-    let taken: Vec<_> = taken.into_iter().filter_map(Result::unwrap).map(|slot| slot.number).collect();
-    let distinct: std::collections::BTreeSet<_> = taken.iter().collect();
-    assert!(!taken.is_empty() && taken.len() <= 3 && distinct.len() == taken.len(), "{taken:?}");
+    queue::slots_are_counted_over_all_replicas_and_those_of_a_lost_lease_are_free(&*fixture.store, &beside).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The queue: one look a tenant, one replica a tenant, and nothing written by whoever lost it. Run on each database by
 //! `contract.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use plumb::model::{Ask, Claim, Lease, Release, Replica, Request, Trigger, Width};
@@ -201,6 +201,58 @@ pub async fn whoever_waits_is_woken(store: &dyn Store) {
             break;
         }
     }
+}
+
+/// Claims a tenant for long.
+pub async fn claimed(store: &dyn Store, tenant: &str) -> Lease {
+    let ask = Ask { trigger: Trigger::Start, width: Width::Deep };
+    let claim = store.claim_tenant(tenant, ask, &Replica(tenant.to_owned()), Duration::from_secs(600)).await;
+    claim.unwrap().expect("nobody has it").lease
+}
+
+/// On a store that counts slots, which two processes use.
+pub async fn slots_are_counted_over_all_replicas_and_those_of_a_lost_lease_are_free(
+    store: &dyn Store,
+    beside: &dyn Store,
+) {
+    let (one, other) = (claimed(store, "checkout").await, claimed(beside, "billing").await);
+    let take = async |store: &dyn Store, lease: &Lease| store.take_slot("pg", 2, lease).await.unwrap();
+    let first = take(store, &one).await.expect("there is room");
+    let second = take(beside, &other).await.expect("there is room");
+    assert_ne!(first.number, second.number);
+    assert_eq!((take(store, &one).await, take(beside, &other).await), (None, None));
+    assert!(store.take_slot("redis", 1, &one).await.unwrap().is_some(), "another provider has its own");
+    // One that is given back can be taken, and giving it back once more takes it from nobody.
+    store.give_slot(&first).await.unwrap();
+    let third = take(beside, &other).await.expect("there is room");
+    store.give_slot(&first).await.unwrap();
+    assert_eq!(take(store, &one).await, None);
+    // Whoever loses the lease loses the slots.
+    beside.release(&other, &DONE).await.unwrap();
+    let again = [take(store, &one).await, take(store, &one).await];
+    assert!(again.iter().all(Option::is_some), "{again:?}");
+    beside.give_slot(&third).await.unwrap();
+    assert_eq!(take(store, &one).await, None);
+    // What nobody knows of is given back, and nothing else.
+    let used = again[0].as_ref().unwrap().number;
+    beside.give_slots_but("pg", &[], &other).await.unwrap();
+    store.give_slots_but("pg", &[used], &one).await.unwrap();
+    let freed = take(store, &one).await.expect("there is room");
+    assert_ne!(freed.number, used);
+    assert_eq!(take(store, &one).await, None);
+    // Many that ask at once never get more than there are.
+    let asked = (0..16).map(|_| store.take_slot("busy", 3, &one));
+    let taken = futures::future::join_all(asked).await;
+    let taken: Vec<_> = taken.into_iter().filter_map(Result::unwrap).map(|slot| slot.number).collect();
+    let distinct: BTreeSet<_> = taken.iter().collect();
+    assert!(!taken.is_empty() && taken.len() <= 3 && distinct.len() == taken.len(), "{taken:?}");
+}
+
+#[tokio::test]
+async fn the_simulations_store_counts_slots_too() {
+    let fixture = Fixture::memory();
+    let (store, beside) = (&*fixture.store, &*fixture.store);
+    slots_are_counted_over_all_replicas_and_those_of_a_lost_lease_are_free(store, beside).await;
 }
 
 /// What a replica does next.

@@ -50,6 +50,8 @@ struct Tables {
     circuits: Table<String, Circuit>,
     /// By tenant and environment.
     sagas: Table<(String, String), Saga>,
+    /// Every saga as it was when it was written down that it is undone.
+    undone: Arc<Vec<Saga>>,
     /// By chain and number.
     audit: Table<(String, i64), AuditEntry>,
     audit_heads: Table<String, AuditHead>,
@@ -75,6 +77,8 @@ struct Row {
     seen: Option<String>,
     news: Option<String>,
     looked_at: Option<DateTime<Utc>>,
+    /// The claim whose lease was ended from outside: its holder may go on to renew it.
+    ended: Option<i64>,
 }
 
 struct Inner {
@@ -115,6 +119,7 @@ impl MemoryStore {
         let now = self.now();
         let held = self.queue().get_mut(tenant).is_some_and(|row| {
             row.lease_until = row.holder.as_ref().map(|_| now);
+            row.ended = Some(row.generation);
             row.holder.is_some()
         });
         self.wake();
@@ -153,6 +158,39 @@ impl MemoryStore {
             },
         );
         steps.next().unwrap_or(false)
+    }
+
+    /// Every saga as it was when it was written down that it is undone, oldest first.
+    pub fn undone(&self) -> Vec<Saga> {
+        self.tables().undone.to_vec()
+    }
+
+    /// Whether it is, or was, written down that `key` is to be undone, which a change had made.
+    pub fn was_to_be_unmade(&self, key: &ResourceKey) -> bool {
+        self.tables().undone.iter().any(|saga| saga.parts.get(key).is_some_and(|part| part.former.is_none()))
+    }
+
+    /// The lease of `tenant` that `holder` has, while it lasts and has not ended in between: somebody else may have taken
+    /// its slots then.
+    pub fn lease_of(&self, tenant: &str, holder: &str) -> Option<Lease> {
+        let lease = {
+            let queue = self.queue();
+            let row = queue.get(tenant).filter(|row| row.ended != Some(row.generation))?;
+            let holder = row.holder.clone().filter(|by| by.0 == holder)?;
+            Lease { tenant: tenant.to_owned(), holder, generation: row.generation }
+        };
+        self.lasts(&lease).then_some(lease)
+    }
+
+    /// How many slots of `provider` are taken under `lease`.
+    pub fn slots_of(&self, lease: &Lease, provider: &str) -> usize {
+        self.slots().iter().filter(|((of, _), taken)| of == provider && *taken == lease).count()
+    }
+
+    /// Slots that are taken under leases of `tenant` that are younger than that generation, by provider.
+    pub fn slots_since(&self, tenant: &str, generation: i64) -> Vec<String> {
+        let is_younger = |lease: &Lease| lease.tenant == tenant && lease.generation > generation;
+        self.slots().iter().filter(|(_, taken)| is_younger(taken)).map(|((of, _), _)| of.clone()).collect()
     }
 
     fn now(&self) -> DateTime<Utc> {
@@ -674,6 +712,9 @@ impl Tx for MemoryTx {
     async fn put_saga(&mut self, saga: &Saga) -> Result<(), StoreError> {
         self.expect_own("a saga", &saga.tenant, saga.parts.keys())?;
         let tables = self.write("a saga", Some(&saga.tenant))?;
+        if saga.failure.is_some() {
+            Arc::make_mut(&mut tables.undone).push(saga.clone());
+        }
         let place = (saga.tenant.clone(), saga.environment.clone());
         Arc::make_mut(&mut tables.sagas).insert(place, saga.clone());
         Ok(())

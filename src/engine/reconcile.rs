@@ -436,7 +436,11 @@ impl Engine {
         // record
         let mut attempts = attempts::after(&memory.attempts, &plan, &applied, heads, self.clock.now());
         let begun = sagas::begin_to_undo(&mut sagas, &mut attempts, &desired, heads, self.clock.now());
-        sagas::tell(&begun, timeline);
+        if !begun.is_empty() {
+            // It is told before it is on record: who finds it there takes it for told.
+            sagas::tell(&begun, timeline);
+            timeline.flush().await?;
+        }
         let over: Vec<&Saga> = sagas::over(&sagas, heads, &plan, &applied, &desired).collect();
         let pass = Pass {
             lease,

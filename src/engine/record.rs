@@ -204,6 +204,8 @@ impl Engine {
                 Settle::Record { .. } => None,
             })
             .chain(deleted(pass.plan, pass.applied))
+            // What was made and is undone is gone, and git has it still: it says why it is not there.
+            .filter(|key| !pass.plan.rolled_back.contains(*key))
             .collect();
         for (key, verdict) in verdicts.iter().filter(|(key, _)| !gone.contains(key)) {
             let before = pass.statuses.get(key);

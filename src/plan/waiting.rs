@@ -140,12 +140,22 @@ impl<'d> Waiting<'d> {
         }
     }
 
+    /// Whether `key` was never made, and no step that passes makes it: it needs nothing yet. What is undone is such a case,
+    /// where something that needed it could not be made.
+    fn is_not_made(&self, key: &ResourceKey) -> bool {
+        let is_absent = matches!(self.draft.live.objects.get(key), Some(Observation::Absent { .. }));
+        is_absent && self.draft.prior.get(key).is_none() && !self.passing.contains_key(key)
+    }
+
     /// Whether `dependent` keeps `key` from being deleted; who could not be seen still needs it.
     fn still_needs(&self, dependent: &ResourceKey, key: &ResourceKey) -> bool {
         if self.passing.get(dependent) == Some(&Action::Delete) {
             return false;
         }
         if let Some(resource) = self.draft.desired.resources.get(dependent) {
+            if self.is_not_made(dependent) {
+                return false;
+            }
             // Git may have stopped needing it, and this plan brings the dependent up to that.
             let moves_on = self.passing.contains_key(dependent) || self.settled.contains(dependent);
             let needed_before = self.draft.prior.get(dependent).is_some_and(|record| record.depends_on.contains(key));

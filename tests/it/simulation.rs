@@ -54,12 +54,13 @@ fn one_seed() {
     let started = Instant::now();
     let ended = run(seed, &ground);
     println!(
-        "seed {seed}: {} looks, {} events, {} effects, {} faults, {} commits, {} lives, {} in {:?}",
+        "seed {seed}: {} looks, {} events, {} effects, {} faults, {} commits, {} undone, {} lives, {} in {:?}",
         ended.looks,
         ended.events,
         ended.effects,
         ended.faults,
         ended.commits,
+        ended.undone,
         ended.lives,
         ended.hash,
         started.elapsed()
@@ -85,7 +86,7 @@ fn a_seed_gives_the_same_run_each_time() {
 fn whatever_goes_wrong_it_converges_and_nothing_is_doubled_lost_or_leaked() {
     let seeds = number("PLUMB_SEEDS").unwrap_or(SEEDS);
     let first = number("PLUMB_SEED").unwrap_or(0);
-    let next = AtomicU64::new(first);
+    let (next, undone) = (AtomicU64::new(first), AtomicU64::new(0));
     let started = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -98,10 +99,13 @@ fn whatever_goes_wrong_it_converges_and_nothing_is_doubled_lost_or_leaked() {
                     if seed >= first + seeds {
                         return;
                     }
-                    expect_whole(seed, &run(seed, &ground));
+                    let ended = run(seed, &ground);
+                    undone.fetch_add(u64::from(ended.undone > 0), Ordering::Relaxed);
+                    expect_whole(seed, &ended);
                 }
             });
         }
     });
-    println!("{seeds} seeds in {:?}", started.elapsed());
+    let undone = undone.into_inner();
+    println!("{seeds} seeds in {:?}; a change was undone in {undone}", started.elapsed());
 }

@@ -1,7 +1,7 @@
 //! The order of steps, and waiting for others.
 
 use super::world::*;
-use crate::model::{Action, Deletion, Reason};
+use crate::model::{Action, Deletion, Hold, Reason};
 
 #[test]
 fn order_dependencies_come_first_and_keys_break_ties() {
@@ -57,6 +57,16 @@ fn order_deletions_go_the_other_way_round() {
     assert_eq!(plan.order(), [&cache("top"), &cache("middle"), &cache("base")]);
     assert_eq!(plan.step(&cache("base")).depends_on, [cache("middle")]);
     assert!(world.plan().is_quiet());
+}
+
+#[test]
+fn order_what_was_never_made_keeps_nothing_from_being_undone() {
+    let mut world = World::in_plumb([document(&cache("sessions")), document(&cache("x"))]);
+    world.git_removes(&cache("sessions"));
+    world.git_has(document(&db("reports")).needing(&cache("sessions")));
+    world.vanishes(&db("reports"));
+    world.decisions.not_now.insert(db("reports"), Hold::by(Reason::RolledBack, "it is not begun"));
+    assert_eq!(world.plan().action(&cache("sessions")), Some(Action::Delete));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use plumb::model::{
     Approval, Ask, Claim, Event, Execution, ExecutionOutcome, Inventory, Lease, Place, PlanId, Proposal,
-    ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus, Stray, Summary, Trigger,
+    ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus, Slot, Stray, Summary, Trigger,
 };
 use plumb::model::{Attempt, Circuit, Saga};
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
@@ -129,6 +129,18 @@ impl Queue for FaultyStore {
 
     async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
         self.inner.now().await
+    }
+
+    async fn take_slot(&self, provider: &str, limit: usize, lease: &Lease) -> Result<Option<Slot>, StoreError> {
+        self.call(Call::Write, "take_slot", self.inner.take_slot(provider, limit, lease)).await
+    }
+
+    async fn give_slot(&self, slot: &Slot) -> Result<(), StoreError> {
+        self.call(Call::Write, "give_slot", self.inner.give_slot(slot)).await
+    }
+
+    async fn give_slots_but(&self, provider: &str, used: &[i64], lease: &Lease) -> Result<(), StoreError> {
+        self.call(Call::Write, "give_slots_but", self.inner.give_slots_but(provider, used, lease)).await
     }
 
     async fn places(&self) -> Result<Vec<Place>, StoreError> {

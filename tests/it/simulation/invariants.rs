@@ -1,16 +1,21 @@
 //! What must hold at the end of every run, each by its name. What must hold all the time is checked where it happens, in
 //! `system.rs` (nothing is made that nobody asked for, nothing is deleted that no commit removed, data that is gone is not
-//! made again empty, passwords stay, a step is on record before it runs) and `memory.rs` (nothing is written under a lease
-//! that was lost).
+//! made again empty, passwords stay; a step is on record before it runs, has room on its provider, and begins neither while
+//! its windows are closed nor once its process was told to stop), `world.rs` (who is told to stop ends) and `memory.rs`
+//! (nothing is written under a lease that was lost).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use plumb::model::{ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Inventory, ResourceKey};
+use plumb::model::{
+    ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Inventory, Part, Plan, Reason, ResourceKey, Saga,
+};
+use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, ChainWalk};
 use plumb::store::{Scope, Store};
 
 use super::memory::MemoryStore;
 use super::system::State;
 use super::wish::Wish;
+use super::world::Deeds;
 
 /// What does not hold of the servers, and of what is known of them.
 pub fn of_the_servers(state: &State, wish: &Wish, inventory: &Inventory) -> Vec<String> {
@@ -30,6 +35,25 @@ pub async fn of_the_record(wish: &Wish, store: &MemoryStore) -> Vec<String> {
     broken.extend(no_look_is_left_open(store));
     broken.extend(numbers_of_events_rise(store));
     broken.extend(every_step_that_was_begun_has_its_end(store));
+    broken.extend(every_change_that_was_undone_was_told_so(store));
+    broken.extend(nothing_is_left_to_be_tried_or_undone(store).await);
+    broken
+}
+
+/// What does not hold of the audit log: its chains, and one row for each thing that people and Plumb did.
+pub async fn of_the_audit_log(deeds: &Deeds, store: &MemoryStore) -> Vec<String> {
+    let mut tx = store.read(Scope::Platform).await.expect("it answers");
+    let all = AuditFilter { limit: u32::MAX, ..AuditFilter::default() };
+    let rows = tx.audit(&all).await.expect("it answers");
+    let mut broken = Vec::new();
+    for head in tx.audit_heads().await.expect("it answers") {
+        let mut walk = ChainWalk::from(head.clone());
+        let chain = rows.iter().filter(|row| row.tenant == head.tenant);
+        let walked = chain.map(|row| walk.step(row)).collect::<Result<Vec<()>, _>>().and_then(|_| walk.end());
+        broken.extend(walked.err().map(|error| error.to_string()));
+    }
+    broken.extend(what_people_did_is_audited_once(deeds, &rows));
+    broken.extend(every_step_that_was_begun_is_audited_once(store, &rows));
     broken
 }
 
@@ -165,4 +189,108 @@ fn every_step_that_was_begun_has_its_end(store: &MemoryStore) -> Vec<String> {
         broken.extend(open.iter().map(|key| format!("a step of {key} has no end in execution {}", execution.id)));
     }
     broken
+}
+
+/// While a change is undone, nothing that it did is there any more, where nothing else holds a resource up.
+pub fn what_was_undone_is_as_it_was(state: &State, sagas: &[Saga], plan: &Plan) -> Vec<String> {
+    let owned = state.owned();
+    let is_undone = |key: &ResourceKey| {
+        let of_key = || plan.blocked.iter().filter(|blocked| blocked.key == *key);
+        let is_held =
+            of_key().count() == 1 && of_key().all(|held| held.reason == Reason::RolledBack && held.step.is_none());
+        is_held && !plan.steps.iter().any(|step| step.key == *key)
+    };
+    let mut broken = Vec::new();
+    for saga in sagas.iter().filter(|saga| saga.failure.is_some()) {
+        for (key, Part { former, changes, .. }) in saga.parts.iter().filter(|(key, _)| is_undone(key)) {
+            match (former, owned.get(key).and_then(|all| all.first())) {
+                (None, Some(_)) => broken.push(format!("{key} is there, and the change that made it was undone")),
+                (Some(former), Some((.., object))) => {
+                    for change in changes {
+                        let before = former.applied.get(change.path.as_str()).or(change.from.as_ref());
+                        let live = object.fields.get(change.path.as_str());
+                        if live == change.to.as_ref() && live != before {
+                            let path = &change.path;
+                            broken.push(format!("{path} of {key} is {live:?}, as a change set it that was undone"));
+                        }
+                    }
+                }
+                (None | Some(_), None) => {}
+            }
+        }
+    }
+    broken
+}
+
+/// Looks in which nothing went wrong have no slot of a provider left.
+pub fn what_was_taken_is_given_back(taken: &[String]) -> Vec<String> {
+    taken.iter().map(|provider| format!("a slot of {provider} was taken and not given back")).collect()
+}
+
+/// That a change is undone is told with the resource that failed.
+fn every_change_that_was_undone_was_told_so(store: &MemoryStore) -> Vec<String> {
+    let (_, events) = store.history();
+    let failed = store.undone().into_iter().filter_map(|saga| saga.failure);
+    let is_told = |key: &ResourceKey| {
+        let told = events.iter().filter(|event| matches!(event.kind, EventKind::RollbackStarted { .. }));
+        told.into_iter().any(|event| event.key.as_ref() == Some(key))
+    };
+    let untold = failed.filter(|failure| !is_told(&failure.key));
+    untold.map(|failure| format!("nobody told that what goes with {} is undone", failure.key)).collect()
+}
+
+/// Where everything is as git says, no step waits to be tried again and no change to be undone.
+async fn nothing_is_left_to_be_tried_or_undone(store: &MemoryStore) -> Vec<String> {
+    let mut tx = store.read(Scope::Platform).await.expect("it answers");
+    let attempts = tx.attempts().await.expect("it answers").into_values().map(|attempt| format!("left: {attempt:?}"));
+    let sagas = tx.sagas().await.expect("it answers").into_iter().map(|saga| format!("left: {saga:?}"));
+    attempts.chain(sagas).collect()
+}
+
+fn what_people_did_is_audited_once(deeds: &Deeds, rows: &[AuditEntry]) -> Vec<String> {
+    let Deeds { commits, approvals, retries, asks } = deeds;
+    let names = |row: &AuditEntry, field: &str, what: &str| row.details.get(field).is_some_and(|told| *told == *what);
+    let mut broken = Vec::new();
+    let mut expect_one = |what: String, is_it: &dyn Fn(&AuditEntry) -> bool| {
+        let times = rows.iter().filter(|row| is_it(row)).count();
+        if times != 1 {
+            broken.push(format!("{what} has {times} rows in the audit log"));
+        }
+    };
+    for commit in commits {
+        let is_it = |row: &AuditEntry| row.action == AuditAction::Commit && names(row, "commit", commit);
+        expect_one(format!("commit {commit}"), &is_it);
+    }
+    for (commit, kind) in approvals {
+        let of_kind = |row: &AuditEntry| names(row, "commit", commit) && names(row, "trailer", kind.trailer());
+        let is_it = |row: &AuditEntry| row.action == AuditAction::Approval && of_kind(row);
+        expect_one(format!("the approval by {commit}"), &is_it);
+    }
+    for (by, keys) in retries {
+        for key in keys {
+            let is_it = |row: &AuditEntry| {
+                row.action == AuditAction::Retried && row.actor == *by && row.key.as_ref() == Some(key)
+            };
+            expect_one(format!("the retry of {key} by {by}"), &is_it);
+        }
+    }
+    for by in asks {
+        let is_it = |row: &AuditEntry| row.action == AuditAction::Request && row.actor == *by;
+        expect_one(format!("the look that {by} asked for"), &is_it);
+    }
+    broken
+}
+
+/// However it ended, and also where nobody knows.
+fn every_step_that_was_begun_is_audited_once(store: &MemoryStore, rows: &[AuditEntry]) -> Vec<String> {
+    let (_, events) = store.history();
+    let mut counts: BTreeMap<&ResourceKey, (usize, usize)> = BTreeMap::new();
+    for event in events.iter().filter(|event| matches!(event.kind, EventKind::StepStarted { .. })) {
+        counts.entry(event.key.as_ref().expect("a step has one")).or_default().0 += 1;
+    }
+    for row in rows.iter().filter(|row| row.action == AuditAction::Change) {
+        counts.entry(row.key.as_ref().expect("a step has one")).or_default().1 += 1;
+    }
+    let differing = counts.into_iter().filter(|(_, (begun, rows))| begun != rows);
+    differing.map(|(key, (begun, rows))| format!("{begun} steps of {key} have {rows} rows in the audit log")).collect()
 }

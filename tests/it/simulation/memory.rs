@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use plumb::model::{
     Approval, ApprovalKind, Ask, Attempt, Circuit, Claim, Event, EventKind, Execution, ExecutionOutcome, Inventory,
     Lease, Place, PlanId, Proposal, ProviderIdentity, Record, Release, Replica, Request, ResourceKey, ResourceStatus,
-    Saga, Stray, Summary, Trigger, Width, is_label,
+    Saga, Slot, Stray, Summary, Trigger, Width, is_label,
 };
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit, ORIGIN, PLATFORM_CHAIN};
 use plumb::store::copy::Rows;
@@ -54,6 +54,8 @@ struct Tables {
     circuits: Table<String, Circuit>,
     /// By tenant and environment.
     sagas: Table<(String, String), Saga>,
+    /// Every saga as it was when it was written down that it is undone.
+    undone: Arc<Vec<Saga>>,
     /// By chain and number.
     audit: Table<(String, i64), AuditEntry>,
     audit_heads: Table<String, AuditHead>,
@@ -81,11 +83,15 @@ struct Row {
     seen: Option<String>,
     news: Option<String>,
     looked_at: Option<DateTime<Utc>>,
+    /// The claim whose lease was ended from outside: its holder may go on to renew it.
+    ended: Option<i64>,
 }
 
 struct Inner {
     tables: Mutex<Tables>,
     queue: Mutex<BTreeMap<String, Row>>,
+    /// By provider and number, the lease that each was taken under last.
+    slots: Mutex<BTreeMap<(String, i64), Lease>>,
     /// Held by whoever writes, the queue's own writes included.
     writer: Arc<tokio::sync::Mutex<()>>,
     leader: Arc<tokio::sync::Mutex<()>>,
@@ -105,6 +111,7 @@ impl MemoryStore {
         Self(Arc::new(Inner {
             tables: Mutex::default(),
             queue: Mutex::default(),
+            slots: Mutex::default(),
             writer: Arc::default(),
             leader: Arc::default(),
             wake: Mutex::default(),
@@ -118,6 +125,7 @@ impl MemoryStore {
         let now = self.now();
         let held = self.queue().get_mut(tenant).is_some_and(|row| {
             row.lease_until = row.holder.as_ref().map(|_| now);
+            row.ended = Some(row.generation);
             row.holder.is_some()
         });
         self.wake();
@@ -158,6 +166,39 @@ impl MemoryStore {
         steps.next().unwrap_or(false)
     }
 
+    /// Every saga as it was when it was written down that it is undone, oldest first.
+    pub fn undone(&self) -> Vec<Saga> {
+        self.tables().undone.to_vec()
+    }
+
+    /// Whether it is, or was, written down that `key` is to be undone, which a change had made.
+    pub fn was_to_be_unmade(&self, key: &ResourceKey) -> bool {
+        self.tables().undone.iter().any(|saga| saga.parts.get(key).is_some_and(|part| part.former.is_none()))
+    }
+
+    /// The lease of `tenant` that `holder` has, while it lasts and has not ended in between: somebody else may have taken
+    /// its slots then.
+    pub fn lease_of(&self, tenant: &str, holder: &str) -> Option<Lease> {
+        let lease = {
+            let queue = self.queue();
+            let row = queue.get(tenant).filter(|row| row.ended != Some(row.generation))?;
+            let holder = row.holder.clone().filter(|by| by.0 == holder)?;
+            Lease { tenant: tenant.to_owned(), holder, generation: row.generation }
+        };
+        self.lasts(&lease).then_some(lease)
+    }
+
+    /// How many slots of `provider` are taken under `lease`.
+    pub fn slots_of(&self, lease: &Lease, provider: &str) -> usize {
+        self.slots().iter().filter(|((of, _), taken)| of == provider && *taken == lease).count()
+    }
+
+    /// Slots that are taken under leases of `tenant` that are younger than that generation, by provider.
+    pub fn slots_since(&self, tenant: &str, generation: i64) -> Vec<String> {
+        let is_younger = |lease: &Lease| lease.tenant == tenant && lease.generation > generation;
+        self.slots().iter().filter(|(_, taken)| is_younger(taken)).map(|((of, _), _)| of.clone()).collect()
+    }
+
     fn now(&self) -> DateTime<Utc> {
         self.0.opened + TimeDelta::from_std(self.0.since.elapsed()).expect("a test is short")
     }
@@ -168,6 +209,18 @@ impl MemoryStore {
 
     fn queue(&self) -> MutexGuard<'_, BTreeMap<String, Row>> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<(String, i64), Lease>> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the lease is held, and has not run out though nobody has claimed its tenant yet.
+    fn lasts(&self, lease: &Lease) -> bool {
+        let now = self.now();
+        self.queue()
+            .get(&lease.tenant)
+            .is_some_and(|row| is_held(row, lease) && row.lease_until.is_some_and(|until| until > now))
     }
 
     fn wake(&self) {
@@ -339,6 +392,33 @@ impl Queue for MemoryStore {
 
     async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
         Ok(Self::now(self))
+    }
+
+    async fn take_slot(&self, provider: &str, limit: usize, lease: &Lease) -> Result<Option<Slot>, StoreError> {
+        let numbers = 0..i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut slots = self.slots();
+        let is_free = |number: &i64| !slots.get(&(provider.to_owned(), *number)).is_some_and(|taken| self.lasts(taken));
+        let free = numbers.into_iter().find(is_free);
+        Ok(free.map(|number| {
+            slots.insert((provider.to_owned(), number), lease.clone());
+            Slot { provider: provider.to_owned(), number, lease: lease.clone() }
+        }))
+    }
+
+    async fn give_slot(&self, slot: &Slot) -> Result<(), StoreError> {
+        let place = (slot.provider.clone(), slot.number);
+        let mut slots = self.slots();
+        if slots.get(&place) == Some(&slot.lease) {
+            slots.remove(&place);
+        }
+        Ok(())
+    }
+
+    async fn give_slots_but(&self, provider: &str, used: &[i64], lease: &Lease) -> Result<(), StoreError> {
+        let is_given =
+            |of: &str, number: i64, taken: &Lease| of == provider && !used.contains(&number) && taken == lease;
+        self.slots().retain(|(of, number), taken| !is_given(of, *number, taken));
+        Ok(())
     }
 
     async fn places(&self) -> Result<Vec<Place>, StoreError> {
@@ -657,6 +737,9 @@ impl Tx for MemoryTx {
     async fn put_saga(&mut self, saga: &Saga) -> Result<(), StoreError> {
         self.expect_own("a saga", &saga.tenant, saga.parts.keys())?;
         let tables = self.write("a saga", Some(&saga.tenant))?;
+        if saga.failure.is_some() {
+            Arc::make_mut(&mut tables.undone).push(saga.clone());
+        }
         let place = (saga.tenant.clone(), saga.environment.clone());
         Arc::make_mut(&mut tables.sagas).insert(place, saga.clone());
         Ok(())

@@ -1,12 +1,13 @@
 //! Live systems in memory, and managers of them that keep the contract of `plumb::managers`: marks first, steps checked
 //! under a lock, partial work that the next step finishes. Each type fails in its own way: `pg` makes an object in two
-//! parts and changes field by field, the others at once.
+//! parts and changes field by field, the others at once. Where a step begins, it is seen whether it may.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use plumb::managers::{Cx, Endpoint, Found, ManagerError, Outcome, ResourceManager};
 use plumb::model::{
     Action, Depth, Expect, FieldPath, Fields, Kind, Live, Mark, ObjectId, Observation, Ownership, PlatformId,
@@ -63,12 +64,58 @@ pub struct Server {
     pub replaced: bool,
 }
 
+/// When a server refuses a step for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    AtOnce,
+    /// After a part of the work.
+    HalfWay,
+}
+
+/// When changes may be begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Windows {
+    Always,
+    /// Not in every second minute.
+    DeniedInEvenMinutes,
+    /// In the first seconds of each minute alone.
+    AllowedEachMinute,
+}
+
+impl Windows {
+    const OPEN_SECONDS: u32 = 40;
+
+    /// As the Platform says it.
+    pub fn spec(self) -> String {
+        match self {
+            Self::Always => String::new(),
+            Self::DeniedInEvenMinutes => {
+                "  windows: [{mode: deny, schedule: \"*/2 * * * *\", duration: 60s}]\n".to_owned()
+            }
+            Self::AllowedEachMinute => {
+                format!("  windows: [{{mode: allow, schedule: \"* * * * *\", duration: {}s}}]\n", Self::OPEN_SECONDS)
+            }
+        }
+    }
+
+    fn are_open(self, now: DateTime<Utc>) -> bool {
+        match self {
+            Self::Always => true,
+            Self::DeniedInEvenMinutes => now.minute() % 2 == 1,
+            Self::AllowedEachMinute => now.second() < Self::OPEN_SECONDS,
+        }
+    }
+}
+
 /// All servers, what was ever done to them, and what should never have been.
 pub struct System {
     state: Mutex<State>,
     chaos: Arc<Chaos>,
     /// What Plumb writes down.
     record: MemoryStore,
+    windows: Windows,
+    began: DateTime<Utc>,
+    since: Instant,
 }
 
 /// The state of all servers.
@@ -89,6 +136,12 @@ pub struct State {
     pub violations: Vec<String>,
     made: usize,
     locks: BTreeMap<(String, String), Life>,
+    /// The resources whose steps are refused for good.
+    pub refused: BTreeMap<ResourceKey, Refusal>,
+    /// The processes that have heard that they are to stop.
+    pub stopping: BTreeSet<Life>,
+    /// How many steps each process has under way on each server.
+    under_way: BTreeMap<(Life, String), usize>,
     /// Every password that a role had for a rotation.
     passwords: BTreeMap<(ResourceKey, String, String), String>,
 }
@@ -150,11 +203,12 @@ impl State {
         self.approved.remove(key);
     }
 
-    /// Invariant: nothing is deleted that no commit removed, nor data that neither a commit nor a person allowed to delete.
-    fn deleted_what_was_removed(&mut self, key: &ResourceKey, object: &Object) {
+    /// Invariant: nothing is deleted that no commit removed, and no change that is undone had made; nor data that neither a
+    /// commit nor a person allowed to delete.
+    fn deleted_what_was_removed(&mut self, key: &ResourceKey, object: &Object, is_undone: bool) {
         self.effects += 1;
         let since = &self.heads[object.made_at.saturating_sub(1)..];
-        if since.iter().all(|head| head.get(key).is_some()) {
+        if !is_undone && since.iter().all(|head| head.get(key).is_some()) {
             self.violation(format!("{key} was deleted, and no commit removed it"));
         }
         let allowed = |head: &Wish| {
@@ -188,15 +242,53 @@ impl State {
 }
 
 impl System {
-    pub fn new(chaos: Arc<Chaos>, record: MemoryStore) -> Self {
-        Self { state: Mutex::default(), chaos, record }
+    pub fn new(chaos: Arc<Chaos>, record: MemoryStore, windows: Windows, began: DateTime<Utc>) -> Self {
+        Self { state: Mutex::default(), chaos, record, windows, began, since: Instant::now() }
     }
 
-    /// Invariant: what is done is written down before it is. A mark that is brought up to date is no step.
-    fn is_on_record(&self, step: &Step) {
+    /// What must hold where a process begins a step. A mark that is brought up to date is no step, and needs room alone.
+    fn may_begin(&self, life: Life, server: &str, step: &Step) {
+        self.it_has_room(life, server, step);
         let remarks = step.action == Action::Update && step.changes.is_empty() && step.rotate.is_none();
-        if !remarks && !self.record.has_begun(&step.key) {
+        if !remarks {
+            self.it_is_on_record(step);
+            self.its_window_is_open(step);
+            self.nobody_has_stopped_it(life, step);
+        }
+    }
+
+    /// Invariant: what is done is written down before it is.
+    fn it_is_on_record(&self, step: &Step) {
+        if !self.record.has_begun(&step.key) {
             self.state().violation(format!("a step of {} ran that is not on record", step.key));
+        }
+    }
+
+    /// Invariant: no step begins while its environment's windows are closed.
+    fn its_window_is_open(&self, step: &Step) {
+        let now = self.began + TimeDelta::from_std(self.since.elapsed()).expect("a run is short");
+        if !self.windows.are_open(now) {
+            self.state().violation(format!("a step of {} began at {now}, when no window was open", step.key));
+        }
+    }
+
+    /// Invariant: a process that has heard that it is to stop begins nothing more.
+    fn nobody_has_stopped_it(&self, life: Life, step: &Step) {
+        let mut state = self.state();
+        if state.stopping.contains(&life) {
+            state.violation(format!("a step of {} began in life {life}, which was told to stop", step.key));
+        }
+    }
+
+    /// Invariant: for each step that a process has under way on a server it has taken a slot, for as long as its lease
+    /// lasts.
+    fn it_has_room(&self, life: Life, server: &str, step: &Step) {
+        let under_way = self.state().under_way.get(&(life, server.to_owned())).copied().unwrap_or(0);
+        let Some(lease) = self.record.lease_of(&step.key.tenant, &name_of(life)) else { return };
+        let slots = self.record.slots_of(&lease, server);
+        if under_way > slots {
+            let what = format!("{under_way} steps of life {life} are under way on {server}, with {slots} slots");
+            self.state().violation(format!("{what}, as one of {} begins", step.key));
         }
     }
 
@@ -216,6 +308,11 @@ impl System {
             }) as Arc<dyn ResourceManager>)
         })
     }
+}
+
+/// How a process of that life calls itself.
+pub fn name_of(life: Life) -> String {
+    format!("life-{life}")
 }
 
 /// What a new object has where nobody says otherwise.
@@ -254,6 +351,24 @@ impl Drop for Lock<'_> {
         if state.locks.get(&place) == Some(&self.manager.life) {
             state.locks.remove(&place);
         }
+    }
+}
+
+/// A step that is under way.
+struct UnderWay<'a> {
+    manager: &'a Manager,
+}
+
+impl<'a> UnderWay<'a> {
+    fn of(manager: &'a Manager) -> Self {
+        *manager.under_way(&mut manager.system.state()) += 1;
+        Self { manager }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        *self.manager.under_way(&mut self.manager.system.state()) -= 1;
     }
 }
 
@@ -309,6 +424,20 @@ impl Manager {
                     return Err(error);
                 }
             }
+        }
+    }
+
+    fn under_way<'s>(&self, state: &'s mut State) -> &'s mut usize {
+        state.under_way.entry((self.life, self.server.clone())).or_default()
+    }
+
+    /// Refuses a step where the server does so now.
+    fn expect_no_refusal(&self, step: &Step, now: Refusal) -> Result<(), ManagerError> {
+        match self.system.state().refused.get(&step.key) {
+            Some(refusal) if *refusal == now => {
+                Err(ManagerError::terminal(Reason::Rejected, format!("{} is refused", step.object_name)))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -424,6 +553,7 @@ impl Manager {
         if !begun {
             return Ok(());
         }
+        self.expect_no_refusal(step, Refusal::HalfWay)?;
         self.set_passwords(step, &whole, cx, false).await?;
         self.ask(|state| {
             state.effects += 1;
@@ -474,6 +604,7 @@ impl Manager {
                 .await?;
             }
         }
+        self.expect_no_refusal(step, Refusal::HalfWay)?;
         let mut after = self.system.state().server(&self.server).objects.get(&step.object_name).cloned();
         if let Some(after) = &mut after {
             for change in &step.changes {
@@ -527,7 +658,8 @@ impl Manager {
     async fn delete(&self, step: &Step, cx: &Cx<'_>) -> Result<(), ManagerError> {
         self.ask(|state| {
             let object = self.expected(state, step, cx.platform)?.clone();
-            state.deleted_what_was_removed(&step.key, &object);
+            let is_undone = self.system.record.was_to_be_unmade(&step.key);
+            state.deleted_what_was_removed(&step.key, &object, is_undone);
             state.forget_passwords(&step.key);
             state.server(&self.server).objects.remove(&step.object_name);
             Ok(())
@@ -621,8 +753,10 @@ impl ResourceManager for Manager {
     }
 
     async fn apply(&self, step: &Step, cx: &Cx<'_>) -> Result<Outcome, ManagerError> {
-        self.system.is_on_record(step);
+        let _under_way = UnderWay::of(self);
+        self.system.may_begin(self.life, &self.server, step);
         let _lock = self.lock(&step.object_name).await?;
+        self.expect_no_refusal(step, Refusal::AtOnce)?;
         match step.action {
             Action::Create => self.create(step, cx).await,
             Action::Update | Action::Adopt => self.change(step, cx).await,

@@ -69,6 +69,9 @@ impl Document {
         if kind == Kind::Database && chaos.chance(0.6) {
             document.annotations.insert("deletion", "delete".to_owned());
         }
+        if chaos.chance(TOGETHER) {
+            document.annotations.insert(ON_FAILURE, "rollback".to_owned());
+        }
         document
     }
 
@@ -108,10 +111,11 @@ impl Document {
     }
 
     fn change_annotation(&mut self, chaos: &Chaos) {
-        let (name, value) = match chaos.below(5) {
+        let (name, value) = match chaos.below(6) {
             0 | 1 => ("deletion", *chaos.pick(&["delete", "retain", "protect"])),
             2 => ("drift", *chaos.pick(&["revert", "observe"])),
             3 => ("rotate", *chaos.pick(&["one", "two", "three"])),
+            4 => (ON_FAILURE, *chaos.pick(&["rollback", "keep"])),
             _ => ("suspend", "true"),
         };
         if chaos.chance(0.3) {
@@ -119,6 +123,11 @@ impl Document {
         } else {
             self.annotations.insert(name, value.to_owned());
         }
+    }
+
+    /// Whether its changes are undone together with those of others.
+    pub fn goes_with_others(&self) -> bool {
+        self.annotations.get(ON_FAILURE).is_some_and(|what| what == "rollback")
     }
 
     /// Nothing in it holds up what it asks for any more: it can be read, and says nothing that waits for a person.
@@ -170,6 +179,11 @@ impl Document {
         text
     }
 }
+
+const ON_FAILURE: &str = "on-failure";
+
+/// The share of documents whose changes are undone together when one of them fails for good.
+const TOGETHER: f64 = 0.5;
 
 /// The share of runs in which people are asked about drift.
 const PROPOSING: f64 = 0.03;
@@ -248,6 +262,16 @@ impl Wish {
                     }
                 }
             }
+        }
+    }
+
+    /// A change of all that goes together, and sometimes something new that goes with it.
+    pub fn change_together(&mut self, chaos: &Chaos) {
+        if chaos.chance(0.4) {
+            self.add(chaos);
+        }
+        for document in self.documents.values_mut().filter(|document| document.goes_with_others()) {
+            document.change_field(chaos);
         }
     }
 

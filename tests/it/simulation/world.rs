@@ -1,6 +1,7 @@
 //! One run: replicas of the engine over one store and one set of systems, people who commit, and a driver that lets things
 //! go wrong for a while and then asks whether everything is as it should be.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,23 +11,22 @@ use plumb::engine::schedule::Schedule;
 use plumb::engine::vault::{StoredSecrets, Vault};
 use plumb::engine::{Ask, Engine, PreviewSource, Settings, Width};
 use plumb::model::{
-    ApprovalKind, Clock, DriftMode, Mark, Plan, PlatformId, ProviderType, Reason, Replica, Request, ResourceKey,
-    Trigger,
+    ApprovalKind, Clock, DriftMode, Mark, Plan, PlatformId, ProviderType, Reason, Replica, ResourceKey, Trigger,
 };
 use plumb::source::{Mirror, Remote};
 use plumb::store::{Queue, Scope, Store};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use secrecy::SecretString;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::chaos::{Chaos, Life, OfLife, Rates};
-use super::faulty::FaultyStore;
+use super::faulty::{FaultyStore, never};
 use super::invariants;
 use super::memory::{MOST_LOOKS, MemoryStore};
 use super::repository::Repository;
-use super::system::{Object, PLATFORM, System, another, blank};
+use super::system::{Object, PLATFORM, Refusal, System, Windows, another, blank, name_of};
 use super::wish::{CACHE, Document, ENVIRONMENT, FILES, GUEST, NAMES, OTHER, PG, TENANT, Wish, key_of};
 
 /// How many processes share the store.
@@ -40,34 +40,54 @@ const REPLAYS: usize = 3;
 /// How long a look may take when nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long a process that is told to stop has until it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(120);
+/// Another tenant, of which nothing is known but that somebody works on it.
+const NEIGHBOUR: &str = "neighbour";
+
 /// What all runs of one thread share: a folder, and the platform's repository in it.
 pub struct Ground {
     folder: PathBuf,
+    platform: Repository,
     platform_mirror: PathBuf,
+}
+
+/// How many steps run at once, by provider and for the tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    pg: usize,
+    files: usize,
+    tenant: usize,
 }
 
 impl Ground {
     /// Makes the platform's repository in `folder`.
     pub fn new(folder: &Path) -> Self {
         let platform = Repository::make(&folder.join("platform.git"));
+        let url = folder.join("platform.git").display().to_string();
+        let mirror = Mirror::open(&folder.join("data/mirrors"), Remote::new(url)).unwrap();
+        Self { folder: folder.to_owned(), platform, platform_mirror: mirror.path().to_owned() }
+    }
+
+    /// What the platform says.
+    fn platform(&self, windows: Windows, limits: Limits) -> BTreeMap<String, String> {
+        let Limits { pg, files, tenant } = limits;
         let text = format!(
             "apiVersion: plumb.dev/v1\nkind: Platform\nmetadata: {{name: sim}}\nspec:\n  id: {PLATFORM}\n  \
-             pollInterval: 20s\n  drift: {{schedule: \"* * * * *\", jitter: 5s}}\n---\n\
+             pollInterval: 20s\n  drift: {{schedule: \"* * * * *\", jitter: 5s}}\n{}---\n\
              apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: {PG}}}\nspec: {{type: postgres, url: \
-             \"postgres://plumb@pg.invalid:5432/postgres\"}}\n---\n\
+             \"postgres://plumb@pg.invalid:5432/postgres\", maxConcurrency: {pg}}}\n---\n\
              apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: {FILES}}}\nspec: {{type: sqlite, url: \
-             \"sqlite:databases\", maxConcurrency: 2}}\n---\n\
+             \"sqlite:databases\", maxConcurrency: {files}}}\n---\n\
              apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: {CACHE}}}\nspec: {{type: redis, url: \
              \"redis://default@cache.invalid:6379\"}}\n---\n\
              apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {{name: {TENANT}}}\nspec:\n  repository: {{url: \
-             \"{}\"}}\n  environments: [{ENVIRONMENT}]\n  providers: [{PG}, {FILES}, {CACHE}]\n  drift: revert\n",
-            folder.join("tenant.git").display()
+             \"{}\"}}\n  environments: [{ENVIRONMENT}]\n  providers: [{PG}, {FILES}, {CACHE}]\n  drift: revert\n  \
+             maxConcurrency: {tenant}\n",
+            windows.spec(),
+            self.folder.join("tenant.git").display()
         );
-        let files = [("platform.yaml".to_owned(), text)].into();
-        platform.commit(&files, "Start", start());
-        let url = folder.join("platform.git").display().to_string();
-        let mirror = Mirror::open(&folder.join("data/mirrors"), Remote::new(url)).unwrap();
-        Self { folder: folder.to_owned(), platform_mirror: mirror.path().to_owned() }
+        [("platform.yaml".to_owned(), text)].into()
     }
 
     fn data(&self) -> PathBuf {
@@ -113,6 +133,8 @@ pub struct Ended {
     pub faults: usize,
     pub commits: usize,
     pub lives: usize,
+    /// How often a change was undone.
+    pub undone: usize,
     /// The timeline.
     pub told: Vec<String>,
 }
@@ -138,10 +160,23 @@ struct World<'a> {
     wish: Wish,
     clock: Arc<PausedClock>,
     lives: Life,
-    /// The life of each replica, and when the next one begins where it died.
-    replicas: [Option<Life>; REPLICAS],
+    /// The process of each replica, and when the next one begins where it died.
+    replicas: [Option<Process>; REPLICAS],
     reborn: [Option<Instant>; REPLICAS],
-    commits: usize,
+    windows: Windows,
+    limits: Limits,
+    deeds: Deeds,
+    /// The number of the last look that something may have gone wrong in.
+    calm_since: i64,
+}
+
+/// A process that lives.
+struct Process {
+    life: Life,
+    /// Tells it to stop; `None` once it was told.
+    stop: Option<oneshot::Sender<()>>,
+    /// When it is killed, once it was told, and how much had gone wrong by then.
+    killed_at: Option<(Instant, usize)>,
 }
 
 impl<'a> World<'a> {
@@ -149,7 +184,14 @@ impl<'a> World<'a> {
         let (chaos, deaths) = Chaos::new(seed);
         let chaos = Arc::new(chaos);
         let store = MemoryStore::new(start());
-        let system = Arc::new(System::new(Arc::clone(&chaos), store.clone()));
+        let windows =
+            *chaos.pick(&[Windows::Always, Windows::Always, Windows::DeniedInEvenMinutes, Windows::AllowedEachMinute]);
+        let limits = some_limits(&chaos);
+        if ground.platform.tip("main").is_some() {
+            ground.platform.set_tip("main", None);
+        }
+        ground.platform.commit(&ground.platform(windows, limits), "Start", start());
+        let system = Arc::new(System::new(Arc::clone(&chaos), store.clone(), windows, start()));
         {
             let mut state = system.state();
             let name = key_of(GUEST, plumb::model::Kind::Database).object_name(63);
@@ -172,9 +214,12 @@ impl<'a> World<'a> {
             deaths,
             clock: Arc::new(PausedClock(Instant::now())),
             lives: 0,
-            replicas: [None; REPLICAS],
+            replicas: [const { None }; REPLICAS],
             reborn: [None; REPLICAS],
-            commits: 0,
+            windows,
+            limits,
+            deeds: Deeds::default(),
+            calm_since: 0,
         }
     }
 
@@ -184,14 +229,14 @@ impl<'a> World<'a> {
             self.start(at).await;
         }
         self.pass(Duration::from_secs(8)).await;
-        for _ in 0..4 + self.chaos.below(6) {
+        for _ in 0..4 + self.chaos.below(8) {
             self.chaos.set_rates(self.some_rates());
             self.act().await;
             let wait = self.chaos.millis(0, 20_000);
             self.pass(wait).await;
         }
         self.calm_down().await;
-        let broken = match self.converge().await {
+        let broken = match self.come_to_rest().await {
             Ok(()) => self.check().await,
             Err(broken) => broken,
         };
@@ -210,7 +255,7 @@ impl<'a> World<'a> {
 
     /// One thing that somebody does, or that breaks.
     async fn act(&mut self) {
-        match self.chaos.below(18) {
+        match self.chaos.below(26) {
             0..7 => {
                 // A burst: nobody may see the ones in between.
                 for _ in 0..1 + self.chaos.below(3) {
@@ -244,10 +289,23 @@ impl<'a> World<'a> {
             }
             14 => {
                 let at = self.chaos.below(REPLICAS);
-                if let Some(life) = self.replicas[at] {
-                    self.chaos.kill(life);
+                if let Some(process) = &self.replicas[at] {
+                    self.chaos.kill(process.life);
                 }
             }
+            17..20 => {
+                self.refuse();
+                self.wish.change_together(&self.chaos);
+                self.commit("Change together");
+            }
+            20 | 21 => self.tell_to_stop(),
+            22 => self.retry().await,
+            23 => {
+                self.limits = some_limits(&self.chaos);
+                let files = self.ground.platform(self.windows, self.limits);
+                self.ground.platform.commit(&files, "Other limits", self.clock.now());
+            }
+            24 => self.crowd().await,
             _ => self.ask(Width::Deep).await,
         }
     }
@@ -296,12 +354,58 @@ impl<'a> World<'a> {
         }
     }
 
+    /// A server refuses the steps of some resource for good from now on, or no more: mostly one that goes with others.
+    fn refuse(&self) {
+        let documents = || self.wish.documents.values();
+        let together: Vec<&Document> = documents().filter(|document| document.goes_with_others()).collect();
+        let some = if together.is_empty() { documents().collect() } else { together };
+        if some.is_empty() {
+            return;
+        }
+        let (key, refusal) = (self.chaos.pick(&some).key(), *self.chaos.pick(&[Refusal::AtOnce, Refusal::HalfWay]));
+        let mut state = self.system.state();
+        if state.refused.remove(&key).is_none() {
+            state.refused.insert(key, refusal);
+        }
+    }
+
+    /// Somebody tells a process to stop, as a rolling restart does.
+    fn tell_to_stop(&mut self) {
+        let at = self.chaos.below(REPLICAS);
+        if let Some(process) = &mut self.replicas[at]
+            && let Some(stop) = process.stop.take()
+        {
+            // One that has ended by itself hears nothing.
+            let _ = stop.send(());
+            process.killed_at = Some((Instant::now() + STOP_PATIENCE, self.chaos.faults()));
+        }
+    }
+
+    /// Somebody has all that failed tried again.
+    async fn retry(&mut self) {
+        let by = format!("person {}", self.deeds.retries.len());
+        let keys = plumb::engine::retry(&self.store, &*self.clock, TENANT, None, &by).await.unwrap();
+        self.deeds.retries.push((by, keys));
+        self.ask(Width::Changed).await;
+    }
+
+    /// Somebody works on another tenant, and on all that a provider has room for, and is not heard of again.
+    async fn crowd(&self) {
+        let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
+        let (holder, length) = (Replica(NEIGHBOUR.to_owned()), self.chaos.millis(1_000, 30_000));
+        let claim = self.store.claim_tenant(NEIGHBOUR, ask, &holder, length).await.unwrap();
+        let provider = *self.chaos.pick(&[PG, FILES]);
+        let limit = if provider == PG { self.limits.pg } else { self.limits.files };
+        if let Some(claim) = claim {
+            while self.store.take_slot(provider, limit, &claim.lease).await.unwrap().is_some() {}
+        }
+    }
+
     /// Commits what is wanted.
     fn commit(&mut self, message: &str) {
         let mut files = self.wish.files();
-        files.insert("README.md".to_owned(), format!("{}\n", self.commits));
-        self.commits += 1;
-        self.repository.commit(&files, message, self.clock.now());
+        files.insert("README.md".to_owned(), format!("{}\n", self.deeds.commits.len()));
+        self.deeds.commits.push(self.repository.commit(&files, message, self.clock.now()));
         self.system.state().heads.push(self.wish.clone());
     }
 
@@ -309,10 +413,13 @@ impl<'a> World<'a> {
     async fn start(&mut self, at: usize) {
         self.lives += 1;
         let life = self.lives;
-        (self.replicas[at], self.reborn[at]) = (Some(life), None);
+        let (stop, told) = oneshot::channel();
+        let process = Process { life, stop: Some(stop), killed_at: None };
+        (self.replicas[at], self.reborn[at]) = (Some(process), None);
         let points = Arc::new(OfLife { chaos: Arc::clone(&self.chaos), life });
         let store: Arc<dyn Store> = Arc::new(FaultyStore::new(Arc::new(self.store.clone()), points));
         let opening = self.opening(life, Arc::clone(&store));
+        let (chaos, system) = (Arc::clone(&self.chaos), Arc::clone(&self.system));
         tokio::spawn(async move {
             let engine = loop {
                 // A process that cannot open its store ends, and is started again.
@@ -322,7 +429,15 @@ impl<'a> World<'a> {
                 }
             };
             let (schedule, _looks, _ready) = Schedule::new(engine);
-            schedule.run(std::future::pending()).await;
+            let stopped = async {
+                if told.await.is_err() {
+                    // Nobody is left to tell it.
+                    never::<()>().await;
+                }
+                system.state().stopping.insert(life);
+            };
+            schedule.run(stopped).await;
+            chaos.kill(life);
         });
     }
 
@@ -333,7 +448,7 @@ impl<'a> World<'a> {
                 platform_branch: Some("main".to_owned()),
                 platform_token: None,
                 data_dir: self.ground.data(),
-                replica: Replica(format!("life-{life}")),
+                replica: Replica(name_of(life)),
                 person: "somebody".to_owned(),
                 lease: LEASE,
             },
@@ -349,17 +464,19 @@ impl<'a> World<'a> {
     async fn pass(&mut self, time: Duration) {
         let until = Instant::now() + time;
         loop {
-            let next = self.reborn.iter().flatten().copied().min().unwrap_or(until).min(until);
+            let kills = self.replicas.iter().flatten().filter_map(|process| process.killed_at).map(|(at, _)| at);
+            let next = self.reborn.iter().flatten().copied().chain(kills).min().unwrap_or(until).min(until);
             tokio::select! {
                 biased;
                 Some(life) = self.deaths.recv() => {
-                    let at = self.replicas.iter().position(|replica| *replica == Some(life));
-                    if let Some(at) = at {
+                    let is_of = |process: &Option<Process>| process.as_ref().is_some_and(|process| process.life == life);
+                    if let Some(at) = self.replicas.iter().position(is_of) {
                         self.replicas[at] = None;
                         self.reborn[at] = Some(Instant::now() + self.chaos.millis(100, 15_000));
                     }
                 }
                 () = tokio::time::sleep_until(next) => {
+                    self.kill_who_does_not_stop();
                     let due = |reborn: &Option<Instant>| reborn.is_some_and(|at| at <= Instant::now());
                     while let Some(at) = self.reborn.iter().position(due) {
                         self.start(at).await;
@@ -372,10 +489,26 @@ impl<'a> World<'a> {
         }
     }
 
-    async fn ask(&self, width: Width) {
+    /// Invariant: a process that is told to stop ends, if nothing goes wrong.
+    fn kill_who_does_not_stop(&mut self) {
+        let faults = self.chaos.faults();
+        for process in self.replicas.iter_mut().flatten() {
+            if let Some((_, before)) = process.killed_at.take_if(|(at, _)| *at <= Instant::now()) {
+                self.chaos.kill(process.life);
+                if faults == before {
+                    let what = format!("life {} was told to stop, and went on for {STOP_PATIENCE:?}", process.life);
+                    self.system.state().violations.push(what);
+                }
+            }
+        }
+    }
+
+    async fn ask(&mut self, width: Width) {
         let ask = Ask { trigger: Trigger::Request, width };
-        let request = Request { tenant: TENANT.to_owned(), ask, delay: Duration::ZERO, news: None };
-        self.store.request(&[request]).await.unwrap();
+        let by = format!("asker {}", self.deeds.asks.len());
+        let tenants = [TENANT.to_owned()];
+        plumb::engine::request_looks(&self.store, &*self.clock, &tenants, ask, &by).await.unwrap();
+        self.deeds.asks.push(by);
     }
 }
 
@@ -388,12 +521,31 @@ impl World<'_> {
         }
         // Longer than anybody leaves a provider alone that did not answer.
         self.pass(Duration::from_secs(90)).await;
+        let place = self.store.place(TENANT).await.expect("it answers");
+        self.calm_since = place.map_or(0, |place| place.generation);
+    }
+
+    /// Lets what was undone come to rest, and then everything.
+    async fn come_to_rest(&mut self) -> Result<(), Vec<String>> {
+        if self.store.read(Scope::Platform).await.expect("it answers").sagas().await.expect("it answers").is_empty() {
+            return self.converge().await;
+        }
+        // While what failed would fail still.
+        self.settle().await?;
+        let inspector = self.inspector().await;
+        let in_force = inspector.platform().await.map_err(|error| vec![format!("no platform: {error}")])?;
+        let preview = inspector.preview(&in_force, TENANT, &PreviewSource::Head).await;
+        let plan = preview.map_err(|error| vec![format!("no plan: {error}")])?.plan;
+        let sagas = self.store.read(Scope::Platform).await.expect("it answers").sagas().await.expect("it answers");
+        let broken = invariants::what_was_undone_is_as_it_was(&self.system.state(), &sagas, &plan);
+        if broken.is_empty() { self.converge().await } else { Err(broken) }
     }
 
     /// Asks people until everything is in plumb.
     async fn converge(&mut self) -> Result<(), Vec<String>> {
         // What nobody can decide for them, people put right: documents that cannot be read, drift that is only recorded.
         self.wish.documents.values_mut().for_each(Document::put_right);
+        self.system.state().refused.clear();
         self.commit("Put right");
         let inspector = self.inspector().await;
         let mut plan = None;
@@ -404,6 +556,12 @@ impl World<'_> {
             let now = preview.map_err(|error| vec![format!("no plan: {error}")])?.plan;
             if now.is_in_sync() && now.settles.is_empty() {
                 return Ok(());
+            }
+            let opening = now.blocked.iter().filter(|blocked| blocked.reason == Reason::WindowClosed);
+            if let Some(until) = opening.filter_map(|blocked| blocked.until).max() {
+                let wait = (until - self.clock.now()).to_std().unwrap_or_default();
+                self.pass(wait + Duration::from_secs(1)).await;
+                continue;
             }
             self.decide(&now, round);
             plan = Some(now);
@@ -440,7 +598,9 @@ impl World<'_> {
                     self.system.state().let_go.extend(orphans.map(|blocked| blocked.key.clone()));
                 }
             }
-            return self.commit(&format!("Go on\n\n{}: {}", kind.trailer(), plan.id));
+            self.commit(&format!("Go on\n\n{}: {}", kind.trailer(), plan.id));
+            let commit = self.deeds.commits.last().expect("it was just made").clone();
+            return self.deeds.approvals.push((commit, kind));
         }
         let mut changed = false;
         for blocked in &plan.blocked {
@@ -524,8 +684,8 @@ impl World<'_> {
 
     /// What must hold once everything has come to rest.
     async fn check(&mut self) -> Vec<String> {
-        for life in self.replicas.into_iter().flatten() {
-            self.chaos.kill(life);
+        for process in self.replicas.iter().flatten() {
+            self.chaos.kill(process.life);
         }
         let before = self.system.state().effects;
         let inspector = self.inspector().await;
@@ -557,6 +717,8 @@ impl World<'_> {
         let inventory = known.inventory().await.expect("it answers");
         broken.extend(invariants::of_the_servers(&self.system.state(), &self.wish, &inventory));
         broken.extend(invariants::of_the_record(&self.wish, &self.store).await);
+        broken.extend(invariants::of_the_audit_log(&self.deeds, &self.store).await);
+        broken.extend(invariants::what_was_taken_is_given_back(&self.store.slots_since(TENANT, self.calm_since)));
         broken
     }
 
@@ -598,11 +760,29 @@ impl World<'_> {
             events: events.len(),
             effects: state.effects,
             faults: self.chaos.faults(),
-            commits: self.commits,
+            commits: self.deeds.commits.len(),
+            undone: self.store.undone().len(),
             lives: self.lives as usize,
             told,
         }
     }
+}
+
+/// What people did.
+#[derive(Default)]
+pub struct Deeds {
+    /// The commits of the tenant's branch, oldest first.
+    pub commits: Vec<String>,
+    /// Those that approved a plan, and of what.
+    pub approvals: Vec<(String, ApprovalKind)>,
+    /// Who had what tried again.
+    pub retries: Vec<(String, Vec<ResourceKey>)>,
+    /// Who asked for looks.
+    pub asks: Vec<String>,
+}
+
+fn some_limits(chaos: &Chaos) -> Limits {
+    Limits { pg: 1 + chaos.below(4), files: 1 + chaos.below(2), tenant: 1 + chaos.below(8) }
 }
 
 /// All that it takes to open an engine.

@@ -4,22 +4,27 @@ use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use plumb::engine::vault::{SecretsError, StoredSecrets, Vault, system_rng};
-use plumb::model::{Ask, Lease, Release, Replica, Request, SystemClock, Trigger, Width};
+use plumb::model::{Ask, Replica, Request, SystemClock, Trigger, Width};
 use plumb::store::Mode;
 use plumb::store::postgres::PostgresStore;
 use plumb::store::{Queue, Scope, Store, StoreError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tokio::sync::Notify;
 
 use super::audit::entry;
+use super::queue::{self, claimed};
 use super::sample::tenant_state;
 use super::{Fixture, isolation, tenant};
 use crate::harness::desk::{Desk, PLUMB};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{FILES, World};
+use crate::simulation::faulty::{Call, Fate, FaultyStore, Points};
 
 /// Everything that belongs to a tenant.
 const TABLES: [&str; 19] = [
@@ -175,49 +180,11 @@ async fn replicas_of_the_version_before_are_refused_nothing_while_the_schema_is_
     assert!(refused.is_empty(), "{refused:?}, of {asked}");
 }
 
-/// Claims a tenant for long.
-async fn claimed(store: &dyn Store, tenant: &str) -> Lease {
-    let ask = Ask { trigger: Trigger::Start, width: Width::Deep };
-    let claim = store.claim_tenant(tenant, ask, &Replica(tenant.to_owned()), Duration::from_secs(600)).await;
-    claim.unwrap().expect("nobody has it").lease
-}
-
 #[tokio::test]
 async fn a_provider_has_so_many_slots_over_all_replicas_and_those_of_a_lost_lease_are_free() {
     let fixture = Fixture::postgres().await;
-    let store = &*fixture.store;
     let beside = PostgresStore::open(&fixture.url, Mode::Append).await.unwrap();
-    let (one, other) = (claimed(store, "checkout").await, claimed(&beside, "billing").await);
-    let take = async |store: &dyn Store, lease: &Lease| store.take_slot("pg", 2, lease).await.unwrap();
-    let first = take(store, &one).await.expect("there is room");
-    let second = take(&beside, &other).await.expect("there is room");
-    assert_ne!(first.number, second.number);
-    assert_eq!((take(store, &one).await, take(&beside, &other).await), (None, None));
-    assert!(store.take_slot("redis", 1, &one).await.unwrap().is_some(), "another provider has its own");
-    // One that is given back can be taken, and giving it back once more takes it from nobody.
-    store.give_slot(&first).await.unwrap();
-    let third = take(&beside, &other).await.expect("there is room");
-    store.give_slot(&first).await.unwrap();
-    assert_eq!(take(store, &one).await, None);
-    // Whoever loses the lease loses the slots.
-    beside.release(&other, &Release { seen: None, retry: None, news: None }).await.unwrap();
-    let again = [take(store, &one).await, take(store, &one).await];
-    assert!(again.iter().all(Option::is_some), "{again:?}");
-    beside.give_slot(&third).await.unwrap();
-    assert_eq!(take(store, &one).await, None);
-    // What nobody knows of is given back, and nothing else.
-    let used = again[0].as_ref().unwrap().number;
-    beside.give_slots_but("pg", &[], &other).await.unwrap();
-    store.give_slots_but("pg", &[used], &one).await.unwrap();
-    let freed = take(store, &one).await.expect("there is room");
-    assert_ne!(freed.number, used);
-    assert_eq!(take(store, &one).await, None);
-    // Many that ask at once never get more than there are.
-    let asked = (0..16).map(|_| store.take_slot("busy", 3, &one));
-    let taken = futures::future::join_all(asked).await;
-    let taken: Vec<_> = taken.into_iter().filter_map(Result::unwrap).map(|slot| slot.number).collect();
-    let distinct: std::collections::BTreeSet<_> = taken.iter().collect();
-    assert!(!taken.is_empty() && taken.len() <= 3 && distinct.len() == taken.len(), "{taken:?}");
+    queue::slots_are_counted_over_all_replicas_and_those_of_a_lost_lease_are_free(&*fixture.store, &beside).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,6 +208,79 @@ async fn a_slot_whose_return_was_lost_keeps_nobody_waiting() {
     world.tenant.commit("Add three");
     let done = tokio::time::timeout(Duration::from_secs(60), world.in_sync()).await;
     assert_eq!(done.expect("nobody waits for a slot that nobody uses"), 3);
+}
+
+/// One step has a slot and cannot be written down; one that could not ask for a slot is about to make sure which it has;
+/// and one is asking for a slot until the first has given up.
+#[derive(Default)]
+struct Jam {
+    asked: AtomicU32,
+    failed: AtomicU32,
+    given_up: Notify,
+}
+
+/// One more than a look tries to write something down before it gives up.
+const WRITES: u32 = 11;
+
+#[async_trait]
+impl Points for Jam {
+    async fn before(&self, _: Call, what: &'static str) -> Fate {
+        match what {
+            "take_slot" => match self.asked.fetch_add(1, Ordering::SeqCst) {
+                1 => return Fate::Fail,
+                2 => self.given_up.notified().await,
+                _ => {}
+            },
+            "append_events" if self.asked.load(Ordering::SeqCst) > 2 => {
+                let failed = self.failed.fetch_add(1, Ordering::SeqCst) + 1;
+                if failed == WRITES {
+                    self.given_up.notify_one();
+                }
+                if failed <= WRITES {
+                    return Fate::Fail;
+                }
+            }
+            _ => {}
+        }
+        Fate::Go
+    }
+
+    async fn after(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_that_ask_for_slots_of_two_providers_never_wait_for_one_that_gives_its_own_back() {
+    let more = FILES.replace("name: files", "name: more").replace("sqlite:databases", "sqlite:more");
+    let more = more.replace("  serves: [{kind: Database}]\n", "");
+    let mut world = World::new(&format!("{FILES}---{more}"), "[files, more]").await;
+    let server = PostgresServer::shared();
+    let (login, password) = server.login();
+    server.psql("CREATE DATABASE state_jam OWNER plumb").await;
+    let url = format!("postgres://{login}:{password}@127.0.0.1:{}/state_jam", server.port());
+    world.database = Some(url.clone());
+    let jam = Arc::new(Jam::default());
+    let points = Arc::clone(&jam);
+    world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, points.clone()))));
+    world.restart().await;
+    world.write_database("staging", "a", "provider: files");
+    world.write_database("staging", "b", "provider: more");
+    world.write_database("staging", "c", "provider: files");
+    world.tenant.commit("Add three");
+    let look = tokio::time::timeout(Duration::from_secs(60), world.scheduled()).await;
+    let report = look.expect("the look ends");
+    assert_eq!(jam.failed.load(Ordering::SeqCst).min(WRITES), WRITES, "the first could not be written down");
+    assert_eq!((report.done, report.failed.len()), (2, 1), "{report:#?}");
+    assert_eq!(world.in_sync().await, 1);
+    // Another replica finds all room free.
+    let beside = PostgresStore::open(&url, Mode::Append).await.unwrap();
+    let other = claimed(&beside, "billing").await;
+    for provider in ["files", "more"] {
+        assert!(beside.take_slot(provider, 1, &other).await.unwrap().is_some(), "{provider}");
+    }
+    let taken = "SELECT 1 FROM plumb.slots WHERE tenant <> 'billing'";
+    assert!(server.query("state_jam", taken).await.is_empty(), "all was given back");
 }
 
 #[tokio::test]

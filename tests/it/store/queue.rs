@@ -7,9 +7,11 @@ use std::time::Duration;
 use plumb::model::{Ask, Claim, Lease, Release, Replica, Request, Trigger, Width};
 use plumb::store::{Scope, Store, StoreError};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::Fixture;
 use super::sample::tenant_state;
+use crate::harness::postgres::PostgresServer;
 
 const LONG: Duration = Duration::from_secs(600);
 const OVER: Duration = Duration::ZERO;
@@ -245,6 +247,58 @@ pub async fn whoever_waits_is_woken(store: &dyn Store) {
     }
 }
 
+/// Claims a tenant for long.
+pub async fn claimed(store: &dyn Store, tenant: &str) -> Lease {
+    let ask = Ask { trigger: Trigger::Start, width: Width::Deep };
+    let claim = store.claim_tenant(tenant, ask, &Replica(tenant.to_owned()), Duration::from_secs(600)).await;
+    claim.unwrap().expect("nobody has it").lease
+}
+
+/// On a store that counts slots, which two processes use.
+pub async fn slots_are_counted_over_all_replicas_and_those_of_a_lost_lease_are_free(
+    store: &dyn Store,
+    beside: &dyn Store,
+) {
+    let (one, other) = (claimed(store, "checkout").await, claimed(beside, "billing").await);
+    let take = async |store: &dyn Store, lease: &Lease| store.take_slot("pg", 2, lease).await.unwrap();
+    let first = take(store, &one).await.expect("there is room");
+    let second = take(beside, &other).await.expect("there is room");
+    assert_ne!(first.number, second.number);
+    assert_eq!((take(store, &one).await, take(beside, &other).await), (None, None));
+    assert!(store.take_slot("redis", 1, &one).await.unwrap().is_some(), "another provider has its own");
+    // One that is given back can be taken, and giving it back once more takes it from nobody.
+    store.give_slot(&first).await.unwrap();
+    let third = take(beside, &other).await.expect("there is room");
+    store.give_slot(&first).await.unwrap();
+    assert_eq!(take(store, &one).await, None);
+    // Whoever loses the lease loses the slots.
+    beside.release(&other, &DONE).await.unwrap();
+    let again = [take(store, &one).await, take(store, &one).await];
+    assert!(again.iter().all(Option::is_some), "{again:?}");
+    beside.give_slot(&third).await.unwrap();
+    assert_eq!(take(store, &one).await, None);
+    // What nobody knows of is given back, and nothing else.
+    let used = again[0].as_ref().unwrap().number;
+    beside.give_slots_but("pg", &[], &other).await.unwrap();
+    store.give_slots_but("pg", &[used], &one).await.unwrap();
+    let freed = take(store, &one).await.expect("there is room");
+    assert_ne!(freed.number, used);
+    assert_eq!(take(store, &one).await, None);
+    // Many that ask at once never get more than there are.
+    let asked = (0..16).map(|_| store.take_slot("busy", 3, &one));
+    let taken = futures::future::join_all(asked).await;
+    let taken: Vec<_> = taken.into_iter().filter_map(Result::unwrap).map(|slot| slot.number).collect();
+    let distinct: BTreeSet<_> = taken.iter().collect();
+    assert!(!taken.is_empty() && taken.len() <= 3 && distinct.len() == taken.len(), "{taken:?}");
+}
+
+#[tokio::test]
+async fn the_simulations_store_counts_slots_too() {
+    let fixture = Fixture::memory();
+    let (store, beside) = (&*fixture.store, &*fixture.store);
+    slots_are_counted_over_all_replicas_and_those_of_a_lost_lease_are_free(store, beside).await;
+}
+
 /// What a replica does next.
 #[derive(Clone, Copy, Debug)]
 enum Move {
@@ -254,6 +308,8 @@ enum Move {
     Claim {
         replica: usize,
     },
+    /// All that hold nothing claim at once.
+    ClaimAtOnce,
     /// Its lease ends, as it would by time.
     Die {
         replica: usize,
@@ -263,69 +319,115 @@ enum Move {
     },
 }
 
+const REPLICAS: usize = 3;
+
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         (0..4_usize).prop_map(|tenant| Move::Request { tenant }),
-        (0..3_usize).prop_map(|replica| Move::Claim { replica }),
-        (0..3_usize).prop_map(|replica| Move::Die { replica }),
-        (0..3_usize).prop_map(|replica| Move::Release { replica }),
+        (0..REPLICAS).prop_map(|replica| Move::Claim { replica }),
+        Just(Move::ClaimAtOnce),
+        (0..REPLICAS).prop_map(|replica| Move::Die { replica }),
+        (0..REPLICAS).prop_map(|replica| Move::Release { replica }),
     ];
     prop::collection::vec(one, 1..60)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_tenant_is_looked_at_twice_at_once_and_none_starves(moves in moves()) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-            let fixture = Fixture::sqlite().await;
-            let store = &*fixture.store;
-            // What each replica holds, and the tenants for which a look is still owed.
-            let mut held: BTreeMap<usize, Claim> = BTreeMap::new();
-            let mut owed: BTreeMap<String, ()> = BTreeMap::new();
-            // Who was abandoned since something was new waits at last.
-            let mut abandoned: BTreeSet<String> = BTreeSet::new();
-            for next in moves {
-                match next {
-                    Move::Request { tenant } => {
-                        let tenant = format!("tenant-{tenant}");
-                        request(store, &tenant, commit()).await;
-                        owed.insert(tenant, ());
-                    }
-                    Move::Claim { replica } if !held.contains_key(&replica) => {
-                        let Some(claimed) = claim(store, &replica.to_string(), LONG).await else { continue };
-                        let tenant = &claimed.lease.tenant;
-                        assert!(held.values().all(|other| other.lease.tenant != *tenant), "twice at once");
-                        assert!(owed.remove(tenant).is_some(), "nobody asked for it");
-                        held.insert(replica, claimed);
-                    }
-                    Move::Die { replica } => {
-                        let Some(claimed) = held.remove(&replica) else { continue };
-                        store.renew(&claimed.lease, OVER).await.unwrap();
-                        abandoned.insert(claimed.lease.tenant.clone());
-                        owed.insert(claimed.lease.tenant, ());
-                    }
-                    Move::Release { replica } => {
-                        let Some(claimed) = held.remove(&replica) else { continue };
-                        store.release(&claimed.lease, &DONE).await.unwrap();
-                    }
-                    Move::Claim { .. } => {}
+/// Lets replicas make these moves on an empty queue.
+async fn no_tenant_is_looked_at_twice_at_once_and_none_starves(store: &dyn Store, moves: Vec<Move>) {
+    // What each replica holds, and the tenants for which a look is still owed.
+    let mut held: BTreeMap<usize, Claim> = BTreeMap::new();
+    let mut owed: BTreeSet<String> = BTreeSet::new();
+    // Who was abandoned since something was new waits at last.
+    let mut abandoned: BTreeSet<String> = BTreeSet::new();
+    for next in moves {
+        match next {
+            Move::Request { tenant } => {
+                let tenant = format!("tenant-{tenant}");
+                request(store, &tenant, commit()).await;
+                owed.insert(tenant);
+            }
+            Move::Claim { replica } if !held.contains_key(&replica) => {
+                let claimed = claim(store, &replica.to_string(), LONG).await;
+                take(&mut held, &mut owed, replica, claimed);
+            }
+            Move::ClaimAtOnce => {
+                let idle: Vec<usize> = (0..REPLICAS).filter(|replica| !held.contains_key(replica)).collect();
+                let names: Vec<String> = idle.iter().map(ToString::to_string).collect();
+                let claims = futures::future::join_all(names.iter().map(|name| claim(store, name, LONG))).await;
+                for (replica, claimed) in idle.into_iter().zip(claims) {
+                    take(&mut held, &mut owed, replica, claimed);
                 }
             }
-            for (_, claimed) in held {
+            Move::Die { replica } => {
+                let Some(claimed) = held.remove(&replica) else { continue };
+                store.renew(&claimed.lease, OVER).await.unwrap();
+                abandoned.insert(claimed.lease.tenant.clone());
+                owed.insert(claimed.lease.tenant);
+            }
+            Move::Release { replica } => {
+                let Some(claimed) = held.remove(&replica) else { continue };
                 store.release(&claimed.lease, &DONE).await.unwrap();
             }
-            for tenant in owed.keys().filter(|tenant| abandoned.contains(*tenant)) {
-                let place = store.place(tenant).await.unwrap().unwrap();
-                assert!(place.holder.is_some() || place.asked.is_some(), "{tenant} is forgotten");
-                request(store, tenant, commit()).await;
-            }
-            while let Some(claimed) = claim(store, "last", LONG).await {
-                assert!(owed.remove(&claimed.lease.tenant).is_some(), "nobody asked for it");
-                store.release(&claimed.lease, &DONE).await.unwrap();
-            }
-            assert!(owed.is_empty(), "{owed:?} starve");
+            Move::Claim { .. } => {}
+        }
+    }
+    for (_, claimed) in held {
+        store.release(&claimed.lease, &DONE).await.unwrap();
+    }
+    for tenant in owed.intersection(&abandoned) {
+        let place = store.place(tenant).await.unwrap().unwrap();
+        assert!(place.holder.is_some() || place.asked.is_some(), "{tenant} is forgotten");
+        request(store, tenant, commit()).await;
+    }
+    while let Some(claimed) = claim(store, "last", LONG).await {
+        assert!(owed.remove(&claimed.lease.tenant), "nobody asked for it");
+        store.release(&claimed.lease, &DONE).await.unwrap();
+    }
+    assert!(owed.is_empty(), "{owed:?} starve");
+}
+
+/// A replica has what it claimed, if there was something.
+fn take(held: &mut BTreeMap<usize, Claim>, owed: &mut BTreeSet<String>, replica: usize, claimed: Option<Claim>) {
+    let Some(claimed) = claimed else { return };
+    let tenant = &claimed.lease.tenant;
+    assert!(held.values().all(|other| other.lease.tenant != *tenant), "twice at once");
+    assert!(owed.remove(tenant), "nobody asked for it");
+    held.insert(replica, claimed);
+}
+
+fn one_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// How many cases take one database each, and how many share a server, where each question takes its way there.
+const CASES: u32 = 40;
+const CASES_ON_POSTGRES: u32 = 12;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, ..ProptestConfig::default() })]
+
+    #[test]
+    fn on_sqlite_no_tenant_is_looked_at_twice_at_once_and_none_starves(moves in moves()) {
+        one_thread().block_on(async {
+            let fixture = Fixture::sqlite().await;
+            no_tenant_is_looked_at_twice_at_once_and_none_starves(&*fixture.store, moves).await;
         });
     }
+}
+
+#[test]
+fn on_postgres_no_tenant_is_looked_at_twice_at_once_and_none_starves() {
+    let runtime = one_thread();
+    // One database for all cases, and an empty queue for each.
+    let fixture = runtime.block_on(Fixture::postgres());
+    let empty = || PostgresServer::shared().psql_in(fixture.database(), "TRUNCATE plumb.queue");
+    let mut runner = TestRunner::new(ProptestConfig { cases: CASES_ON_POSTGRES, ..ProptestConfig::default() });
+    let run = runner.run(&moves(), |moves| {
+        runtime.block_on(async {
+            empty().await;
+            no_tenant_is_looked_at_twice_at_once_and_none_starves(&*fixture.store, moves).await;
+        });
+        Ok(())
+    });
+    run.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -1,0 +1,172 @@
+//! What is under way when the process is killed, and what has to come of it.
+
+use std::collections::BTreeMap;
+
+use plumb::model::{ApprovalKind, ExecutionOutcome, Kind, SystemClock};
+use plumb::store::Mode;
+
+use super::whole::Rest;
+use super::{TENANT, World, key, open_store, run_here, run_sql};
+
+pub const FILES: &str = "apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {name: files}\nspec: {type: sqlite, url: \
+                         \"sqlite:databases\", serves: [{kind: Database}]}\n";
+pub const DELETE: &str = "plumb.dev/deletion: delete";
+pub const TOGETHER: &str = "plumb.dev/deletion: delete, plumb.dev/on-failure: rollback";
+
+/// One act of the scenario: what was committed or done before the look that is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Three databases are made, one after another.
+    Create,
+    /// One is changed, one made anew since its page size changes, one removed.
+    Change,
+    /// All are removed, and that is approved.
+    Remove,
+    /// One was changed by hand: people are asked.
+    Ask,
+    /// They said yes.
+    Accept,
+    /// They said no.
+    Refuse,
+    /// Three are changed together, the third fails for good, and the first two are undone.
+    Undo,
+    /// After that something else is committed, which works.
+    Mend,
+    /// After that somebody has it tried again, and it works.
+    Retry,
+}
+
+pub const ACTS: [Act; 9] =
+    [Act::Create, Act::Change, Act::Remove, Act::Ask, Act::Accept, Act::Refuse, Act::Undo, Act::Mend, Act::Retry];
+const BRANCH: &str = "plumb/drift/staging/database-a";
+
+impl Act {
+    /// The world as it is before the look.
+    pub fn prepare(self, world: &mut World) {
+        match self {
+            Act::Create => {
+                world.write(Kind::Database, "a", DELETE, "userVersion: 1");
+                world.write(Kind::Database, "b", DELETE, "userVersion: 1, dependsOn: [Database/a]");
+                world.write(Kind::Database, "c", DELETE, "userVersion: 1, journalMode: wal");
+                world.commit("Add them");
+            }
+            Act::Change => {
+                Act::Create.come_to_rest(world);
+                world.write(Kind::Database, "a", DELETE, "userVersion: 2");
+                world.write(Kind::Database, "b", DELETE, "userVersion: 1, pageSize: 8192");
+                world.remove("c");
+                world.commit("Change them");
+            }
+            Act::Remove => {
+                Act::Create.come_to_rest(world);
+                for name in ["a", "b", "c"] {
+                    world.remove(name);
+                }
+                world.write(Kind::Database, "d", DELETE, "userVersion: 9");
+                world.commit("Another");
+                world.look();
+                world.remove("d");
+                world.commit("Remove them");
+                let told = world.look();
+                assert_eq!(told.outcome, ExecutionOutcome::Blocked, "{told:?}");
+                world.commit(&format!("Go on\n\n{}: {}", ApprovalKind::Deletes.trailer(), told.plan));
+            }
+            Act::Ask => {
+                Act::Create.come_to_rest(world);
+                run_sql(&world.databases().join("crash_staging_a.db"), "PRAGMA user_version = 7");
+            }
+            Act::Accept => {
+                Act::Ask.prepare(world);
+                world.look();
+                let tip = world.tenant.tip(BRANCH).expect("people are asked");
+                world.tenant.set_tip("main", Some(&tip));
+            }
+            Act::Refuse => {
+                Act::Ask.prepare(world);
+                world.look();
+                world.tenant.set_tip(BRANCH, None);
+            }
+            Act::Undo => {
+                want_together(world, 1);
+                let told = world.look();
+                assert_eq!(told.outcome, ExecutionOutcome::InSync, "{told:?}");
+                want_together(world, 2);
+                world.refuse(&["c"]);
+            }
+            Act::Mend => {
+                Act::Undo.come_to_rest(world);
+                world.refuse(&[]);
+                want_together(world, 3);
+            }
+            Act::Retry => {
+                Act::Undo.come_to_rest(world);
+                world.refuse(&[]);
+                run_here(async {
+                    let store = open_store(&world.folder, Mode::Append).await;
+                    let (tenant, clock, failed) = (TENANT, SystemClock, key("c"));
+                    let retried = plumb::engine::retry(&*store, &clock, tenant, Some(&failed), "ada").await.unwrap();
+                    assert_eq!(retried, [failed]);
+                });
+            }
+        }
+    }
+
+    fn come_to_rest(self, world: &mut World) {
+        self.prepare(world);
+        let told = world.look();
+        assert_eq!(told.outcome, self.outcome(), "{told:?}");
+    }
+
+    /// The databases that are there in the end, with their version.
+    pub fn wanted(self) -> BTreeMap<&'static str, i64> {
+        match self {
+            Act::Create => [("a", 1), ("b", 1), ("c", 1)].into(),
+            Act::Change => [("a", 2), ("b", 1)].into(),
+            Act::Remove => [].into(),
+            Act::Ask | Act::Accept => [("a", 7), ("b", 1), ("c", 1)].into(),
+            Act::Refuse | Act::Undo => [("a", 1), ("b", 1), ("c", 1)].into(),
+            Act::Mend => [("a", 3), ("b", 3), ("c", 3)].into(),
+            Act::Retry => [("a", 2), ("b", 2), ("c", 2)].into(),
+        }
+    }
+
+    pub fn outcome(self) -> ExecutionOutcome {
+        match self {
+            Act::Ask | Act::Undo => ExecutionOutcome::Blocked,
+            Act::Create | Act::Change | Act::Remove | Act::Accept | Act::Refuse | Act::Mend | Act::Retry => {
+                ExecutionOutcome::InSync
+            }
+        }
+    }
+
+    pub fn rest(self) -> Rest {
+        match self {
+            Act::Ask => Rest::Asked,
+            Act::Undo => Rest::Undone { failed: key("c") },
+            Act::Create | Act::Change | Act::Remove | Act::Accept | Act::Refuse | Act::Mend | Act::Retry => Rest::Ready,
+        }
+    }
+
+    /// The branches that are there in the end, beside `main`.
+    pub fn branches(self) -> Vec<String> {
+        match self {
+            Act::Ask => vec![BRANCH.to_owned()],
+            Act::Create
+            | Act::Change
+            | Act::Remove
+            | Act::Accept
+            | Act::Refuse
+            | Act::Undo
+            | Act::Mend
+            | Act::Retry => Vec::new(),
+        }
+    }
+}
+
+/// Three databases in a row that go together.
+fn want_together(world: &mut World, version: u32) {
+    world.write(Kind::Database, "a", TOGETHER, &format!("userVersion: {version}"));
+    world.write(Kind::Database, "b", TOGETHER, &format!("userVersion: {version}, dependsOn: [Database/a]"));
+    world.write(Kind::Database, "c", TOGETHER, &format!("userVersion: {version}, dependsOn: [Database/b]"));
+    world.commit(&format!("Want version {version}"));
+}

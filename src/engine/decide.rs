@@ -6,8 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::model::{
     Action, Approval, ApprovalKind, Decisions, DesiredState, DriftMode, ObjectHex, OnClose, Plan, PlanId, PlatformId,
-    Proposal, ProposalKind, ProposalStatus, ProposedField, ResourceKey, TenantSpec,
+    Proposal, ProposalKind, ProposalStatus, ProposedField, ResourceKey, Step, TenantSpec,
 };
+use crate::plan::id_of_step;
 use crate::source::{CommitInfo, Mirror, Refs, SourceError};
 use crate::store::HeldPlan;
 
@@ -392,15 +393,17 @@ pub(super) fn held_deletes(held: &[HeldPlan]) -> BTreeSet<ResourceKey> {
     deletes.flat_map(|held| held.keys.iter().cloned()).collect()
 }
 
-/// Approvals of `plan` by its id alone, with the keys that they cover in it.
+/// Approvals by the id of `plan`, or of one of its steps alone, with the keys that they cover in it.
 pub(super) fn with_coverage(approvals: &[Approval], plan: &Plan) -> Vec<Approval> {
     let steps = || plan.steps.iter().chain(plan.blocked.iter().filter_map(|blocked| blocked.step.as_ref()));
-    let by_id = approvals.iter().filter(|approval| approval.keys.is_empty() && approval.plan == plan.id);
+    let by_id = approvals.iter().filter(|approval| approval.keys.is_empty());
     let covering = by_id.map(|approval| {
-        let covered = steps().filter(|step| match approval.kind {
+        let is_of_kind = |step: &&Step| match approval.kind {
             ApprovalKind::Deletes => step.loses(),
             ApprovalKind::Create => step.action == Action::Create,
-        });
+        };
+        let is_named = |step: &&Step| approval.plan == plan.id || approval.plan == id_of_step(step);
+        let covered = steps().filter(is_of_kind).filter(is_named);
         Approval { keys: covered.map(|step| step.key.clone()).collect(), ..approval.clone() }
     });
     covering.filter(|approval| !approval.keys.is_empty()).collect()

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Action, ApprovalKind, DesiredState, Fields, Inventory, Lease, Live, Observation, Observations, Plan, PlanScope,
-    Platform, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Saga, Settle, Step, revision,
+    Action, ApprovalKind, DesiredState, Fields, Inventory, Lease, Live, Observation, Observations, Plan, PlanId,
+    PlanScope, Platform, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Saga, Settle, Step,
+    revision,
 };
 use crate::plan::{Place, object_name, read_back, record_after};
 use crate::store::{HeldPlan, Scope, StoreError, Tx};
@@ -364,8 +365,9 @@ async fn record_holds(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError
     for kind in [ApprovalKind::Deletes, ApprovalKind::Create] {
         let waiting = waiting(pass, kind);
         let id = &pass.plan.id;
-        held.retain(|known| known.kind != kind || known.id != *id);
-        held.push(HeldPlan { id: id.clone(), kind, keys: pass.plan.awaiting(kind) });
+        let plans = held_plans(pass.plan, kind);
+        held.retain(|known| known.kind != kind || !plans.contains_key(&known.id));
+        held.extend(plans.into_iter().map(|(id, keys)| HeldPlan { id, kind, keys }));
         for known in held.iter_mut().filter(|known| known.kind == kind) {
             known.keys.retain(|key| waiting.contains(key));
         }
@@ -392,6 +394,23 @@ async fn record_holds(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError
         tx.put_approval(tenant, approval).await?;
     }
     Ok(())
+}
+
+/// What of a pass can be approved, by the id that a trailer names: the plan, and what no plan with more in it covers.
+fn held_plans(plan: &Plan, kind: ApprovalKind) -> BTreeMap<PlanId, BTreeSet<ResourceKey>> {
+    let mut held = BTreeMap::from([(plan.id.clone(), plan.awaiting(kind))]);
+    match kind {
+        ApprovalKind::Deletes => {
+            for blocked in &plan.blocked {
+                if let Some(id) = &blocked.alone {
+                    held.entry(id.clone()).or_default().insert(blocked.key.clone());
+                }
+            }
+        }
+        // What is made again is covered by its key.
+        ApprovalKind::Create => {}
+    }
+    held
 }
 
 /// The keys of which something waits that an approval of `kind` is about: held, failed, not tried, or not seen.

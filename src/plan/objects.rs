@@ -10,7 +10,7 @@ use crate::model::{
 };
 
 use super::compare::{self, Comparison, Verdicts};
-use super::{Draft, Held};
+use super::{ApprovedAs, Draft, Held};
 
 /// Where the mark keeps the hash of `plumb.dev/rotate`, so that a lost inventory never rotates passwords (R12).
 pub(super) const ROTATE: &str = "/metadata/annotations/plumb.dev~1rotate";
@@ -111,7 +111,8 @@ impl Draft<'_> {
     }
 
     pub(super) fn block(&mut self, key: &ResourceKey, reason: Reason, message: impl Into<String>, step: Option<Step>) {
-        self.plan.blocked.push(Blocked { key: key.clone(), reason, message: message.into(), until: None, step });
+        let (key, message) = (key.clone(), message.into());
+        self.plan.blocked.push(Blocked { key, reason, message, until: None, step, alone: None });
     }
 
     /// Nothing is there: made, unless it was there before and held data (R8), or is there under another name (R4).
@@ -142,7 +143,7 @@ impl Draft<'_> {
                     reason: Reason::DataMissing,
                     message: format!("{} was there and is gone; it is not made again empty", step.object_name),
                     approval: ApprovalKind::Create,
-                    by_id: false,
+                    approved_as: ApprovedAs::Key,
                 },
             );
         } else if was_there && mode == DriftMode::Observe {
@@ -395,7 +396,7 @@ impl Draft<'_> {
                         reason: Reason::ReplaceProtected,
                         message,
                         approval: ApprovalKind::Deletes,
-                        by_id: true,
+                        approved_as: ApprovedAs::Step,
                     };
                     self.held_steps.insert(key.clone(), held);
                 }

@@ -5,7 +5,7 @@ use crate::model::{
     Unknown,
 };
 
-use super::{Draft, Held};
+use super::{ApprovedAs, Draft, Held};
 
 impl Draft<'_> {
     /// Looks at every record whose document is gone, and at marked objects nobody speaks of. A narrowed plan that makes
@@ -81,7 +81,7 @@ impl Draft<'_> {
                                     reason: Reason::DeletionsHeld,
                                     message,
                                     approval: ApprovalKind::Deletes,
-                                    by_id: true,
+                                    approved_as: ApprovedAs::Step,
                                 };
                                 self.held_steps.insert(key.clone(), held);
                             }
@@ -106,7 +106,8 @@ impl Draft<'_> {
              management commit its document again",
             stray.object_name, stray.provider
         );
-        let held = Held { reason: Reason::Orphaned, message, approval: ApprovalKind::Deletes, by_id: false };
+        let held =
+            Held { reason: Reason::Orphaned, message, approval: ApprovalKind::Deletes, approved_as: ApprovedAs::Key };
         self.held_steps.insert(key.clone(), held);
         self.plan.steps.push(self.deletion(key, &stray.provider, &stray.object_name, &stray.object));
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Action, ApprovalKind, Blocked, Fields, Kind, Reason, ResourceKey, Settle, Step};
+use crate::model::{Action, ApprovalKind, Fields, Kind, Reason, ResourceKey, Settle, Step};
 
-use super::{Draft, Held};
+use super::{ApprovedAs, Draft, Held};
 
 /// Finds resources of the same kind and name, or of the same kind and spec.
 #[derive(Default)]
@@ -67,7 +67,7 @@ impl Draft<'_> {
                 reason: Reason::PossibleRename,
                 message: why(&from, &to),
                 approval: ApprovalKind::Create,
-                by_id: false,
+                approved_as: ApprovedAs::Key,
             };
             self.held_steps.insert(to, held);
         }
@@ -114,7 +114,7 @@ impl Draft<'_> {
         });
         for (key, step) in kept {
             let message = why(&key, &left[&key]);
-            self.plan.blocked.push(Blocked { key, reason: Reason::PossibleRename, message, until: None, step });
+            self.block(&key, Reason::PossibleRename, message, step);
         }
     }
 }

@@ -291,3 +291,86 @@ fn r7_a_replacement_that_is_all_there_is_is_approved_as_the_plan() {
     world.commit_approves(ApprovalKind::Deletes, &plan);
     assert_eq!(world.plan().action(&db("orders")), Some(Action::Replace));
 }
+
+/// Git asks for pages of another size, and live has got a third one meanwhile.
+fn with_two_new_sizes(deletion: Option<Deletion>) -> World {
+    let mut world = two(deletion);
+    world.git_sets(&db("orders"), PAGE_SIZE, 8192);
+    world.live_becomes(&db("orders"), PAGE_SIZE, 16384);
+    world
+}
+
+#[test]
+fn r7_an_answer_to_a_conflict_replaces_nothing_by_itself() {
+    let mut world = with_two_new_sizes(Some(Deletion::Delete));
+    assert_held(&world.reconciles(), &db("orders"), PAGE_SIZE, DriftMode::Propose);
+    world.decision_lifts(&db("orders"), field(PAGE_SIZE, Some(json!(4096)), Some(json!(8192)), Some(json!(16384))));
+    let plan = world.plan();
+    assert!(plan.steps.is_empty(), "{plan:#?}");
+    let blocked = plan.blocked(&db("orders"));
+    assert_eq!(blocked.reason, Reason::ReplaceProtected);
+    world.approve(ApprovalKind::Deletes, way_out(blocked), []);
+    assert_eq!(world.plan().action(&db("orders")), Some(Action::Replace));
+}
+
+#[test]
+fn r7_a_size_that_a_commit_sets_after_the_question_is_no_answer_and_is_applied() {
+    let mut world = with_two_new_sizes(Some(Deletion::Delete));
+    world.reconciles();
+    world.proposal_is_open(&db("orders"), field(PAGE_SIZE, Some(json!(4096)), Some(json!(8192)), Some(json!(16384))));
+    world.git_sets(&db("orders"), PAGE_SIZE, 32768);
+    assert_eq!(world.plan().action(&db("orders")), Some(Action::Replace));
+}
+
+#[test]
+fn r7_an_answer_about_a_lost_base_replaces_nothing_by_itself() {
+    let mut world = with_two_new_sizes(Some(Deletion::Delete));
+    world.mark_mut(&db("orders")).hashes.clear();
+    world.inventory_is_lost();
+    world.reconciles();
+    world.decision_lifts(&db("orders"), field(PAGE_SIZE, None, Some(json!(8192)), Some(json!(16384))));
+    for _ in 0..2 {
+        let plan = world.reconciles();
+        assert!(plan.steps.is_empty(), "{plan:#?}");
+        assert_eq!(plan.reasons(&db("orders")), [Reason::ReplaceProtected]);
+    }
+}
+
+#[test]
+fn r7_a_permission_is_not_recorded_while_what_came_with_it_is_asked_about() {
+    for lost in [false, true] {
+        let mut world = with_two_new_sizes(None);
+        world.git_says(&db("orders"), |a| a.deletion = Some(Deletion::Delete));
+        if lost {
+            world.inventory_is_lost();
+        }
+        world.reconciles();
+        assert!(world.plan().settles.is_empty(), "what is not taken over is not recorded again and again");
+        // Without the conflict it is the replacement that the same commit allowed.
+        let mut undone = world.clone();
+        undone.live_becomes(&db("orders"), PAGE_SIZE, 4096);
+        let plan = undone.reconciles();
+        assert!(plan.steps.is_empty(), "{plan:#?}");
+        assert_eq!(plan.reasons(&db("orders")), [Reason::ReplaceProtected]);
+
+        let mut removed = world.clone();
+        removed.git_removes(&db("orders"));
+        assert_eq!(removed.plan().reasons(&db("orders")), [Reason::DeletionProtected]);
+
+        // Once it is decided, the permission stands by itself.
+        world.git_sets(&db("orders"), PAGE_SIZE, 16384);
+        world.reconciles();
+        world.git_removes(&db("orders"));
+        assert_eq!(world.plan().action(&db("orders")), Some(Action::Delete));
+    }
+}
+
+#[test]
+fn r7_a_word_that_protects_is_recorded_while_a_conflict_is_asked_about() {
+    let mut world = with_two_new_sizes(Some(Deletion::Delete));
+    world.reconciles();
+    world.git_says(&db("orders"), |a| a.deletion = Some(Deletion::Protect));
+    world.reconciles();
+    world.git_removes(&db("orders"));
+    assert_eq!(world.plan().reasons(&db("orders")), [Reason::DeletionProtected]);
+}

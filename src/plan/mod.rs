@@ -68,6 +68,8 @@ struct Draft<'a> {
     /// Removed keys that hold data which may still be there, protected or not: what a rename would leave behind
     /// (R10).
     removed: BTreeSet<ResourceKey>,
+    /// Orphans that hold data: after a loss of the inventory nothing else tells what was removed.
+    orphaned: BTreeSet<ResourceKey>,
     /// Records to let go of once what holds all deletions is approved (R9).
     held_forgets: Vec<(ResourceKey, Reason)>,
 }
@@ -124,6 +126,7 @@ impl<'a> Draft<'a> {
             plan,
             held_steps: BTreeMap::new(),
             removed: BTreeSet::new(),
+            orphaned: BTreeSet::new(),
             held_forgets: Vec::new(),
         }
     }

@@ -25,10 +25,25 @@ impl Draft<'_> {
                 PlanScope::Keys(_) => {}
             }
         }
-        match self.scope {
-            PlanScope::Full => live.strays.iter().for_each(|(key, stray)| self.consider_stray(key, stray)),
-            PlanScope::Keys(_) => {}
+        for (key, stray) in &live.strays {
+            if self.is_spoken_of(key) {
+                continue;
+            }
+            if key.kind.info().data_bearing {
+                self.orphaned.insert(key.clone());
+            }
+            match self.scope {
+                PlanScope::Full => self.consider_stray(key, stray),
+                PlanScope::Keys(_) => {}
+            }
         }
+    }
+
+    /// Whether git or the inventory knows `key`.
+    fn is_spoken_of(&self, key: &ResourceKey) -> bool {
+        self.desired.resources.contains_key(key)
+            || self.desired.rejected.contains_key(key)
+            || self.prior.records.contains_key(key)
     }
 
     /// Whether a removed resource holds data that is still there, as far as anybody can see.
@@ -95,10 +110,7 @@ impl Draft<'_> {
 
     /// A marked object that neither git nor the inventory speaks of: deleted only by approval (R4).
     fn consider_stray(&mut self, key: &ResourceKey, stray: &Stray) {
-        let spoken_of = self.desired.resources.contains_key(key)
-            || self.desired.rejected.contains_key(key)
-            || self.prior.records.contains_key(key);
-        if spoken_of || self.is_frozen(key) {
+        if self.is_frozen(key) {
             return;
         }
         let message = format!(

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use plumb::engine::view::OrphanKind;
+use plumb::engine::view::{self, OrphanKind};
 use plumb::model::{Action, ApprovalKind, EventKind, ExecutionOutcome, PlanId, Reason};
 use sqlx::Row;
 
@@ -588,4 +588,35 @@ async fn r6_an_approval_outlives_one_death_after_another() {
     world.on_event(|_| {});
     world.in_sync().await;
     assert_eq!(deletions(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r6_what_lets_one_replacement_pass_stays_the_same_whatever_else_is_done() {
+    let said = format!("{DELETE}\nplumb.dev/drift: revert");
+    let world = world_with(&["orders", "payments"], &said).await;
+    world.write_resource("staging", "Database", "orders", &said, "userVersion: 1\npageSize: 4096");
+    world.tenant.commit("Say how large pages are");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA page_size = 8192; VACUUM").await;
+    let payments = |version: u32| {
+        world.write_resource("staging", "Database", "payments", &said, &format!("userVersion: {version}"));
+        world.tenant.commit(&format!("Want version {version}"));
+    };
+    payments(2);
+    let report = world.apply().await;
+    assert_eq!((report.done, held(&report.plan, ORDERS)), (1, Some(Reason::ReplaceProtected)));
+    let listed = view::tenant(world.store(), &world.name, world.clock.as_ref()).await.unwrap().unwrap().held_plans;
+    assert_eq!((listed.len(), &listed[0].keys), (1, &vec![parse(ORDERS)]));
+    assert!(held_message(&report.plan, ORDERS).contains(&listed[0].trailer), "{listed:?}");
+
+    // It is remembered while something else keeps it.
+    world.write_platform("id: test-platform\nwindows:\n  - {mode: deny, schedule: \"* * * * *\", duration: 1h}");
+    world.platform.commit("Close");
+    world.approve(ApprovalKind::Deletes, &listed[0].plan);
+    payments(3);
+    assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::WindowClosed));
+    world.write_platform("id: test-platform");
+    world.platform.commit("Open");
+    assert_eq!(world.in_sync().await, 2);
+    assert_eq!(world.number("staging", "orders", "PRAGMA page_size").await, 4096);
 }

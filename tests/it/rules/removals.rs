@@ -620,3 +620,51 @@ async fn r6_what_lets_one_replacement_pass_stays_the_same_whatever_else_is_done(
     assert_eq!(world.in_sync().await, 2);
     assert_eq!(world.number("staging", "orders", "PRAGMA page_size").await, 4096);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_a_hold_outlives_a_pass_that_could_not_tell_what_would_be_lost() {
+    for meanwhile in ["away", "suspended"] {
+        let mut world = world_with(&["kept", "third"], DELETE).await;
+        world.write_resource("staging", "Database", "orders", DELETE, "pageSize: 4096");
+        world.tenant.commit("Add orders");
+        world.in_sync().await;
+        let document = |name: &str| {
+            let file = format!("environments/staging/{name}.yaml");
+            (file.clone(), world.tenant.show(&format!("main:{file}")))
+        };
+        let documents = ["kept", "third"].map(document);
+        world.tenant = GitRepo::new();
+        world.write_tenant("providers: [files]");
+        world.platform.commit("A new home");
+        for (file, text) in documents {
+            world.tenant.write(&file, text);
+        }
+        let orders = |said: &str| world.write_resource("staging", "Database", "orders", said, "pageSize: 8192");
+        match meanwhile {
+            "away" => {
+                orders(DELETE);
+                world.tenant.commit("Move in, with larger pages");
+                let away = world.data().join("unmounted");
+                std::fs::rename(world.databases(), &away).unwrap();
+                assert_eq!(world.apply().await.plan.unknown.len(), 3);
+                std::fs::rename(&away, world.databases()).unwrap();
+            }
+            _ => {
+                orders(&format!("{DELETE}\nplumb.dev/suspend: \"true\""));
+                world.tenant.commit("Move in, with larger pages");
+                assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::Suspended));
+                orders(DELETE);
+                world.tenant.commit("Go on");
+            }
+        }
+        let report = world.apply().await;
+        let reason = held(&report.plan, ORDERS);
+        assert_eq!((report.done, reason), (0, Some(Reason::SourceChanged)), "{meanwhile}: {:#?}", report.plan);
+        world.approve(ApprovalKind::Deletes, &report.plan.id);
+        assert_eq!(world.in_sync().await, 1);
+        // That was all that was left of it.
+        remove(&world, &["third"]);
+        world.tenant.commit("Remove one");
+        assert_eq!(world.in_sync().await, 1);
+    }
+}

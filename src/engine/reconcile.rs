@@ -445,6 +445,8 @@ impl Engine {
             sagas_over: &over,
             troubles: &expected,
             answers: &answers,
+            held: &memory.held,
+            approvals: &decisions.approvals,
             before: &live,
             after: &after,
             silent: &silent,

@@ -2,8 +2,11 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use plumb::engine::Width;
 use plumb::engine::view::OrphanKind;
-use plumb::model::{ApprovalKind, ConditionType, EventKind, ExecutionOutcome, ProposalKind, ProposalStatus, Reason};
+use plumb::model::{
+    ApprovalKind, ConditionType, EventKind, ExecutionOutcome, PlanScope, ProposalKind, ProposalStatus, Reason,
+};
 use sqlx::Row;
 
 use super::{DELETE, VERSION, live, remove, world_with};
@@ -302,4 +305,17 @@ async fn r8_a_dropped_postgres_database_is_not_made_again_even_after_a_loss_of_t
     assert_eq!(server.query("postgres", &exists).await.len(), 1);
     let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname LIKE '{name}%'");
     assert_eq!(server.query("postgres", &roles).await[0].get::<i64, _>(0), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_an_approval_that_a_narrow_look_uses_does_not_serve_twice() {
+    let world = world_with(&["orders", "payments"], "").await;
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    let plan = world.apply().await.plan.id;
+    world.approve(ApprovalKind::Create, &plan);
+    let report = world.look(Width::Changed).await.unwrap();
+    assert_eq!((report.done, report.plan.scope), (1, PlanScope::Keys([parse(ORDERS)].into())));
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    let report = world.apply().await;
+    assert_eq!((report.done, held(&report.plan, ORDERS)), (0, Some(Reason::DataMissing)), "{:#?}", report.plan);
 }

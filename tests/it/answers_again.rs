@@ -6,7 +6,7 @@ use plumb::model::{EventKind, ProposalKind, ProposalStatus, Reason};
 use crate::answers::{want, world_that_undoes};
 use crate::drift::{BRANCH, MANIFEST, ORDERS, VERSION, world_with, world_with_proposal};
 use crate::harness::git::MergeHow;
-use crate::harness::world::World;
+use crate::harness::world::{World, held};
 use crate::histories::{asked_about_nine, rewrite_to};
 use crate::let_go::lost_since_it_was_added;
 
@@ -234,4 +234,35 @@ async fn an_answer_that_can_only_be_carried_out_by_making_it_again_keeps_no_ques
     let asked = world.proposal(ORDERS).await.unwrap();
     assert_eq!(asked.status, ProposalStatus::Open);
     assert!(asked.fields.iter().any(|field| field.path.as_str() == "/spec/userVersion"), "{:?}", asked.fields);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_git_set_after_the_question_is_gits_though_its_step_had_to_wait() {
+    let world = world_with("").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42; PRAGMA journal_mode = delete").await;
+    world.apply().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().fields.len(), 2);
+    world.write_platform("id: test-platform\nwindows:\n  - {mode: deny, schedule: \"* * * * *\", duration: 1h}");
+    world.platform.commit("Close");
+    let text = world.tenant.show(&format!("main:{MANIFEST}"));
+    world.tenant.pull();
+    world.tenant.write(MANIFEST, text.replace("userVersion: 7", "userVersion: 8"));
+    world.tenant.commit("Want version 8");
+    let mut tips = Vec::new();
+    for _ in 0..3 {
+        let report = world.apply().await;
+        assert_eq!(held(&report.plan, ORDERS), Some(Reason::WindowClosed), "{:#?}", report.plan);
+        tips.push(world.tenant.remote_head(BRANCH));
+    }
+    assert!(tips[0].is_some() && tips[1..].iter().all(|tip| *tip == tips[0]), "pushed again and again: {tips:?}");
+    world.write_platform("id: test-platform");
+    world.platform.commit("Open");
+    let report = world.apply().await;
+    assert_eq!(report.done, 1, "{:#?}", report.plan);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 8);
+    let proposal = world.proposal(ORDERS).await.unwrap();
+    let asked: Vec<&str> = proposal.fields.iter().map(|field| field.path.as_str()).collect();
+    assert_eq!((proposal.status, asked), (ProposalStatus::Open, vec!["/spec/journalMode"]), "the rest is asked on");
+    world.tenant.delete_branch(BRANCH);
+    assert_eq!(world.in_sync().await, 1);
 }

@@ -28,7 +28,7 @@ use super::fleet::Access;
 use super::holds::{self, Lineage};
 use super::lease::{Going, Held};
 use super::memory::{Memory, Reached};
-use super::observe::{Look, targets};
+use super::observe::{Look, doubt_absence, targets};
 use super::passwords::Seen;
 use super::platform::PlatformStatus;
 use super::preview::believe_record;
@@ -458,7 +458,9 @@ impl Engine {
             timeline.note_of(&key, EventKind::Recorded { reason });
         }
         let hold = holds::left_over(&decisions, &plan, &applied, &desired, &memory.inventory);
-        let reached = Reached { head: &source.head, left: &news.lineage.left, hold, findings: &desired.diagnostics };
+        let heard_all = !memory.is_new() || (plan.scope == PlanScope::Full && silent.is_empty());
+        let Lineage { left, .. } = &news.lineage;
+        let reached = Reached { head: &source.head, left, heard_all, hold, findings: &desired.diagnostics };
         self.remember_pass(lease, spec, &memory, reached).await?;
         memory.proposals.extend(answers.iter().map(|answer| (answer.key.clone(), answer.clone())));
 
@@ -559,7 +561,7 @@ impl Engine {
         desired: &DesiredState,
     ) -> Result<News, EngineError> {
         let lineage = subject.lineage(memory, source)?;
-        let from = memory.state.as_ref().and_then(|state| state.applied.clone());
+        let from = memory.state.as_ref().and_then(|state| state.applied.clone().or(state.head.clone()));
         let commits = match lineage.departure {
             None if from.as_ref() != Some(&source.head) => {
                 let (mirror, head) = (Arc::clone(&source.mirror), source.head.clone());
@@ -675,6 +677,9 @@ impl Engine {
             let (strays, unasked) = self.strays(&look, &desired.tenant, asked, &in_place, &is_expected).await;
             live.strays = strays;
             silent.extend(unasked);
+        }
+        if memory.is_new() {
+            doubt_absence(&mut live, platform, spec, &silent);
         }
         let warnings = match access {
             Access::Read => believe_record(platform, &mut live, prior),

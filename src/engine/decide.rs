@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use crate::model::{
     Action, Approval, ApprovalKind, Decisions, DesiredState, DriftMode, ObjectHex, OnClose, Plan, PlanId, PlatformId,
@@ -283,47 +283,13 @@ impl Evidence<'_> {
     }
 }
 
-/// How long the vanishing of many branches that one tenant saw counts for the others of its repository, whose looks may
-/// have begun before it.
-const ONE_ACCIDENT: TimeDelta = TimeDelta::hours(1);
-
 /// Whether a branch that was out is not among the refs.
 pub(super) fn has_vanished(proposal: &Proposal, refs: &Refs) -> bool {
     proposal.status.is_undecided() && proposal.pushed.is_some() && !refs.drift.contains_key(&proposal.branch)
 }
 
-/// Counts the branches of other tenants' proposals that vanished from the same repository together with `own`: those that
-/// are gone now, and those that their tenant saw go, and has pushed again, since `own` were looked at last. One
-/// advertisement shows a repository, not a tenant (R14).
-pub(super) fn vanished_elsewhere(
-    own: &BTreeMap<ResourceKey, Proposal>,
-    others: impl Iterator<Item = Proposal>,
-    evidence: Advertised<'_>,
-) -> Result<usize, SourceError> {
-    let Advertised { refs, mirror, since, now } = evidence;
-    // What was asked again once was seen then.
-    let asked_again = own.values().filter_map(|proposal| proposal.vanished_at).max();
-    let mut vanished = 0;
-    for proposal in others {
-        let seen_to_go = proposal.vanished_at.filter(|at| *at > since.min(now - ONE_ACCIDENT));
-        let is_gone = has_vanished(&proposal, refs) && !is_merged(&proposal, refs, mirror)?;
-        vanished += usize::from(is_gone || seen_to_go > asked_again);
-    }
-    Ok(vanished)
-}
-
-/// What [`vanished_elsewhere`] goes by.
-#[derive(Clone, Copy)]
-pub(super) struct Advertised<'a> {
-    pub refs: &'a Refs,
-    pub mirror: &'a Mirror,
-    /// When the tenant's last pass ended.
-    pub since: DateTime<Utc>,
-    pub now: DateTime<Utc>,
-}
-
 /// Whether a commit of Plumb's that was, or may have been, on the branch is in the head.
-fn is_merged(proposal: &Proposal, refs: &Refs, mirror: &Mirror) -> Result<bool, SourceError> {
+pub(super) fn is_merged(proposal: &Proposal, refs: &Refs, mirror: &Mirror) -> Result<bool, SourceError> {
     let Some(head) = refs.head.as_ref() else { return Ok(false) };
     for commit in [&proposal.pushed, &proposal.pushing].into_iter().flatten() {
         if mirror.contains(commit, head)? {

@@ -22,7 +22,7 @@ use crate::store::Scope;
 use super::apply::Applied;
 use super::attempts::{self, Heads};
 use super::circuits::Circuits;
-use super::decide::{self, Advertised, Evidence, Removal};
+use super::decide::{self, Evidence, Removal};
 use super::desired::{Loaded, Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
 use super::holds::{self, Lineage};
@@ -591,29 +591,6 @@ impl Engine {
         }
         let vanished_elsewhere = self.vanished_elsewhere(subject, source, memory).await?;
         Ok(News { lineage, commits, let_go, vanished_elsewhere, at: self.clock.now() })
-    }
-
-    /// How many branches of other tenants' proposals vanished from the repository, where one of this tenant's did.
-    async fn vanished_elsewhere(
-        &self,
-        subject: Subject<'_>,
-        source: &Source,
-        memory: &Memory,
-    ) -> Result<usize, EngineError> {
-        let Subject { in_force, tenant, spec } = subject;
-        let url = &spec.repository.url;
-        let shares = |(other, theirs): (&String, &TenantSpec)| other != tenant && theirs.repository.url == *url;
-        let any_is_gone = memory.proposals.values().any(|proposal| decide::has_vanished(proposal, &source.refs));
-        if !any_is_gone || !in_force.platform.tenants.iter().any(shares) {
-            return Ok(0);
-        }
-        let all = self.store.read(Scope::Platform).await?.proposals().await?;
-        let others = all.into_values().filter(|proposal| proposal.key.tenant != tenant && proposal.url == *url);
-        let now = self.clock.now();
-        let since = memory.state.as_ref().map_or(now, |state| state.updated_at);
-        let evidence = Advertised { refs: &source.refs, mirror: &source.mirror, since, now };
-        beside(|| decide::vanished_elsewhere(&memory.proposals, others, evidence))
-            .map_err(|error| unreadable(tenant, error))
     }
 
     /// What was decided elsewhere than in proposals and commits.

@@ -14,6 +14,7 @@ mod decide;
 mod desired;
 mod fleet;
 mod holds;
+mod last_words;
 mod lease;
 mod memory;
 mod mirrors;

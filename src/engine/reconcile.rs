@@ -26,6 +26,7 @@ use super::decide::{self, Evidence, Removal};
 use super::desired::{Loaded, Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
 use super::holds::{self, Lineage};
+use super::last_words::Words;
 use super::lease::{Going, Held};
 use super::memory::{Memory, Reached};
 use super::observe::{Look, doubt_absence, targets};
@@ -133,7 +134,7 @@ pub(super) struct Source {
 pub(super) struct News {
     pub lineage: Lineage,
     /// The commits since the last pass. Those of another source or history are not heard: they may have been heard before.
-    commits: Vec<CommitInfo>,
+    pub commits: Vec<CommitInfo>,
     let_go: Vec<Removal>,
     /// How many branches of other tenants' proposals vanished from the same repository.
     vanished_elsewhere: usize,
@@ -346,6 +347,8 @@ impl Engine {
 
         // what people decided
         let news = self.news(subject, &source, &memory, &desired).await?;
+        let words = Words { subject, owner, source: &source, news: &news, desired: &desired };
+        self.hear_last_words(words, &mut memory, timeline).await?;
         self.read_decisions(subject, &source, &reading, &news, &mut memory, timeline).await?;
         let forgotten = forgotten(owner, &source, &memory.proposals);
         let mut decisions = decide::decisions(&memory.proposals);

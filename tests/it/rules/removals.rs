@@ -12,6 +12,7 @@ use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, held, held_message, parse};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
+const MANIFEST: &str = "environments/staging/orders.yaml";
 const EIGHT: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
 fn key(name: &str) -> String {
@@ -667,4 +668,45 @@ async fn r9_a_hold_outlives_a_pass_that_could_not_tell_what_would_be_lost() {
         world.tenant.commit("Remove one");
         assert_eq!(world.in_sync().await, 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_word_that_protects_holds_though_its_document_goes_in_the_same_push() {
+    for (said, kept) in [
+        ("plumb.dev/deletion: protect", Some(Reason::DeletionProtected)),
+        ("plumb.dev/deletion: retain", None),
+        ("plumb.dev/deletion: delete\nplumb.dev/suspend: \"true\"", Some(Reason::Suspended)),
+    ] {
+        for moved in [false, true] {
+            let world = world_with(&["orders", "payments", "third"], DELETE).await;
+            let file = "environments/staging/elsewhere.yaml";
+            world.write_resource("staging", "Database", "orders", said, "userVersion: 1");
+            if moved {
+                world.tenant.write(file, std::fs::read(world.tenant.work().join(MANIFEST)).unwrap());
+                world.tenant.remove(MANIFEST);
+            }
+            world.tenant.commit_locally("Keep it");
+            world.tenant.remove(if moved { file } else { MANIFEST });
+            world.tenant.commit_locally("Remove its document");
+            world.tenant.commit("And something else");
+            for look in 0..2 {
+                let report = world.apply().await;
+                assert!(world.file("staging", "orders").exists(), "{said}, look {look}: git said to keep it");
+                assert_eq!(held(&report.plan, ORDERS), kept, "{said}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_word_that_was_taken_back_before_the_document_went_protects_nothing() {
+    let world = world_with(&["orders", "payments", "third"], DELETE).await;
+    world.write_resource("staging", "Database", "orders", "plumb.dev/deletion: protect", "userVersion: 1");
+    world.tenant.commit_locally("Keep it");
+    world.write_resource("staging", "Database", "orders", DELETE, "userVersion: 1");
+    world.tenant.commit_locally("Rather not");
+    remove(&world, &["orders"]);
+    world.tenant.commit("Remove its document");
+    assert_eq!(world.in_sync().await, 1);
+    assert!(!world.file("staging", "orders").exists());
 }

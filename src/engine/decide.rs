@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use crate::model::{
     Action, Approval, ApprovalKind, Decisions, DesiredState, DriftMode, ObjectHex, OnClose, Plan, PlanId, PlatformId,
-    Proposal, ProposalKind, ProposalStatus, ProposedField, ResourceKey, TenantSpec,
+    Proposal, ProposalKind, ProposalStatus, ProposedField, ResourceKey, Step, TenantSpec,
 };
+use crate::plan::id_of_step;
 use crate::source::{CommitInfo, Mirror, Refs, SourceError};
 use crate::store::HeldPlan;
 
@@ -282,47 +283,13 @@ impl Evidence<'_> {
     }
 }
 
-/// How long the vanishing of many branches that one tenant saw counts for the others of its repository, whose looks may
-/// have begun before it.
-const ONE_ACCIDENT: TimeDelta = TimeDelta::hours(1);
-
 /// Whether a branch that was out is not among the refs.
 pub(super) fn has_vanished(proposal: &Proposal, refs: &Refs) -> bool {
     proposal.status.is_undecided() && proposal.pushed.is_some() && !refs.drift.contains_key(&proposal.branch)
 }
 
-/// Counts the branches of other tenants' proposals that vanished from the same repository together with `own`: those that
-/// are gone now, and those that their tenant saw go, and has pushed again, since `own` were looked at last. One
-/// advertisement shows a repository, not a tenant (R14).
-pub(super) fn vanished_elsewhere(
-    own: &BTreeMap<ResourceKey, Proposal>,
-    others: impl Iterator<Item = Proposal>,
-    evidence: Advertised<'_>,
-) -> Result<usize, SourceError> {
-    let Advertised { refs, mirror, since, now } = evidence;
-    // What was asked again once was seen then.
-    let asked_again = own.values().filter_map(|proposal| proposal.vanished_at).max();
-    let mut vanished = 0;
-    for proposal in others {
-        let seen_to_go = proposal.vanished_at.filter(|at| *at > since.min(now - ONE_ACCIDENT));
-        let is_gone = has_vanished(&proposal, refs) && !is_merged(&proposal, refs, mirror)?;
-        vanished += usize::from(is_gone || seen_to_go > asked_again);
-    }
-    Ok(vanished)
-}
-
-/// What [`vanished_elsewhere`] goes by.
-#[derive(Clone, Copy)]
-pub(super) struct Advertised<'a> {
-    pub refs: &'a Refs,
-    pub mirror: &'a Mirror,
-    /// When the tenant's last pass ended.
-    pub since: DateTime<Utc>,
-    pub now: DateTime<Utc>,
-}
-
 /// Whether a commit of Plumb's that was, or may have been, on the branch is in the head.
-fn is_merged(proposal: &Proposal, refs: &Refs, mirror: &Mirror) -> Result<bool, SourceError> {
+pub(super) fn is_merged(proposal: &Proposal, refs: &Refs, mirror: &Mirror) -> Result<bool, SourceError> {
     let Some(head) = refs.head.as_ref() else { return Ok(false) };
     for commit in [&proposal.pushed, &proposal.pushing].into_iter().flatten() {
         if mirror.contains(commit, head)? {
@@ -392,15 +359,17 @@ pub(super) fn held_deletes(held: &[HeldPlan]) -> BTreeSet<ResourceKey> {
     deletes.flat_map(|held| held.keys.iter().cloned()).collect()
 }
 
-/// Approvals of `plan` by its id alone, with the keys that they cover in it.
+/// Approvals by the id of `plan`, or of one of its steps alone, with the keys that they cover in it.
 pub(super) fn with_coverage(approvals: &[Approval], plan: &Plan) -> Vec<Approval> {
     let steps = || plan.steps.iter().chain(plan.blocked.iter().filter_map(|blocked| blocked.step.as_ref()));
-    let by_id = approvals.iter().filter(|approval| approval.keys.is_empty() && approval.plan == plan.id);
+    let by_id = approvals.iter().filter(|approval| approval.keys.is_empty());
     let covering = by_id.map(|approval| {
-        let covered = steps().filter(|step| match approval.kind {
+        let is_of_kind = |step: &&Step| match approval.kind {
             ApprovalKind::Deletes => step.loses(),
             ApprovalKind::Create => step.action == Action::Create,
-        });
+        };
+        let is_named = |step: &&Step| approval.plan == plan.id || approval.plan == id_of_step(step);
+        let covered = steps().filter(is_of_kind).filter(is_named);
         Approval { keys: covered.map(|step| step.key.clone()).collect(), ..approval.clone() }
     });
     covering.filter(|approval| !approval.keys.is_empty()).collect()

@@ -1,6 +1,8 @@
 //! When nothing of a tenant is deleted, whatever its tree says (R9).
 
-use crate::model::{Decisions, DesiredState, Inventory, ObjectHex, Plan, PlanScope, Reason, ResourceKey, TenantSpec};
+use crate::model::{
+    Decisions, DesiredState, Inventory, ObjectHex, Plan, PlanScope, Reason, ResourceKey, Step, TenantSpec,
+};
 
 use super::apply::Applied;
 use super::memory::Memory;
@@ -81,7 +83,8 @@ pub(super) fn sticky(decisions: &Decisions) -> Option<Reason> {
     decisions.prune_holds.iter().map(|(reason, _)| *reason).find(|reason| *reason != Reason::EmptyTree)
 }
 
-/// The hold that outlives this pass. It ends when a full pass left nothing in the inventory that git does not want.
+/// The hold that outlives this pass. It ends when a full pass left nothing in the inventory that git does not want, has
+/// seen everything, and nothing that would be lost has to wait: what the next one finds is what this one was to hold.
 pub(super) fn left_over(
     decisions: &Decisions,
     plan: &Plan,
@@ -91,8 +94,15 @@ pub(super) fn left_over(
 ) -> Option<Reason> {
     let is_settled =
         |key: &ResourceKey| applied.done.contains(key) || plan.settles.iter().any(|settle| settle.key() == key);
+    // An orphan is deleted by approval alone, and may stay one for ever.
+    let is_managed = |step: &&Step| desired.resources.contains_key(&step.key) || prior.get(&step.key).is_some();
+    let blocked = plan.blocked.iter().filter_map(|blocked| blocked.step.as_ref());
+    let undone = plan.steps.iter().filter(|step| !applied.done.contains(&step.key));
     let still_holds = plan.scope != PlanScope::Full
         || !desired.unreadable.is_empty()
+        || !desired.rejected.is_empty()
+        || !plan.unknown.is_empty()
+        || blocked.chain(undone).filter(is_managed).any(Step::loses)
         || prior.unwanted(desired).any(|record| !is_settled(&record.key));
     sticky(decisions).filter(|_| still_holds)
 }

@@ -90,6 +90,8 @@ pub(super) struct Reached<'a> {
     pub head: &'a ObjectHex,
     /// Heads that were left for another source or history.
     pub left: &'a [ObjectHex],
+    /// Whether all providers of the tenant have been heard by now, in this pass or in one before.
+    pub heard_all: bool,
     /// The hold that outlives the pass.
     pub hold: Option<Reason>,
     pub findings: &'a [Diagnostic],
@@ -100,6 +102,12 @@ impl Memory {
     pub(super) fn into_kept(self) -> Kept {
         let Self { inventory, documents, statuses, unready, .. } = self;
         Kept { inventory, documents, statuses, unready }
+    }
+
+    /// Whether nothing is known of the tenant yet: no pass has heard all of its providers since its state began, and what
+    /// any of them has may be what git wants elsewhere by now (R4).
+    pub(super) fn is_new(&self) -> bool {
+        self.state.as_ref().is_none_or(|state| state.applied.is_none())
     }
 
     /// Whether there is a conversation about `key`, or it was not ready when it was looked at last.
@@ -234,9 +242,9 @@ impl Engine {
         memory: &Memory,
         reached: Reached<'_>,
     ) -> Result<(), EngineError> {
-        let Reached { head, left, hold, findings } = reached;
+        let Reached { head, left, heard_all, hold, findings } = reached;
         let state = TenantState {
-            applied: Some(head.clone()),
+            applied: heard_all.then(|| head.clone()),
             head: Some(head.clone()),
             left: left.to_vec(),
             hold,

@@ -3,6 +3,7 @@
 //! What always holds: a tenant is reconciled once at a time; what is done follows only from git's refs, the inventory
 //! and what was observed; nothing is applied that was not planned, and nothing is planned on what was not seen.
 
+mod accidents;
 mod apply;
 mod attempts;
 mod audit;
@@ -13,6 +14,7 @@ mod decide;
 mod desired;
 mod fleet;
 mod holds;
+mod last_words;
 mod lease;
 mod memory;
 mod mirrors;

@@ -6,8 +6,8 @@ use futures::future::join_all;
 
 use crate::managers::{Cx, Found, ManagerError};
 use crate::model::{
-    Depth, DesiredState, FieldPath, Inventory, Observation, Observations, Ownership, Platform, ProviderIdentity,
-    Reason, ResourceKey, Stray, Target, Unknown,
+    Depth, DesiredState, FieldPath, Inventory, Kind, Observation, Observations, Ownership, Platform, ProviderIdentity,
+    Reason, ResourceKey, Stray, Target, TenantSpec, Unknown,
 };
 use crate::plan::object_name;
 
@@ -168,6 +168,33 @@ impl Engine {
             return Err(ManagerError::terminal(reason, message));
         }
         manager.discover(in_place, &Cx { platform: &look.platform.id, secrets: &NoPasswords }).await
+    }
+}
+
+/// Takes no absence for granted while a provider is silent, of a tenant of which nothing else tells what was where: its
+/// data may stand on that one, and would be made a second time, empty (R4, R5).
+pub(super) fn doubt_absence(
+    live: &mut Observations,
+    platform: &Platform,
+    tenant: &TenantSpec,
+    silent: &BTreeSet<String>,
+) {
+    let serves = |provider: &&String, kind: Kind| {
+        let spec = platform.providers.get(*provider).filter(|_| silent.contains(*provider));
+        spec.is_some_and(|spec| spec.provider_type.supports(kind).is_some())
+    };
+    for (key, seen) in &mut live.objects {
+        let is_absent = matches!(seen, Observation::Absent { .. }) && !live.strays.contains_key(key);
+        if !is_absent || !key.kind.info().data_bearing {
+            continue;
+        }
+        if let Some(provider) = tenant.providers.iter().find(|provider| serves(provider, key.kind)) {
+            let message = format!(
+                "it is not there, and {provider}, which does not answer, may have it: no look has heard all providers of the \
+                 tenant yet. It goes on once {provider} answers, or is no longer the tenant's"
+            );
+            *seen = Observation::Unknown(Unknown::new(Reason::NotObserved, message));
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::source::{Refs, Side, Wanted, WorkingTree};
 use super::attempts::Heads;
 use super::desired::{Loaded, Sources, Workspace};
 use super::fleet::Access;
+use super::last_words::Words;
 use super::platform::PlatformStatus;
 use super::propose::forgotten;
 use super::reconcile::{Ground, Planned, Source, Subject, approvals, sources_of, unreadable};
@@ -107,6 +108,9 @@ impl Engine {
                 let statuses = self.statuses_of_removed(tenant, &memory.inventory, &reading.desired).await?;
                 memory.know_statuses(statuses);
                 let news = self.news(subject, &source, &memory, &reading.desired).await?;
+                let words = Words { subject, owner, source: &source, news: &news, desired: &reading.desired };
+                let safer = self.last_words(words, &memory.inventory).await?;
+                memory.inventory.records.extend(safer.into_iter().map(|record| (record.key.clone(), record)));
                 let read = subject.read_proposals(&proposals, &source, &reading, &news)?;
                 proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
                 let mut decisions = decide::decisions(&proposals);

@@ -99,15 +99,25 @@ impl Topic<'_> {
         own.iter().chain(&proposal.silenced).filter(is_silent).cloned().collect()
     }
 
-    /// What of an answer is still to be carried out: a step that waits changes it, or it cannot be seen now.
-    fn outstanding(&self, resource: &Resource, decided: &Proposal) -> Vec<ProposedField> {
+    /// What a step of `key` changes that is still to be done.
+    fn to_be_changed(&self, key: &ResourceKey) -> Vec<&FieldPath> {
         let blocked = self.plan.blocked.iter().filter_map(|blocked| blocked.step.as_ref());
         let undone = self.plan.steps.iter().filter(|step| !self.applied.done.contains(&step.key));
-        let waiting: Vec<&FieldPath> = undone
-            .chain(blocked)
-            .filter(|step| step.key == decided.key)
-            .flat_map(|step| step.changes.iter().map(|change| &change.path))
-            .collect();
+        let waiting = undone.chain(blocked).filter(|step| step.key == *key);
+        waiting.flat_map(|step| step.changes.iter().map(|change| &change.path)).collect()
+    }
+
+    /// What git has set since `known` asked about it, and is not applied yet. Only the question tells that git decided it:
+    /// without that it would be taken for a field that git and live have changed at once.
+    fn set_since(&self, known: &Proposal, drift: &Drift) -> Vec<ProposedField> {
+        let waiting = self.to_be_changed(&known.key);
+        let is_set = |field: &&ProposedField| waiting.contains(&&field.path) && !is_about(drift, field);
+        known.fields.iter().filter(is_set).cloned().collect()
+    }
+
+    /// What of an answer is still to be carried out: a step that waits changes it, or it cannot be seen now.
+    fn outstanding(&self, resource: &Resource, decided: &Proposal) -> Vec<ProposedField> {
+        let waiting = self.to_be_changed(&decided.key);
         // While a change is undone nothing is asked about its resources, nor is what was accepted of them carried out.
         let waits_for_undoing = |path: &FieldPath| {
             let mut drifted = self.drifts_of(&decided.key).flat_map(|drift| &drift.fields);
@@ -347,6 +357,15 @@ impl Engine {
             return;
         }
         let kind = if drift.missing { ProposalKind::Missing } else { ProposalKind::Drift };
+        let set_since = match kind {
+            ProposalKind::Missing => Vec::new(),
+            ProposalKind::Drift => known.map(|known| topic.set_since(known, drift)).unwrap_or_default(),
+        };
+        let with_what_is_set = |mut fields: Vec<ProposedField>| {
+            fields.extend(set_since.iter().cloned());
+            fields.sort_by(|a, b| a.path.cmp(&b.path));
+            fields
+        };
         let tip = topic.refs.drift.get(&branch);
         let stands_for = |known: &Proposal, fields: &[ProposedField]| {
             known.kind == kind
@@ -359,7 +378,7 @@ impl Engine {
                 && tip == known.pushed.as_ref()
         };
         // What was left out of a proposal is tried again each time: other documents and policies change too.
-        let drifted: Vec<ProposedField> = drift.fields.iter().map(proposed).collect();
+        let drifted = with_what_is_set(drift.fields.iter().map(proposed).collect());
         if known.is_some_and(|known| known.left_out.is_empty() && stands_for(known, &drifted)) {
             offers.standing.insert(key.clone());
             return;
@@ -379,6 +398,7 @@ impl Engine {
                 return;
             }
         };
+        let fields = with_what_is_set(fields);
         // What was left out before and cannot be seen now is still so, as far as anybody knows.
         let unseen = |left: &&LeftOut| topic.could_not_see(resource, &left.field.path);
         left_out.extend(known.into_iter().flat_map(|known| &known.left_out).filter(unseen).cloned());

@@ -23,13 +23,14 @@ use crate::store::audit::NewAudit;
 use super::apply::Applied;
 use super::attempts::{self, Heads};
 use super::circuits::Circuits;
-use super::decide::{self, Advertised, Evidence, Removal};
+use super::decide::{self, Evidence, Removal};
 use super::desired::{Loaded, Owner, Reading, Sources, Workspace};
 use super::fleet::Access;
 use super::holds::{self, Lineage};
+use super::last_words::Words;
 use super::lease::{Going, Held};
 use super::memory::{Memory, Reached};
-use super::observe::{Look, targets};
+use super::observe::{Look, doubt_absence, targets};
 use super::passwords::Seen;
 use super::platform::PlatformStatus;
 use super::preview::believe_record;
@@ -134,7 +135,7 @@ pub(super) struct Source {
 pub(super) struct News {
     pub lineage: Lineage,
     /// The commits since the last pass. Those of another source or history are not heard: they may have been heard before.
-    commits: Vec<CommitInfo>,
+    pub commits: Vec<CommitInfo>,
     let_go: Vec<Removal>,
     /// How many branches of other tenants' proposals vanished from the same repository.
     vanished_elsewhere: usize,
@@ -353,6 +354,8 @@ impl Engine {
 
         // what people decided
         let news = self.news(subject, &source, &memory, &desired).await?;
+        let words = Words { subject, owner, source: &source, news: &news, desired: &desired };
+        self.hear_last_words(words, &mut memory, timeline).await?;
         self.read_decisions(subject, &source, &reading, &news, &mut memory, timeline).await?;
         let forgotten = forgotten(owner, &source, &memory.proposals);
         let mut decisions = decide::decisions(&memory.proposals);
@@ -456,6 +459,8 @@ impl Engine {
             sagas_over: &over,
             troubles: &expected,
             answers: &answers,
+            held: &memory.held,
+            approvals: &decisions.approvals,
             before: &live,
             after: &after,
             silent: &silent,
@@ -467,7 +472,9 @@ impl Engine {
             timeline.note_of(&key, EventKind::Recorded { reason });
         }
         let hold = holds::left_over(&decisions, &plan, &applied, &desired, &memory.inventory);
-        let reached = Reached { head: &source.head, left: &news.lineage.left, hold, findings: &desired.diagnostics };
+        let heard_all = !memory.is_new() || (plan.scope == PlanScope::Full && silent.is_empty());
+        let Lineage { left, .. } = &news.lineage;
+        let reached = Reached { head: &source.head, left, heard_all, hold, findings: &desired.diagnostics };
         self.remember_pass(lease, spec, &memory, reached).await?;
         memory.proposals.extend(answers.iter().map(|answer| (answer.key.clone(), answer.clone())));
 
@@ -568,7 +575,7 @@ impl Engine {
         desired: &DesiredState,
     ) -> Result<News, EngineError> {
         let lineage = subject.lineage(memory, source)?;
-        let from = memory.state.as_ref().and_then(|state| state.applied.clone());
+        let from = memory.state.as_ref().and_then(|state| state.applied.clone().or(state.head.clone()));
         let commits = match lineage.departure {
             None if from.as_ref() != Some(&source.head) => {
                 let (mirror, head) = (Arc::clone(&source.mirror), source.head.clone());
@@ -598,29 +605,6 @@ impl Engine {
         }
         let vanished_elsewhere = self.vanished_elsewhere(subject, source, memory).await?;
         Ok(News { lineage, commits, let_go, vanished_elsewhere, at: self.clock.now() })
-    }
-
-    /// How many branches of other tenants' proposals vanished from the repository, where one of this tenant's did.
-    async fn vanished_elsewhere(
-        &self,
-        subject: Subject<'_>,
-        source: &Source,
-        memory: &Memory,
-    ) -> Result<usize, EngineError> {
-        let Subject { in_force, tenant, spec } = subject;
-        let url = &spec.repository.url;
-        let shares = |(other, theirs): (&String, &TenantSpec)| other != tenant && theirs.repository.url == *url;
-        let any_is_gone = memory.proposals.values().any(|proposal| decide::has_vanished(proposal, &source.refs));
-        if !any_is_gone || !in_force.platform.tenants.iter().any(shares) {
-            return Ok(0);
-        }
-        let all = self.store.read(Scope::Platform).await?.proposals().await?;
-        let others = all.into_values().filter(|proposal| proposal.key.tenant != tenant && proposal.url == *url);
-        let now = self.clock.now();
-        let since = memory.state.as_ref().map_or(now, |state| state.updated_at);
-        let evidence = Advertised { refs: &source.refs, mirror: &source.mirror, since, now };
-        beside(|| decide::vanished_elsewhere(&memory.proposals, others, evidence))
-            .map_err(|error| unreadable(tenant, error))
     }
 
     /// What was decided elsewhere than in proposals and commits.
@@ -684,6 +668,9 @@ impl Engine {
             let (strays, unasked) = self.strays(&look, &desired.tenant, asked, &in_place, &is_expected).await;
             live.strays = strays;
             silent.extend(unasked);
+        }
+        if memory.is_new() {
+            doubt_absence(&mut live, platform, spec, &silent);
         }
         let warnings = match access {
             Access::Read => believe_record(platform, &mut live, prior),

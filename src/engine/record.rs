@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Action, ApprovalKind, DesiredState, Fields, Inventory, Lease, Live, Observation, Observations, Plan, PlanScope,
-    Platform, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Saga, Settle, Step, revision,
+    Action, Approval, ApprovalKind, DesiredState, Fields, Inventory, Lease, Live, Observation, Observations, Plan,
+    PlanId, PlanScope, Platform, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Saga, Settle,
+    Step, revision,
 };
 use crate::plan::{Place, object_name, read_back, record_after};
 use crate::store::{HeldPlan, Scope, StoreError, Tx};
@@ -36,6 +37,9 @@ pub(super) struct Pass<'a> {
     pub troubles: &'a Troubles,
     /// Answers of which something was carried out.
     pub answers: &'a [Proposal],
+    /// What of plans was known to wait for an approval, and what was approved.
+    pub held: &'a [HeldPlan],
+    pub approvals: &'a [Approval],
     /// What was seen before the apply.
     pub before: &'a Observations,
     /// What was read back of the objects that steps touched.
@@ -358,18 +362,67 @@ async fn record_strays(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreErro
 /// Remembers the keys of held plans, so that a trailer finds them. A key is forgotten, in held plans and in approvals,
 /// once nothing of it waits any more: what was approved once must not cover a later deletion of the same key.
 async fn record_holds(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError> {
-    if pass.plan.scope != PlanScope::Full {
+    let is_full = pass.plan.scope == PlanScope::Full;
+    if !is_full && !does_what_waited(pass) {
         return Ok(());
     }
     let tenant = &pass.desired.tenant;
-    let (held_before, approved_before) = (tx.held_plans(tenant).await?, tx.approvals(tenant).await?);
-    let mut held = held_before.clone();
-    let mut approved = approved_before.clone();
+    let before = (tx.held_plans(tenant).await?, tx.approvals(tenant).await?);
+    let (held, approved) = match is_full {
+        true => still_waiting(pass, before.clone()),
+        false => without_done(pass, before.clone()),
+    };
+    if (&held, &approved) == (&before.0, &before.1) {
+        return Ok(());
+    }
+    tx.clear_approvals(tenant).await?;
+    for plan in &held {
+        tx.put_held_plan(tenant, plan).await?;
+    }
+    for approval in &approved {
+        tx.put_approval(tenant, approval).await?;
+    }
+    Ok(())
+}
+
+/// Whether a pass over a few keys did what was held or approved before: nothing else is looked at for that.
+fn does_what_waited(pass: &Pass<'_>) -> bool {
+    let Pass { plan, applied, held, approvals, .. } = pass;
+    let is_done = |keys: &BTreeSet<ResourceKey>| applied.done.iter().any(|key| keys.contains(key));
+    let by_id = |approval: &Approval| approval.keys.is_empty() && approval.plan == plan.id && !applied.done.is_empty();
+    held.iter().any(|held| is_done(&held.keys))
+        || approvals.iter().any(|approval| is_done(&approval.keys) || by_id(approval))
+}
+
+/// What was done waits no more; of the rest a pass over a few keys says nothing.
+fn without_done(
+    pass: &Pass<'_>,
+    (mut held, mut approved): (Vec<HeldPlan>, Vec<Approval>),
+) -> (Vec<HeldPlan>, Vec<Approval>) {
+    let done = &pass.applied.done;
+    for held in &mut held {
+        held.keys.retain(|key| !done.contains(key));
+    }
+    held.retain(|held| !held.keys.is_empty());
+    approved.retain_mut(|approval| {
+        let was_empty = approval.keys.is_empty();
+        approval.keys.retain(|key| !done.contains(key));
+        was_empty || !approval.keys.is_empty()
+    });
+    (held, approved)
+}
+
+/// What of all that was held and approved still waits after a full pass, with what it held itself.
+fn still_waiting(
+    pass: &Pass<'_>,
+    (mut held, mut approved): (Vec<HeldPlan>, Vec<Approval>),
+) -> (Vec<HeldPlan>, Vec<Approval>) {
+    let id = &pass.plan.id;
     for kind in [ApprovalKind::Deletes, ApprovalKind::Create] {
         let waiting = waiting(pass, kind);
-        let id = &pass.plan.id;
-        held.retain(|known| known.kind != kind || known.id != *id);
-        held.push(HeldPlan { id: id.clone(), kind, keys: pass.plan.awaiting(kind) });
+        let plans = held_plans(pass.plan, kind);
+        held.retain(|known| known.kind != kind || !plans.contains_key(&known.id));
+        held.extend(plans.into_iter().map(|(id, keys)| HeldPlan { id, kind, keys }));
         for known in held.iter_mut().filter(|known| known.kind == kind) {
             known.keys.retain(|key| waiting.contains(key));
         }
@@ -385,17 +438,24 @@ async fn record_holds(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError
     }
     // The order that the store gives them in.
     held.sort_by(|a, b| (&a.id, a.kind.trailer()).cmp(&(&b.id, b.kind.trailer())));
-    if held == held_before && approved == approved_before {
-        return Ok(());
+    (held, approved)
+}
+
+/// What of a pass can be approved, by the id that a trailer names: the plan, and what no plan with more in it covers.
+fn held_plans(plan: &Plan, kind: ApprovalKind) -> BTreeMap<PlanId, BTreeSet<ResourceKey>> {
+    let mut held = BTreeMap::from([(plan.id.clone(), plan.awaiting(kind))]);
+    match kind {
+        ApprovalKind::Deletes => {
+            for blocked in &plan.blocked {
+                if let Some(id) = &blocked.alone {
+                    held.entry(id.clone()).or_default().insert(blocked.key.clone());
+                }
+            }
+        }
+        // What is made again is covered by its key.
+        ApprovalKind::Create => {}
     }
-    tx.clear_approvals(tenant).await?;
-    for plan in &held {
-        tx.put_held_plan(tenant, plan).await?;
-    }
-    for approval in &approved {
-        tx.put_approval(tenant, approval).await?;
-    }
-    Ok(())
+    held
 }
 
 /// The keys of which something waits that an approval of `kind` is about: held, failed, not tried, or not seen.

@@ -13,10 +13,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 
 use crate::model::{
-    Action, Attempt, Change, Decisions, DesiredState, EventKind, Failure, Fields, Hold, Inventory, Lease, OnFailure,
-    Part, Plan, ProposedField, Reason, Record, Resource, ResourceKey, Saga, Step,
+    Action, Attempt, Change, Decisions, DesiredState, DriftMode, EventKind, Failure, FieldPath, Fields, Hold,
+    Inventory, Lease, OnFailure, Part, Plan, ProposedField, Reason, Record, Resource, ResourceKey, Saga, Step,
 };
 use crate::store::{Scope, Store, StoreError};
 
@@ -63,7 +64,8 @@ pub(super) fn undo(
                         field.git = former.applied.0.get(&field.path).cloned();
                     }
                     let record = prior.get(key).unwrap_or(former);
-                    wanted.resources.insert(key.clone(), Arc::new(as_before(now, part, former, record)));
+                    let mode = former.annotations.drift.unwrap_or(decisions.drift);
+                    wanted.resources.insert(key.clone(), Arc::new(as_before(now, part, former, record, mode)));
                     decisions.lifted.entry(key.clone()).or_default().extend(half_done(part, former));
                     decisions.unmanaged_before.insert(key.clone(), unmanaged_before(part, former));
                 }
@@ -101,11 +103,11 @@ fn sentence(key: &ResourceKey, failure: &Failure) -> String {
 }
 
 /// A resource as it was applied before, where git has it now; `record` is how it is known now.
-fn as_before(now: &Resource, part: &Part, former: &Record, record: &Record) -> Resource {
+fn as_before(now: &Resource, part: &Part, former: &Record, record: &Record, mode: DriftMode) -> Resource {
     Resource {
         key: now.key.clone(),
         provider: former.provider.clone(),
-        fields: fields_before(part, former, record),
+        fields: fields_before(now, part, former, record, mode),
         annotations: former.annotations.kept_safer_by(&now.annotations, now.key.kind),
         labels: now.labels.clone(),
         depends_on: former.depends_on.clone(),
@@ -118,21 +120,57 @@ fn as_before(now: &Resource, part: &Part, former: &Record, record: &Record) -> R
 }
 
 /// What the change did goes back to what was applied before; what was settled beside it, as what a person accepted is, was
-/// not its doing and stays.
-fn fields_before(part: &Part, former: &Record, record: &Record) -> Fields {
+/// not its doing and stays. So does what git says of fields whose base is lost: that they are not known to be applied does
+/// not mean that nobody wants them.
+fn fields_before(now: &Resource, part: &Part, former: &Record, record: &Record, mode: DriftMode) -> Fields {
     let mut fields = record.applied.clone();
-    for Change { path, .. } in &part.changes {
-        match former.applied.0.get(path) {
-            Some(value) => fields.0.insert(path.clone(), value.clone()),
-            None => fields.0.remove(path),
+    let lost = record.unsettled.keys();
+    fields.0.extend(lost.filter_map(|path| Some((path.clone(), now.fields.0.get(path)?.clone()))));
+    for change in &part.changes {
+        match value_before(change, part, former, record, mode) {
+            Some(value) => fields.0.insert(change.path.clone(), value.clone()),
+            None => fields.0.remove(&change.path),
         };
     }
     fields
 }
 
-/// What a step that failed may have done already: it is put back where live is just that.
+/// What a field that was changed goes back to. Where it had drifted, a person was asked and the commit gave another
+/// answer: taking that back brings back what was live, and not a value that nobody has wanted since.
+fn value_before<'a>(
+    change: &'a Change,
+    part: &Part,
+    former: &'a Record,
+    record: &Record,
+    mode: DriftMode,
+) -> Option<&'a Value> {
+    let path = &change.path;
+    if former.unsettled.contains_key(path) {
+        return change.from.as_ref();
+    }
+    let applied = former.applied.0.get(path);
+    let was_done = record.applied.0.get(path) != applied;
+    match mode {
+        DriftMode::Propose | DriftMode::Observe if was_done && answers_drift(change, part, former) => {
+            change.from.as_ref()
+        }
+        DriftMode::Propose | DriftMode::Observe | DriftMode::Revert => applied,
+    }
+}
+
+/// Whether git set a field of which something else was live than what was applied.
+fn answers_drift(Change { path, from, .. }: &Change, part: &Part, former: &Record) -> bool {
+    let applied = former.applied.0.get(path);
+    applied.is_some()
+        && from.is_some()
+        && from.as_ref() != former.readback.0.get(path)
+        && part.wanted.0.get(path) != applied
+}
+
+/// What a step that failed may have done already: it is put back where live is just that. What had drifted before is not:
+/// nobody wants what was applied then.
 fn half_done<'a>(part: &'a Part, former: &'a Record) -> impl Iterator<Item = ProposedField> + 'a {
-    part.changes.iter().map(|change| ProposedField {
+    part.changes.iter().filter(|change| !answers_drift(change, part, former)).map(|change| ProposedField {
         path: change.path.clone(),
         base: former.readback.0.get(&change.path).cloned(),
         git: former.applied.0.get(&change.path).cloned(),
@@ -142,7 +180,8 @@ fn half_done<'a>(part: &'a Part, former: &'a Record) -> impl Iterator<Item = Pro
 
 /// What a change did to fields that nobody managed before it.
 fn unmanaged_before(part: &Part, former: &Record) -> Vec<Change> {
-    part.changes.iter().filter(|change| !former.applied.0.contains_key(&change.path)).cloned().collect()
+    let was_managed = |path: &FieldPath| former.applied.0.contains_key(path) || former.unsettled.contains_key(path);
+    part.changes.iter().filter(|change| !was_managed(&change.path)).cloned().collect()
 }
 
 /// Writes down what the steps of `plan` may have to undo, before any of them is done.
@@ -301,4 +340,154 @@ pub(super) fn over<'a>(
         };
         !heads.are(saga.commit.as_ref(), saga.platform.as_ref()) || is_done()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::{Annotations, FieldHash, Kind, Origin};
+
+    const LIMIT: &str = "/spec/connectionLimit";
+    const ACCESS: &str = "/spec/roles/app/access";
+
+    fn key() -> ResourceKey {
+        ResourceKey::new("checkout", "staging", Kind::Database, "orders")
+    }
+
+    fn fields(all: &[(&str, Value)]) -> Fields {
+        all.iter().map(|(path, value)| (FieldPath::from(*path), value.clone())).collect()
+    }
+
+    fn record(applied: &[(&str, Value)]) -> Record {
+        Record { applied: fields(applied), readback: fields(applied), ..Record::of_key(key()) }
+    }
+
+    fn change(path: &str, from: Value, to: Value) -> Change {
+        Change { path: path.into(), from: Some(from), to: Some(to) }
+    }
+
+    /// A change of orders to `now` that failed for good, at heads where `record` is what is known of it.
+    struct Failed {
+        former: Record,
+        now: Fields,
+        changes: Vec<Change>,
+        record: Record,
+        drift: DriftMode,
+    }
+
+    impl Failed {
+        /// What is wanted while it is undone, and what the planner is told.
+        fn undone(self) -> (Fields, Decisions) {
+            let Self { former, now, changes, record, drift } = self;
+            let annotations = Annotations { on_failure: OnFailure::Rollback, ..Annotations::default() };
+            let resource = Resource {
+                key: key(),
+                provider: "pg".to_owned(),
+                fields: now.clone(),
+                annotations,
+                labels: BTreeMap::new(),
+                depends_on: Vec::new(),
+                origin: Origin::default(),
+                document: Arc::default(),
+            };
+            let desired = DesiredState { resources: [(key(), Arc::new(resource))].into(), ..DesiredState::default() };
+            let saga = Saga {
+                tenant: "checkout".to_owned(),
+                environment: "staging".to_owned(),
+                commit: Some("c1".to_owned()),
+                platform: None,
+                parts: [(key(), Part { former: Some(former), wanted: now, changes })].into(),
+                failure: Some(Failure {
+                    key: key(),
+                    provider: "pg".to_owned(),
+                    reason: Reason::Rejected,
+                    message: "no".to_owned(),
+                    failures: 1,
+                    at: DateTime::UNIX_EPOCH,
+                }),
+            };
+            let head = "c1".to_owned();
+            let heads = Heads { tenant: &head, platform: None };
+            let prior = Inventory { records: [(key(), record)].into() };
+            let mut decisions = Decisions { drift, ..Decisions::default() };
+            let wanted = undo(Arc::new(desired), &[("staging".to_owned(), saga)].into(), heads, &prior, &mut decisions);
+            (wanted.resources[&key()].fields.clone(), decisions)
+        }
+    }
+
+    #[test]
+    fn r4_what_a_loss_left_without_a_base_is_still_wanted() {
+        let former = Record {
+            unsettled: [(ACCESS.into(), Some(FieldHash::of(&json!("read"))))].into(),
+            ..record(&[(LIMIT, json!(20))])
+        };
+        let (wanted, decisions) = Failed {
+            record: former.clone(),
+            former,
+            now: fields(&[(LIMIT, json!(30)), (ACCESS, json!("read"))]),
+            changes: vec![change(LIMIT, json!(20), json!(30))],
+            drift: DriftMode::Propose,
+        }
+        .undone();
+        assert_eq!(wanted, fields(&[(LIMIT, json!(20)), (ACCESS, json!("read"))]));
+        assert_eq!(decisions.unmanaged_before[&key()], []);
+    }
+
+    #[test]
+    fn r4_what_was_changed_though_its_base_was_lost_goes_back_to_what_was_live() {
+        let former = Record { unsettled: [(ACCESS.into(), None)].into(), ..record(&[(LIMIT, json!(20))]) };
+        let now = [(LIMIT, json!(20)), (ACCESS, json!("admin"))];
+        for is_done in [false, true] {
+            let (wanted, decisions) = Failed {
+                record: if is_done { record(&now) } else { former.clone() },
+                former: former.clone(),
+                now: fields(&now),
+                changes: vec![change(ACCESS, json!("read"), json!("admin"))],
+                drift: DriftMode::Propose,
+            }
+            .undone();
+            assert_eq!(wanted, fields(&[(LIMIT, json!(20)), (ACCESS, json!("read"))]), "done: {is_done}");
+            assert_eq!(decisions.unmanaged_before[&key()], [], "it was managed");
+        }
+    }
+
+    /// The limit was 20, somebody made it 200, and the commit makes it 100.
+    fn answered(is_done: bool, drift: DriftMode) -> (Fields, Decisions) {
+        let (former, now) = (record(&[(LIMIT, json!(20))]), [(LIMIT, json!(100))]);
+        let failed = Failed {
+            record: if is_done { record(&now) } else { former.clone() },
+            former,
+            now: fields(&now),
+            changes: vec![change(LIMIT, json!(200), json!(100))],
+            drift,
+        };
+        failed.undone()
+    }
+
+    #[test]
+    fn r3_what_answered_a_question_goes_back_to_what_was_live() {
+        assert_eq!(answered(true, DriftMode::Propose).0, fields(&[(LIMIT, json!(200))]));
+        assert_eq!(answered(true, DriftMode::Revert).0, fields(&[(LIMIT, json!(20))]), "there drift is nobody's wish");
+        // Nobody knows whether it was done: what is live stays, whatever it is.
+        let (wanted, decisions) = answered(false, DriftMode::Propose);
+        assert_eq!(wanted, fields(&[(LIMIT, json!(20))]));
+        assert_eq!(decisions.lifted[&key()], []);
+    }
+
+    #[test]
+    fn r3_what_was_put_back_beside_the_change_stays_put_back() {
+        let now = [(LIMIT, json!(20)), (ACCESS, json!("admin"))];
+        let former = record(&[(LIMIT, json!(20)), (ACCESS, json!("read"))]);
+        let (wanted, _) = Failed {
+            record: record(&now),
+            former: former.clone(),
+            now: fields(&now),
+            changes: vec![change(LIMIT, json!(200), json!(20)), change(ACCESS, json!("read"), json!("admin"))],
+            drift: DriftMode::Propose,
+        }
+        .undone();
+        assert_eq!(wanted, former.applied);
+    }
 }

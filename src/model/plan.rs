@@ -128,6 +128,9 @@ pub struct Blocked {
     pub until: Option<DateTime<Utc>>,
     /// What would be done, where there is a step.
     pub step: Option<Step>,
+    /// What approves it, where no approval of anything else does: the id of a plan of this step alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<PlanId>,
 }
 
 /// A field whose live value is not what was applied.
@@ -265,6 +268,7 @@ impl Plan {
             PlanScope::Keys(_) => return BTreeSet::new(),
         }
         let waits = |blocked: &&Blocked| match (kind, blocked.reason) {
+            _ if blocked.alone.is_some() => kind == ApprovalKind::Deletes && blocked.alone.as_ref() == Some(&self.id),
             (
                 ApprovalKind::Deletes,
                 Reason::DeletionsHeld

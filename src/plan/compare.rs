@@ -14,6 +14,8 @@ use crate::model::{
 pub(super) struct Comparison {
     /// What a step has to change.
     pub changes: Vec<Change>,
+    /// Those of them that only an answer to a question asks for: no commit did since.
+    pub answered: BTreeSet<FieldPath>,
     /// What differs and waits for a person, or is only recorded.
     pub drifted: Vec<DriftedField>,
     /// What differs, and a person said to leave alone.
@@ -152,6 +154,10 @@ pub(super) fn compare(
         };
         match verdict_on(&drifted(conflict), &standing, verdicts) {
             Verdict::Apply => comparison.changes.push(change()),
+            Verdict::Answer => {
+                comparison.changes.push(change());
+                comparison.answered.insert(path);
+            }
             Verdict::Revert => {
                 comparison.reverted.push(drifted(conflict));
                 comparison.changes.push(change());
@@ -238,6 +244,8 @@ fn standing_of(
 
 enum Verdict {
     Apply,
+    /// The same, since a person who was asked wants what git says.
+    Answer,
     Revert,
     Silence,
     Hold,
@@ -256,9 +264,12 @@ fn verdict_on(field: &DriftedField, standing: &Standing, verdicts: Verdicts<'_>)
     if said(verdicts.open, &git_moved) {
         return Verdict::Apply;
     }
-    // The person decided on the value that is live still.
-    if said(verdicts.lifted, &|said| git_moved(said) || (live_stayed(said) && said.base == field.base)) {
+    if said(verdicts.lifted, &git_moved) {
         return Verdict::Apply;
+    }
+    // The person decided on the value that is live still.
+    if said(verdicts.lifted, &|said| live_stayed(said) && said.base == field.base) {
+        return Verdict::Answer;
     }
     if said(verdicts.ignored, &|said| live_stayed(said) && git_moved(said)) {
         return Verdict::Apply;

@@ -4,31 +4,45 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Action, Approval, ApprovalKind, Blocked, Hold, Kind, Observation, Ownership, PlanScope, Reason, ResourceKey,
-    Settle, Step, Suspend, TenantSpec,
+    Action, Approval, ApprovalKind, Blocked, Hold, Kind, Observation, Ownership, PlanId, PlanScope, Reason,
+    ResourceKey, Settle, Step, Suspend, TenantSpec,
 };
 
-use super::{Draft, waiting};
+use super::{ApprovedAs, Draft, Held, id, waiting};
 
 /// Moves every step that may not pass from the plan's steps to its blocked ones.
 pub(super) fn close(draft: &mut Draft<'_>) {
     let quota = over_quota(draft);
-    stop(draft, |draft, step| forbidden(draft, step, &quota));
+    stop(draft, |draft, step| forbidden(draft, step, &quota).map(Stop::from));
     let deletions = held_deletions(draft);
     stop(draft, |draft, step| {
-        unapproved(draft, step).or_else(|| deletions.get(&step.key).cloned()).or_else(|| not_yet(draft, step))
+        let waits = || deletions.get(&step.key).cloned().or_else(|| not_yet(draft, step)).map(Stop::from);
+        unapproved(draft, step).or_else(waits)
     });
     let_go(draft);
     waiting::hold_dependents(draft);
 }
 
+/// Why a step is held, and what approves it where nothing but the id of a plan of it alone does.
+struct Stop {
+    hold: Hold,
+    alone: Option<PlanId>,
+}
+
+impl From<Hold> for Stop {
+    fn from(hold: Hold) -> Self {
+        Self { hold, alone: None }
+    }
+}
+
 /// Blocks the steps on which there is a verdict.
-fn stop(draft: &mut Draft<'_>, verdict: impl Fn(&Draft<'_>, &Step) -> Option<Hold>) {
+fn stop(draft: &mut Draft<'_>, verdict: impl Fn(&Draft<'_>, &Step) -> Option<Stop>) {
     for step in std::mem::take(&mut draft.plan.steps) {
         match verdict(draft, &step) {
             None => draft.plan.steps.push(step),
-            Some(Hold { reason, message, until }) => {
-                draft.plan.blocked.push(Blocked { key: step.key.clone(), reason, message, until, step: Some(step) });
+            Some(Stop { hold: Hold { reason, message, until }, alone }) => {
+                let (key, step) = (step.key.clone(), Some(step));
+                draft.plan.blocked.push(Blocked { key, reason, message, until, step, alone });
             }
         }
     }
@@ -75,13 +89,23 @@ fn suspended_by_platform(draft: &Draft<'_>, key: &ResourceKey) -> Option<String>
 }
 
 /// What waits for an approval of its own: each key counts for itself.
-fn unapproved(draft: &Draft<'_>, step: &Step) -> Option<Hold> {
-    let held = draft.held_steps.get(&step.key)?;
-    let covered = if held.by_id { BTreeSet::new() } else { BTreeSet::from([&step.key]) };
-    if is_approved(draft, held.approval, &covered) {
+fn unapproved(draft: &Draft<'_>, step: &Step) -> Option<Stop> {
+    let Held { reason, message, approval, approved_as } = draft.held_steps.get(&step.key)?;
+    let alone = match approved_as {
+        ApprovedAs::Key => None,
+        ApprovedAs::Step => Some(id::id_of_step(step)),
+    };
+    let is_approved = match &alone {
+        None => is_approved(draft, *approval, &BTreeSet::from([&step.key])),
+        Some(id) => draft.decisions.approvals.iter().any(|given| given.kind == *approval && given.plan == *id),
+    };
+    if is_approved {
         return None;
     }
-    Some(Hold::by(held.reason, format!("{}. {}", held.message, way_out(held.approval, draft))))
+    let exit = way_out(*approval, alone.as_ref().unwrap_or(&draft.plan.id), draft);
+    // Only a full plan names what can be approved.
+    let alone = alone.filter(|_| *draft.scope == PlanScope::Full);
+    Some(Stop { hold: Hold::by(*reason, format!("{message}. {exit}")), alone })
 }
 
 /// What has to wait. Where nothing is done either when the window opens, that is told, and not the window.
@@ -111,10 +135,9 @@ pub(super) fn name_what_else_passes(draft: &mut Draft<'_>) {
 }
 
 /// How to approve; only a full plan can be.
-fn way_out(kind: ApprovalKind, draft: &Draft<'_>) -> String {
+fn way_out(kind: ApprovalKind, plan: &PlanId, draft: &Draft<'_>) -> String {
     match draft.scope {
         PlanScope::Full => {
-            let plan = &draft.plan.id;
             format!("To let it happen, commit anything with the trailer \"{}: {plan}\"", kind.trailer())
         }
         PlanScope::Keys(_) => "The next full pass names the plan that can be approved".to_owned(),
@@ -146,10 +169,10 @@ fn held_deletions(draft: &Draft<'_>) -> BTreeMap<ResourceKey, Hold> {
         PlanScope::Full if is_approved(draft, ApprovalKind::Deletes, &keys) => None,
         PlanScope::Full => match draft.decisions.prune_holds.first() {
             Some((reason, message)) => {
-                Some(Hold::by(*reason, format!("{message}. {}", way_out(ApprovalKind::Deletes, draft))))
+                Some(Hold::by(*reason, format!("{message}. {}", way_out(ApprovalKind::Deletes, &draft.plan.id, draft))))
             }
             None => guarded(draft, &deleting).map(|what| {
-                let exit = way_out(ApprovalKind::Deletes, draft);
+                let exit = way_out(ApprovalKind::Deletes, &draft.plan.id, draft);
                 let message =
                     format!("this plan deletes {what} of the tenant's resources, which needs a person. {exit}");
                 Hold::by(Reason::DeletionsHeld, message)
@@ -203,7 +226,7 @@ fn let_go(draft: &mut Draft<'_>) {
     for (key, reason) in std::mem::take(&mut draft.held_forgets) {
         match draft.decisions.prune_holds.first() {
             Some((hold, message)) if !is_approved(draft, ApprovalKind::Deletes, &BTreeSet::from([&key])) => {
-                let message = format!("{message}. {}", way_out(ApprovalKind::Deletes, draft));
+                let message = format!("{message}. {}", way_out(ApprovalKind::Deletes, &draft.plan.id, draft));
                 draft.block(&key, *hold, message, None);
             }
             Some(_) | None => draft.plan.settles.push(Settle::Forget { key, reason }),

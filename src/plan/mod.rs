@@ -23,6 +23,7 @@ use crate::model::{
     ResourceKey, Step, TenantSpec,
 };
 
+pub use id::id_of_step;
 pub use objects::object_name;
 pub use record::{Place, read_back, record_after};
 
@@ -67,6 +68,8 @@ struct Draft<'a> {
     /// Removed keys that hold data which may still be there, protected or not: what a rename would leave behind
     /// (R10).
     removed: BTreeSet<ResourceKey>,
+    /// Orphans that hold data: after a loss of the inventory nothing else tells what was removed.
+    orphaned: BTreeSet<ResourceKey>,
     /// Records to let go of once what holds all deletions is approved (R9).
     held_forgets: Vec<(ResourceKey, Reason)>,
 }
@@ -76,8 +79,17 @@ struct Held {
     reason: Reason,
     message: String,
     approval: crate::model::ApprovalKind,
-    /// Only an approval of this very plan lets it pass: one that covers the key may have been about something else.
-    by_id: bool,
+    approved_as: ApprovedAs,
+}
+
+/// What an approval has to be of to let a held step pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ApprovedAs {
+    /// Its key, alone or among others.
+    Key,
+    /// This very step, by the id of a plan that has no other: an approval of a whole plan may have been meant for the rest
+    /// of it, and one of the key for something else.
+    Step,
 }
 
 impl<'a> Draft<'a> {
@@ -114,6 +126,7 @@ impl<'a> Draft<'a> {
             plan,
             held_steps: BTreeMap::new(),
             removed: BTreeSet::new(),
+            orphaned: BTreeSet::new(),
             held_forgets: Vec::new(),
         }
     }
@@ -132,7 +145,7 @@ impl<'a> Draft<'a> {
             plan.rolled_back.insert(key.clone());
             if !told.contains(key) {
                 let (key, reason, message) = (key.clone(), Reason::RolledBack, message.clone());
-                plan.blocked.push(Blocked { key, reason, message, until: None, step: None });
+                plan.blocked.push(Blocked { key, reason, message, until: None, step: None, alone: None });
             }
         }
     }

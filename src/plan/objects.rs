@@ -10,7 +10,7 @@ use crate::model::{
 };
 
 use super::compare::{self, Comparison, Verdicts};
-use super::{Draft, Held};
+use super::{ApprovedAs, Draft, Held};
 
 /// Where the mark keeps the hash of `plumb.dev/rotate`, so that a lost inventory never rotates passwords (R12).
 pub(super) const ROTATE: &str = "/metadata/annotations/plumb.dev~1rotate";
@@ -111,7 +111,8 @@ impl Draft<'_> {
     }
 
     pub(super) fn block(&mut self, key: &ResourceKey, reason: Reason, message: impl Into<String>, step: Option<Step>) {
-        self.plan.blocked.push(Blocked { key: key.clone(), reason, message: message.into(), until: None, step });
+        let (key, message) = (key.clone(), message.into());
+        self.plan.blocked.push(Blocked { key, reason, message, until: None, step, alone: None });
     }
 
     /// Nothing is there: made, unless it was there before and held data (R8), or is there under another name (R4).
@@ -142,7 +143,7 @@ impl Draft<'_> {
                     reason: Reason::DataMissing,
                     message: format!("{} was there and is gone; it is not made again empty", step.object_name),
                     approval: ApprovalKind::Create,
-                    by_id: false,
+                    approved_as: ApprovedAs::Key,
                 },
             );
         } else if was_there && mode == DriftMode::Observe {
@@ -306,12 +307,13 @@ impl Draft<'_> {
             Some(record) => {
                 let next = super::record::fields_after(resource, live, Some(record), mark, held);
                 let denied = self.desired.denied.contains_key(&resource.key);
+                let annotations = super::record::annotations_after(resource, Some(record), mark, held, denied);
                 let same = next.applied == record.applied
                     && next.readback == record.readback
                     && next.unsettled == record.unsettled
                     && record.object == live.object
                     && self.live.identities.get(&record.provider).is_none_or(|identity| *identity == record.identity)
-                    && record.annotations == super::record::annotations_after(resource, Some(record), denied)
+                    && record.annotations == annotations
                     && record.depends_on == resource.depends_on
                     && record.file == resource.origin.file
                     // Policies are asked about it as what was before, so labels are followed too.
@@ -384,7 +386,9 @@ impl Draft<'_> {
             }
             None => {
                 comparison.held.clear();
-                if key.kind.info().data_bearing && !git_moved(&step, resource, record, mark) {
+                let only_goes_back =
+                    !git_moved(&step, resource, record, mark) || is_answer(&step, &comparison.answered);
+                if key.kind.info().data_bearing && only_goes_back {
                     // Whoever wanted git's value back saw a value, and not that the data goes with it (R7).
                     let message = format!(
                         "{fields} was changed behind git's back, and can only go back by deleting {} with its data; to \
@@ -395,7 +399,7 @@ impl Draft<'_> {
                         reason: Reason::ReplaceProtected,
                         message,
                         approval: ApprovalKind::Deletes,
-                        by_id: true,
+                        approved_as: ApprovedAs::Step,
                     };
                     self.held_steps.insert(key.clone(), held);
                 }
@@ -503,22 +507,23 @@ fn keep_held_hashes(next: &mut Mark, mark: &Mark, held: &BTreeSet<FieldPath>) {
 
 /// The fields of a step that only a replacement can change, as a sentence begins with them.
 fn immutable_changes(step: &Step) -> Option<String> {
-    let info = step.key.kind.info();
-    let fields: Vec<&str> = step
-        .changes
-        .iter()
-        .map(|change| &change.path)
-        .filter(|path| info.is_immutable(path))
-        .map(FieldPath::as_str)
-        .collect();
+    let fields: Vec<&str> = immutable_paths(step).map(FieldPath::as_str).collect();
     (!fields.is_empty()).then(|| fields.join(", "))
 }
 
 /// Whether git asks for a change of any field that cannot be changed in place, rather than live having moved alone.
 fn git_moved(step: &Step, resource: &Resource, record: Option<&Record>, mark: &Mark) -> bool {
+    immutable_paths(step).any(|path| !compare::is_settled_in_git(path, resource, record, mark))
+}
+
+/// Whether a field that cannot be changed in place goes to git's value since a person who was asked wants that.
+fn is_answer(step: &Step, answered: &BTreeSet<FieldPath>) -> bool {
+    immutable_paths(step).any(|path| answered.contains(path))
+}
+
+fn immutable_paths(step: &Step) -> impl Iterator<Item = &FieldPath> {
     let info = step.key.kind.info();
-    let mut fields = step.changes.iter().map(|change| &change.path).filter(|path| info.is_immutable(path));
-    fields.any(|path| !compare::is_settled_in_git(path, resource, record, mark))
+    step.changes.iter().map(|change| &change.path).filter(|path| info.is_immutable(path))
 }
 
 fn rotate_hash(value: &str) -> FieldHash {

@@ -5,7 +5,7 @@ use crate::model::{
     Unknown,
 };
 
-use super::{Draft, Held};
+use super::{ApprovedAs, Draft, Held};
 
 impl Draft<'_> {
     /// Looks at every record whose document is gone, and at marked objects nobody speaks of. A narrowed plan that makes
@@ -25,10 +25,25 @@ impl Draft<'_> {
                 PlanScope::Keys(_) => {}
             }
         }
-        match self.scope {
-            PlanScope::Full => live.strays.iter().for_each(|(key, stray)| self.consider_stray(key, stray)),
-            PlanScope::Keys(_) => {}
+        for (key, stray) in &live.strays {
+            if self.is_spoken_of(key) {
+                continue;
+            }
+            if key.kind.info().data_bearing {
+                self.orphaned.insert(key.clone());
+            }
+            match self.scope {
+                PlanScope::Full => self.consider_stray(key, stray),
+                PlanScope::Keys(_) => {}
+            }
         }
+    }
+
+    /// Whether git or the inventory knows `key`.
+    fn is_spoken_of(&self, key: &ResourceKey) -> bool {
+        self.desired.resources.contains_key(key)
+            || self.desired.rejected.contains_key(key)
+            || self.prior.records.contains_key(key)
     }
 
     /// Whether a removed resource holds data that is still there, as far as anybody can see.
@@ -81,7 +96,7 @@ impl Draft<'_> {
                                     reason: Reason::DeletionsHeld,
                                     message,
                                     approval: ApprovalKind::Deletes,
-                                    by_id: true,
+                                    approved_as: ApprovedAs::Step,
                                 };
                                 self.held_steps.insert(key.clone(), held);
                             }
@@ -95,10 +110,7 @@ impl Draft<'_> {
 
     /// A marked object that neither git nor the inventory speaks of: deleted only by approval (R4).
     fn consider_stray(&mut self, key: &ResourceKey, stray: &Stray) {
-        let spoken_of = self.desired.resources.contains_key(key)
-            || self.desired.rejected.contains_key(key)
-            || self.prior.records.contains_key(key);
-        if spoken_of || self.is_frozen(key) {
+        if self.is_frozen(key) {
             return;
         }
         let message = format!(
@@ -106,7 +118,8 @@ impl Draft<'_> {
              management commit its document again",
             stray.object_name, stray.provider
         );
-        let held = Held { reason: Reason::Orphaned, message, approval: ApprovalKind::Deletes, by_id: false };
+        let held =
+            Held { reason: Reason::Orphaned, message, approval: ApprovalKind::Deletes, approved_as: ApprovedAs::Key };
         self.held_steps.insert(key.clone(), held);
         self.plan.steps.push(self.deletion(key, &stray.provider, &stray.object_name, &stray.object));
     }

@@ -9,6 +9,8 @@ use crate::model::{
     ProviderIdentity, Record, Resource, Step,
 };
 
+use super::compare::is_settled_in_git;
+
 /// The three field maps of a record.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct RecordedFields {
@@ -75,18 +77,32 @@ pub fn read_back(step: &Step, before: Option<&Live>, after: &Live) -> Live {
 
 /// What is remembered of the annotations. A document that policies deny gives no permission to delete, nor does it make
 /// an object less safe than it was (R7): a later commit, in which there is no document left to judge, could make use of
-/// that.
-pub(super) fn annotations_after(resource: &Resource, prior: Option<&Record>, denied: bool) -> Annotations {
+/// that. Nor does one give a permission beside a change that needs it, while that is asked about: what comes of the
+/// question, or of live by itself, would make use of it, and no later commit.
+pub(super) fn annotations_after(
+    resource: &Resource,
+    prior: Option<&Record>,
+    mark: &Mark,
+    held: &BTreeSet<FieldPath>,
+    denied: bool,
+) -> Annotations {
     let annotations = resource.annotations.clone();
+    let kind = resource.key.kind;
     if !denied {
-        return annotations;
+        let asks_to_replace =
+            |path: &FieldPath| kind.info().is_immutable(path) && !is_settled_in_git(path, resource, prior, mark);
+        if !held.iter().any(asks_to_replace) {
+            return annotations;
+        }
+        let before = prior.map(|record| record.annotations.clone()).unwrap_or_default();
+        return Annotations { deletion: before.kept_safer_by(&annotations, kind).deletion, ..annotations };
     }
     let said = [None, prior.and_then(|record| record.annotations.deletion), annotations.deletion];
     let safest = said
         .into_iter()
         .map(|deletion| deletion.filter(|deletion| *deletion != Deletion::Delete))
         .map(|deletion| Annotations { deletion, ..annotations.clone() })
-        .max_by_key(|said| said.deletion_of(resource.key.kind).safety());
+        .max_by_key(|said| said.deletion_of(kind).safety());
     safest.unwrap_or(annotations)
 }
 
@@ -121,7 +137,7 @@ pub fn record_after(
         applied,
         readback,
         unsettled,
-        annotations: annotations_after(resource, prior, place.denied),
+        annotations: annotations_after(resource, prior, mark, held, place.denied),
         document: match place.denied {
             true => prior.map(|record| record.document.clone()).unwrap_or_default(),
             false => AppliedDocument::from(&*resource.document),

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Action, ApprovalKind, Blocked, Fields, Kind, Reason, ResourceKey, Settle, Step};
+use crate::model::{Action, ApprovalKind, Fields, Kind, Reason, ResourceKey, Settle, Step};
 
-use super::{Draft, Held};
+use super::{ApprovedAs, Draft, Held};
 
 /// Finds resources of the same kind and name, or of the same kind and spec.
 #[derive(Default)]
@@ -34,7 +34,7 @@ fn spec_text(fields: &Fields) -> String {
 impl Draft<'_> {
     /// Holds both halves: what is made waits for an approval, what was removed stays until it is clear.
     pub(super) fn hold_possible_renames(&mut self) {
-        if self.removed.is_empty() {
+        if self.removed.is_empty() && self.orphaned.is_empty() {
             return;
         }
         let (desired, prior) = (self.desired, self.prior);
@@ -51,6 +51,10 @@ impl Draft<'_> {
         for key in &self.removed {
             old.add(key, self.spec_of_removed(key));
         }
+        // Nothing is known of their specs.
+        for key in &self.orphaned {
+            old.add(key, None);
+        }
         let mut new = Likeness::default();
         for (key, fields) in &created {
             new.add(key, Some(fields));
@@ -65,9 +69,12 @@ impl Draft<'_> {
         for (from, to) in added {
             let held = Held {
                 reason: Reason::PossibleRename,
-                message: why(&from, &to),
+                message: match self.orphaned.contains(&from) {
+                    true => why_beside_orphan(&from, &to),
+                    false => why(&from, &to),
+                },
                 approval: ApprovalKind::Create,
-                by_id: false,
+                approved_as: ApprovedAs::Key,
             };
             self.held_steps.insert(to, held);
         }
@@ -114,9 +121,16 @@ impl Draft<'_> {
         });
         for (key, step) in kept {
             let message = why(&key, &left[&key]);
-            self.plan.blocked.push(Blocked { key, reason: Reason::PossibleRename, message, until: None, step });
+            self.block(&key, Reason::PossibleRename, message, step);
         }
     }
+}
+
+fn why_beside_orphan(orphan: &ResourceKey, to: &ResourceKey) -> String {
+    format!(
+        "{to} is added, and {orphan} is an orphan that holds data: if that is a move, the data would stay behind under the \
+         old name. To go on with it commit the document of {orphan} again"
+    )
 }
 
 fn why(from: &ResourceKey, to: &ResourceKey) -> String {

@@ -1,12 +1,17 @@
 //! What is no answer, though it looks like one; and what is not forgotten with a question.
 
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use plumb::engine::{Ask, Report, Width};
 use plumb::managers::ManagerError;
-use plumb::model::{EventKind, ProposalKind, ProposalStatus, Reason};
+use plumb::model::{EventKind, ProposalKind, ProposalStatus, Reason, Trigger};
 
 use crate::answers::{want, world_that_undoes};
 use crate::drift::{BRANCH, MANIFEST, ORDERS, VERSION, world_with, world_with_proposal};
+use crate::harness::clock::SetClock;
 use crate::harness::git::MergeHow;
-use crate::harness::world::World;
+use crate::harness::world::{World, held, run_sql};
 use crate::histories::{asked_about_nine, rewrite_to};
 use crate::let_go::lost_since_it_was_added;
 
@@ -234,4 +239,134 @@ async fn an_answer_that_can_only_be_carried_out_by_making_it_again_keeps_no_ques
     let asked = world.proposal(ORDERS).await.unwrap();
     assert_eq!(asked.status, ProposalStatus::Open);
     assert!(asked.fields.iter().any(|field| field.path.as_str() == "/spec/userVersion"), "{:?}", asked.fields);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_git_set_after_the_question_is_gits_though_its_step_had_to_wait() {
+    let world = world_with("").await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42; PRAGMA journal_mode = delete").await;
+    world.apply().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().fields.len(), 2);
+    world.write_platform("id: test-platform\nwindows:\n  - {mode: deny, schedule: \"* * * * *\", duration: 1h}");
+    world.platform.commit("Close");
+    let text = world.tenant.show(&format!("main:{MANIFEST}"));
+    world.tenant.pull();
+    world.tenant.write(MANIFEST, text.replace("userVersion: 7", "userVersion: 8"));
+    world.tenant.commit("Want version 8");
+    let mut tips = Vec::new();
+    for _ in 0..3 {
+        let report = world.apply().await;
+        assert_eq!(held(&report.plan, ORDERS), Some(Reason::WindowClosed), "{:#?}", report.plan);
+        tips.push(world.tenant.remote_head(BRANCH));
+    }
+    assert!(tips[0].is_some() && tips[1..].iter().all(|tip| *tip == tips[0]), "pushed again and again: {tips:?}");
+    world.write_platform("id: test-platform");
+    world.platform.commit("Open");
+    let report = world.apply().await;
+    assert_eq!(report.done, 1, "{:#?}", report.plan);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 8);
+    let proposal = world.proposal(ORDERS).await.unwrap();
+    let asked: Vec<&str> = proposal.fields.iter().map(|field| field.path.as_str()).collect();
+    assert_eq!((proposal.status, asked), (ProposalStatus::Open, vec!["/spec/journalMode"]), "the rest is asked on");
+    world.tenant.delete_branch(BRANCH);
+    assert_eq!(world.in_sync().await, 1);
+}
+
+/// Three tenants of one repository, of which each has these databases, with a proposal open about each.
+async fn three_tenants_that_ask(names: &[&str]) -> (World, Arc<SetClock>) {
+    let mut world = World::with_files().await;
+    let clock = SetClock::at("2030-01-02T09:00:00Z");
+    world.clock = clock.clone();
+    world.restart().await;
+    write_tenants(&world, &TENANTS);
+    for (tenant, name) in TENANTS.into_iter().flat_map(|tenant| names.iter().map(move |name| (tenant, name))) {
+        let text = format!(
+            "apiVersion: plumb.dev/v1\nkind: Database\nmetadata:\n  name: {name}\n  environment: staging\n  labels: {{owner: \
+             team}}\nspec:\n  userVersion: 1\n"
+        );
+        world.tenant.write(&format!("{tenant}/{name}.yaml"), text);
+    }
+    world.tenant.commit("Begin");
+    for tenant in TENANTS {
+        look_at(&world, tenant).await;
+        for name in names {
+            let file = world.databases().join(format!("{tenant}_staging_{name}.db"));
+            run_sql(&file, "PRAGMA user_version = 5").await;
+        }
+        look_at(&world, tenant).await;
+    }
+    (world, clock)
+}
+
+const TENANTS: [&str; 3] = ["one", "two", "three"];
+
+/// Writes the Tenant documents of these, and commits them.
+fn write_tenants(world: &World, names: &[&str]) {
+    let url = world.tenant.url();
+    let tenants = names.iter().map(|name| {
+        format!(
+            "apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  repository: {{url: \"{url}\", path: \
+             {name}}}\n  environments: [staging]\n  providers: [files]\n"
+        )
+    });
+    world.platform.write("tenants.yaml", tenants.collect::<Vec<_>>().join("---\n"));
+    world.platform.commit(&format!("These tenants: {names:?}"));
+}
+
+async fn look_at(world: &World, tenant: &str) -> Report {
+    let ask = Ask { trigger: Trigger::CommandLine, width: Width::Deep };
+    world.engine().reconcile(&world.in_force().await, tenant, ask).await.unwrap()
+}
+
+/// Deletes the branches of proposals of a tenant; `most` of them.
+fn delete_branches(world: &World, tenant: &str, most: usize) {
+    let part = format!("/{tenant}/");
+    let branches = world.tenant.branches().into_iter().filter(|branch| branch.contains(&part));
+    let branches: Vec<String> = branches.take(most).collect();
+    assert_eq!(branches.len(), most, "{tenant}");
+    for branch in branches {
+        world.tenant.delete_branch(&branch);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_branches_of_a_tenant_that_is_no_more_are_no_part_of_an_accident() {
+    let (world, _) = three_tenants_that_ask(&["a", "b", "c"]).await;
+    write_tenants(&world, &["one", "two"]);
+    delete_branches(&world, "three", 3);
+    delete_branches(&world, "one", 1);
+    assert_eq!(look_at(&world, "one").await.done, 1, "one was meant");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_an_accident_of_another_day_does_not_count_for_ever() {
+    let (world, clock) = three_tenants_that_ask(&["a", "b", "c"]).await;
+    for tenant in TENANTS {
+        delete_branches(&world, tenant, 3);
+    }
+    for tenant in TENANTS {
+        clock.forward(TimeDelta::seconds(1));
+        assert_eq!(look_at(&world, tenant).await.done, 0, "an accident restores nothing");
+    }
+    // Those that look rarely lost theirs in the same accident.
+    clock.forward(TimeDelta::hours(24));
+    for tenant in TENANTS {
+        assert_eq!(look_at(&world, tenant).await.done, 0);
+    }
+    delete_branches(&world, "one", 1);
+    clock.forward(TimeDelta::hours(2));
+    assert_eq!(look_at(&world, "one").await.done, 1, "what goes after that was meant");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_an_accident_counts_for_a_tenant_that_looks_a_day_later() {
+    let (world, clock) = three_tenants_that_ask(&["a", "b", "c"]).await;
+    for tenant in TENANTS {
+        delete_branches(&world, tenant, 3);
+    }
+    clock.forward(TimeDelta::seconds(1));
+    for tenant in ["two", "three", "two", "one"] {
+        assert_eq!(look_at(&world, tenant).await.done, 0, "{tenant}");
+        clock.forward(TimeDelta::hours(12));
+    }
 }

@@ -651,6 +651,27 @@ async fn what_was_accepted_beside_a_change_that_fails_stays_accepted() {
     assert_eq!(held(&world.scheduled().await.plan, CARTS), Some(Reason::RolledBack));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_with_another_value_is_undone_to_what_was_live() {
+    let (world, faults) = asked_about_orders().await;
+    world.tenant.merge(BRANCH, MergeHow::Squash);
+    world.tenant.pull();
+    write(&world, 30);
+    world.tenant.commit("Accept it, with another value");
+    world.tenant.delete_branch(BRANCH);
+    faults.fail("carts", refused());
+    for look in 0..3 {
+        world.scheduled().await;
+        assert_eq!(versions(&world).await, [40, 1, 30], "look {look}: nobody wanted what was before");
+    }
+    // What works is applied.
+    faults.mend("carts");
+    write(&world, 31);
+    world.tenant.commit("Another value that works");
+    world.scheduled().await;
+    assert_eq!(versions(&world).await, [31, 31, 31]);
+}
+
 async fn letters(world: &World) -> Vec<DeadLetterView> {
     view::dead_letters(world.store(), Some(&world.name), world.clock.as_ref()).await.unwrap()
 }

@@ -213,3 +213,40 @@ fn r10_a_move_is_refused_whatever_is_approved_and_confirmed() {
     world.platform.providers.get_mut("pg-other").unwrap().identity = Some(other.0);
     assert_eq!(world.plan().reasons(&db("orders")), [Reason::MoveRefused]);
 }
+
+/// What was made before the inventory was lost, and git has in another environment by now.
+fn moved_after_a_loss() -> (World, ResourceKey) {
+    let moved = in_production("orders");
+    let mut world = World::in_plumb([document(&db("unrelated"))]);
+    world.a_stray_bears_the_mark_of(&db("orders"));
+    world.git_has(document(&moved));
+    world.vanishes(&moved);
+    (world, moved)
+}
+
+#[test]
+fn r10_after_a_loss_what_was_moved_is_not_made_again_empty() {
+    let (mut world, moved) = moved_after_a_loss();
+    world.scope = PlanScope::Keys([moved.clone()].into());
+    assert_eq!(world.plan().reasons(&moved), [Reason::PossibleRename], "in a narrowed plan too");
+    world.scope = PlanScope::Full;
+    let plan = world.plan();
+    assert!(plan.steps.is_empty(), "{plan:#?}");
+    assert_eq!(plan.reasons(&moved), [Reason::PossibleRename]);
+    assert!(plan.blocked(&moved).message.contains("checkout/staging/Database/orders"));
+    assert_eq!(plan.reasons(&db("orders")), [Reason::Orphaned], "what is left is an orphan as before");
+    world.commit_approves(ApprovalKind::Create, &plan);
+    let plan = world.reconciles();
+    assert_eq!(plan.order(), [&moved]);
+    assert_eq!(plan.reasons(&db("orders")), [Reason::Orphaned]);
+}
+
+#[test]
+fn r10_an_orphan_without_data_holds_nothing() {
+    let moved = ResourceKey::new("checkout", "production", Kind::Cache, "sessions");
+    let mut world = World::in_plumb([document(&db("unrelated"))]);
+    world.a_stray_bears_the_mark_of(&cache("sessions"));
+    world.git_has(document(&moved));
+    world.vanishes(&moved);
+    assert_eq!(world.plan().order(), [&moved]);
+}

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::world::*;
-use crate::model::{Action, Deletion, Expect, FieldHash, Reason};
+use crate::model::{Action, ApprovalKind, Blocked, Deletion, DriftMode, Expect, FieldHash, PlanId, Reason};
 
 /// Two databases, so that removing one is not removing all.
 fn two(deletion: Option<Deletion>) -> World {
@@ -29,7 +29,7 @@ fn r7_no_approval_deletes_what_is_protected() {
     let mut world = two(None);
     world.git_removes(&db("orders"));
     let plan = world.plan();
-    world.approve(crate::model::ApprovalKind::Deletes, plan.id, [db("orders")]);
+    world.approve(ApprovalKind::Deletes, plan.id, [db("orders")]);
     assert!(world.plan().steps.is_empty());
 }
 
@@ -226,9 +226,151 @@ fn r7_a_replacement_leaves_nothing_open_of_a_field_that_is_not_looked_at() {
 #[test]
 fn r7_revert_does_not_replace_what_is_protected() {
     let mut world = two(None);
-    world.decisions.drift = crate::model::DriftMode::Revert;
+    world.decisions.drift = DriftMode::Revert;
     world.live_becomes(&db("orders"), PAGE_SIZE, 8192);
     let plan = world.plan();
     assert!(plan.steps.is_empty());
     assert_eq!(plan.reasons(&db("orders")), [Reason::ReplaceProtected]);
+}
+
+/// The id that the message of what is held tells people to commit.
+fn way_out(blocked: &Blocked) -> PlanId {
+    let (_, said) = blocked.message.split_once("Plumb-Approve-Deletes: ").expect("it says how to approve it");
+    PlanId(said.chars().take_while(char::is_ascii_hexdigit).collect())
+}
+
+/// Somebody gave the file larger pages, and git's value is to be put back.
+fn with_larger_pages() -> World {
+    let mut world = two(Some(Deletion::Delete));
+    world.decisions.drift = DriftMode::Revert;
+    world.live_becomes(&db("orders"), PAGE_SIZE, 8192);
+    world
+}
+
+#[test]
+fn r7_an_approval_of_what_else_is_held_replaces_nothing() {
+    let mut world = with_larger_pages();
+    world.a_stray_bears_the_mark_of(&db("left"));
+    let plan = world.plan();
+    assert_eq!(plan.reasons(&db("orders")), [Reason::ReplaceProtected]);
+    let stray = plan.blocked(&db("left"));
+    assert!(!stray.message.contains("orders"), "{}", stray.message);
+    assert_eq!(plan.awaiting(ApprovalKind::Deletes), [db("left")].into());
+
+    world.approve(ApprovalKind::Deletes, way_out(stray), []);
+    let plan = world.reconciles();
+    assert_eq!(plan.order(), [&db("left")]);
+    assert_eq!(plan.reasons(&db("orders")), [Reason::ReplaceProtected]);
+
+    world.approve(ApprovalKind::Deletes, way_out(plan.blocked(&db("orders"))), []);
+    assert_eq!(world.reconciles().action(&db("orders")), Some(Action::Replace));
+    assert!(world.plan().is_quiet());
+}
+
+#[test]
+fn r7_what_approves_a_replacement_stays_the_same_while_other_things_are_done() {
+    let mut world = with_larger_pages();
+    world.git_sets(&db("unrelated"), LIMIT, 30);
+    let plan = world.reconciles();
+    assert_eq!(plan.order(), [&db("unrelated")]);
+    world.approve(ApprovalKind::Deletes, way_out(plan.blocked(&db("orders"))), []);
+    world.git_sets(&db("unrelated"), LIMIT, 40);
+    assert_eq!(world.plan().action(&db("orders")), Some(Action::Replace));
+
+    // It was given to that step: with what somebody set by hand since, it is another.
+    world.live_becomes(&db("orders"), PAGE_SIZE, 16384);
+    assert_eq!(world.plan().reasons(&db("orders")), [Reason::ReplaceProtected]);
+}
+
+#[test]
+fn r7_a_replacement_that_is_all_there_is_is_approved_as_the_plan() {
+    let mut world = with_larger_pages();
+    let plan = world.plan();
+    assert_eq!(way_out(plan.blocked(&db("orders"))), plan.id);
+    assert_eq!(plan.awaiting(ApprovalKind::Deletes), [db("orders")].into());
+    world.commit_approves(ApprovalKind::Deletes, &plan);
+    assert_eq!(world.plan().action(&db("orders")), Some(Action::Replace));
+}
+
+/// Git asks for pages of another size, and live has got a third one meanwhile.
+fn with_two_new_sizes(deletion: Option<Deletion>) -> World {
+    let mut world = two(deletion);
+    world.git_sets(&db("orders"), PAGE_SIZE, 8192);
+    world.live_becomes(&db("orders"), PAGE_SIZE, 16384);
+    world
+}
+
+#[test]
+fn r7_an_answer_to_a_conflict_replaces_nothing_by_itself() {
+    let mut world = with_two_new_sizes(Some(Deletion::Delete));
+    assert_held(&world.reconciles(), &db("orders"), PAGE_SIZE, DriftMode::Propose);
+    world.decision_lifts(&db("orders"), field(PAGE_SIZE, Some(json!(4096)), Some(json!(8192)), Some(json!(16384))));
+    let plan = world.plan();
+    assert!(plan.steps.is_empty(), "{plan:#?}");
+    let blocked = plan.blocked(&db("orders"));
+    assert_eq!(blocked.reason, Reason::ReplaceProtected);
+    world.approve(ApprovalKind::Deletes, way_out(blocked), []);
+    assert_eq!(world.plan().action(&db("orders")), Some(Action::Replace));
+}
+
+#[test]
+fn r7_a_size_that_a_commit_sets_after_the_question_is_no_answer_and_is_applied() {
+    let mut world = with_two_new_sizes(Some(Deletion::Delete));
+    world.reconciles();
+    world.proposal_is_open(&db("orders"), field(PAGE_SIZE, Some(json!(4096)), Some(json!(8192)), Some(json!(16384))));
+    world.git_sets(&db("orders"), PAGE_SIZE, 32768);
+    assert_eq!(world.plan().action(&db("orders")), Some(Action::Replace));
+}
+
+#[test]
+fn r7_an_answer_about_a_lost_base_replaces_nothing_by_itself() {
+    let mut world = with_two_new_sizes(Some(Deletion::Delete));
+    world.mark_mut(&db("orders")).hashes.clear();
+    world.inventory_is_lost();
+    world.reconciles();
+    world.decision_lifts(&db("orders"), field(PAGE_SIZE, None, Some(json!(8192)), Some(json!(16384))));
+    for _ in 0..2 {
+        let plan = world.reconciles();
+        assert!(plan.steps.is_empty(), "{plan:#?}");
+        assert_eq!(plan.reasons(&db("orders")), [Reason::ReplaceProtected]);
+    }
+}
+
+#[test]
+fn r7_a_permission_is_not_recorded_while_what_came_with_it_is_asked_about() {
+    for lost in [false, true] {
+        let mut world = with_two_new_sizes(None);
+        world.git_says(&db("orders"), |a| a.deletion = Some(Deletion::Delete));
+        if lost {
+            world.inventory_is_lost();
+        }
+        world.reconciles();
+        assert!(world.plan().settles.is_empty(), "what is not taken over is not recorded again and again");
+        // Without the conflict it is the replacement that the same commit allowed.
+        let mut undone = world.clone();
+        undone.live_becomes(&db("orders"), PAGE_SIZE, 4096);
+        let plan = undone.reconciles();
+        assert!(plan.steps.is_empty(), "{plan:#?}");
+        assert_eq!(plan.reasons(&db("orders")), [Reason::ReplaceProtected]);
+
+        let mut removed = world.clone();
+        removed.git_removes(&db("orders"));
+        assert_eq!(removed.plan().reasons(&db("orders")), [Reason::DeletionProtected]);
+
+        // Once it is decided, the permission stands by itself.
+        world.git_sets(&db("orders"), PAGE_SIZE, 16384);
+        world.reconciles();
+        world.git_removes(&db("orders"));
+        assert_eq!(world.plan().action(&db("orders")), Some(Action::Delete));
+    }
+}
+
+#[test]
+fn r7_a_word_that_protects_is_recorded_while_a_conflict_is_asked_about() {
+    let mut world = with_two_new_sizes(Some(Deletion::Delete));
+    world.reconciles();
+    world.git_says(&db("orders"), |a| a.deletion = Some(Deletion::Protect));
+    world.reconciles();
+    world.git_removes(&db("orders"));
+    assert_eq!(world.plan().reasons(&db("orders")), [Reason::DeletionProtected]);
 }

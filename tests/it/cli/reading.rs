@@ -192,6 +192,7 @@ fn policy_tests_are_listed_with_what_they_came_to() {
 #[test]
 fn explain_names_the_chain_down_to_the_root() {
     let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
     std::fs::write(desk.folder().join("login"), "none").unwrap();
     let login = desk.folder().join("login").display().to_string();
     // Nobody listens there.

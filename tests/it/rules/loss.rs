@@ -2,14 +2,17 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use plumb::engine::Width;
 use plumb::engine::view::OrphanKind;
-use plumb::model::{ApprovalKind, ConditionType, EventKind, ExecutionOutcome, ProposalKind, ProposalStatus, Reason};
+use plumb::model::{
+    ApprovalKind, ConditionType, EventKind, ExecutionOutcome, PlanScope, ProposalKind, ProposalStatus, Reason,
+};
 use sqlx::Row;
 
 use super::{DELETE, VERSION, live, remove, world_with};
 use crate::harness::git::MergeHow;
 use crate::harness::postgres::PostgresServer;
-use crate::harness::world::{World, held, held_message, parse};
+use crate::harness::world::{World, held, held_message, parse, unseen};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const MANIFEST: &str = "environments/staging/orders.yaml";
@@ -302,4 +305,51 @@ async fn r8_a_dropped_postgres_database_is_not_made_again_even_after_a_loss_of_t
     assert_eq!(server.query("postgres", &exists).await.len(), 1);
     let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname LIKE '{name}%'");
     assert_eq!(server.query("postgres", &roles).await[0].get::<i64, _>(0), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_an_approval_that_a_narrow_look_uses_does_not_serve_twice() {
+    let world = world_with(&["orders", "payments"], "").await;
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    let plan = world.apply().await.plan.id;
+    world.approve(ApprovalKind::Create, &plan);
+    let report = world.look(Width::Changed).await.unwrap();
+    assert_eq!((report.done, report.plan.scope), (1, PlanScope::Keys([parse(ORDERS)].into())));
+    std::fs::remove_file(world.file("staging", "orders")).unwrap();
+    let report = world.apply().await;
+    assert_eq!((report.done, held(&report.plan, ORDERS)), (0, Some(Reason::DataMissing)), "{:#?}", report.plan);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_after_a_loss_nothing_is_made_anew_while_the_server_that_may_have_it_is_silent() {
+    let server = PostgresServer::start();
+    let mut world = World::with_postgres(&server).await;
+    let orders = world.key("staging/Database/orders");
+    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20");
+    world.write_database("staging", "other", "provider: files\nuserVersion: 1");
+    world.tenant.commit("Add two");
+    world.in_sync().await;
+    server.stop();
+    world.lose_state().await;
+    // Nothing was moved yet when the first look met the silence.
+    world.apply().await;
+    world.write_database("staging", "orders", "provider: files\nuserVersion: 1");
+    world.tenant.commit("Move orders");
+    for look in 0..2 {
+        let report = world.apply().await;
+        assert_eq!(unseen(&report.plan, &orders), Some(Reason::NotObserved), "look {look}: {:#?}", report.plan);
+        assert!(!world.file("staging", "orders").exists(), "look {look}");
+        world.restart().await;
+    }
+    server.restart();
+    let report = world.apply().await;
+    assert_eq!(held(&report.plan, &orders), Some(Reason::MoveRefused), "{:#?}", report.plan);
+    // Once all have answered, a silent one keeps nobody waiting.
+    world.write_database("staging", "orders", "provider: pg\nconnectionLimit: 20");
+    world.tenant.commit("Leave it where it is");
+    world.in_sync().await;
+    server.stop();
+    world.write_database("staging", "new", "provider: files\nuserVersion: 1");
+    world.tenant.commit("Add a new one");
+    assert_eq!(world.apply().await.done, 1);
 }

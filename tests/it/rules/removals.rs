@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use plumb::engine::view::OrphanKind;
+use plumb::engine::view::{self, OrphanKind};
 use plumb::model::{Action, ApprovalKind, EventKind, ExecutionOutcome, PlanId, Reason};
 use sqlx::Row;
 
@@ -12,6 +12,7 @@ use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, held, held_message, parse};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
+const MANIFEST: &str = "environments/staging/orders.yaml";
 const EIGHT: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
 fn key(name: &str) -> String {
@@ -588,4 +589,124 @@ async fn r6_an_approval_outlives_one_death_after_another() {
     world.on_event(|_| {});
     world.in_sync().await;
     assert_eq!(deletions(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r6_what_lets_one_replacement_pass_stays_the_same_whatever_else_is_done() {
+    let said = format!("{DELETE}\nplumb.dev/drift: revert");
+    let world = world_with(&["orders", "payments"], &said).await;
+    world.write_resource("staging", "Database", "orders", &said, "userVersion: 1\npageSize: 4096");
+    world.tenant.commit("Say how large pages are");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA page_size = 8192; VACUUM").await;
+    let payments = |version: u32| {
+        world.write_resource("staging", "Database", "payments", &said, &format!("userVersion: {version}"));
+        world.tenant.commit(&format!("Want version {version}"));
+    };
+    payments(2);
+    let report = world.apply().await;
+    assert_eq!((report.done, held(&report.plan, ORDERS)), (1, Some(Reason::ReplaceProtected)));
+    let listed = view::tenant(world.store(), &world.name, world.clock.as_ref()).await.unwrap().unwrap().held_plans;
+    assert_eq!((listed.len(), &listed[0].keys), (1, &vec![parse(ORDERS)]));
+    assert!(held_message(&report.plan, ORDERS).contains(&listed[0].trailer), "{listed:?}");
+
+    // It is remembered while something else keeps it.
+    world.write_platform("id: test-platform\nwindows:\n  - {mode: deny, schedule: \"* * * * *\", duration: 1h}");
+    world.platform.commit("Close");
+    world.approve(ApprovalKind::Deletes, &listed[0].plan);
+    payments(3);
+    assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::WindowClosed));
+    world.write_platform("id: test-platform");
+    world.platform.commit("Open");
+    assert_eq!(world.in_sync().await, 2);
+    assert_eq!(world.number("staging", "orders", "PRAGMA page_size").await, 4096);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_a_hold_outlives_a_pass_that_could_not_tell_what_would_be_lost() {
+    for meanwhile in ["away", "suspended"] {
+        let mut world = world_with(&["kept", "third"], DELETE).await;
+        world.write_resource("staging", "Database", "orders", DELETE, "pageSize: 4096");
+        world.tenant.commit("Add orders");
+        world.in_sync().await;
+        let document = |name: &str| {
+            let file = format!("environments/staging/{name}.yaml");
+            (file.clone(), world.tenant.show(&format!("main:{file}")))
+        };
+        let documents = ["kept", "third"].map(document);
+        world.tenant = GitRepo::new();
+        world.write_tenant("providers: [files]");
+        world.platform.commit("A new home");
+        for (file, text) in documents {
+            world.tenant.write(&file, text);
+        }
+        let orders = |said: &str| world.write_resource("staging", "Database", "orders", said, "pageSize: 8192");
+        match meanwhile {
+            "away" => {
+                orders(DELETE);
+                world.tenant.commit("Move in, with larger pages");
+                let away = world.data().join("unmounted");
+                std::fs::rename(world.databases(), &away).unwrap();
+                assert_eq!(world.apply().await.plan.unknown.len(), 3);
+                std::fs::rename(&away, world.databases()).unwrap();
+            }
+            _ => {
+                orders(&format!("{DELETE}\nplumb.dev/suspend: \"true\""));
+                world.tenant.commit("Move in, with larger pages");
+                assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::Suspended));
+                orders(DELETE);
+                world.tenant.commit("Go on");
+            }
+        }
+        let report = world.apply().await;
+        let reason = held(&report.plan, ORDERS);
+        assert_eq!((report.done, reason), (0, Some(Reason::SourceChanged)), "{meanwhile}: {:#?}", report.plan);
+        world.approve(ApprovalKind::Deletes, &report.plan.id);
+        assert_eq!(world.in_sync().await, 1);
+        // That was all that was left of it.
+        remove(&world, &["third"]);
+        world.tenant.commit("Remove one");
+        assert_eq!(world.in_sync().await, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_word_that_protects_holds_though_its_document_goes_in_the_same_push() {
+    for (said, kept) in [
+        ("plumb.dev/deletion: protect", Some(Reason::DeletionProtected)),
+        ("plumb.dev/deletion: retain", None),
+        ("plumb.dev/deletion: delete\nplumb.dev/suspend: \"true\"", Some(Reason::Suspended)),
+    ] {
+        for moved in [false, true] {
+            let world = world_with(&["orders", "payments", "third"], DELETE).await;
+            let file = "environments/staging/elsewhere.yaml";
+            world.write_resource("staging", "Database", "orders", said, "userVersion: 1");
+            if moved {
+                world.tenant.write(file, std::fs::read(world.tenant.work().join(MANIFEST)).unwrap());
+                world.tenant.remove(MANIFEST);
+            }
+            world.tenant.commit_locally("Keep it");
+            world.tenant.remove(if moved { file } else { MANIFEST });
+            world.tenant.commit_locally("Remove its document");
+            world.tenant.commit("And something else");
+            for look in 0..2 {
+                let report = world.apply().await;
+                assert!(world.file("staging", "orders").exists(), "{said}, look {look}: git said to keep it");
+                assert_eq!(held(&report.plan, ORDERS), kept, "{said}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_word_that_was_taken_back_before_the_document_went_protects_nothing() {
+    let world = world_with(&["orders", "payments", "third"], DELETE).await;
+    world.write_resource("staging", "Database", "orders", "plumb.dev/deletion: protect", "userVersion: 1");
+    world.tenant.commit_locally("Keep it");
+    world.write_resource("staging", "Database", "orders", DELETE, "userVersion: 1");
+    world.tenant.commit_locally("Rather not");
+    remove(&world, &["orders"]);
+    world.tenant.commit("Remove its document");
+    assert_eq!(world.in_sync().await, 1);
+    assert!(!world.file("staging", "orders").exists());
 }

@@ -1,5 +1,6 @@
 //! R10: what looks like a rename is held; a resource is rebound to the same server and never moved to another.
 
+use plumb::engine::Width;
 use plumb::model::{ApprovalKind, EventKind, Reason};
 
 use super::{live, remove, world_with};
@@ -108,4 +109,23 @@ async fn r10_a_provider_pointed_at_another_folder_is_seen_as_another_server() {
     assert_eq!(report.done, 0);
     assert_eq!(unseen(&report.plan, ORDERS), Some(Reason::ProviderIdentityChanged));
     assert!(!world.data().join("elsewhere").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r10_what_is_moved_to_another_environment_is_not_made_again_empty_after_a_loss() {
+    for width in [Width::Deep, Width::Changed] {
+        let mut world = world_with(&["orders", "payments"], "").await;
+        remove(&world, &["orders"]);
+        world.write_database("production", "orders", "userVersion: 1");
+        world.tenant.commit("Go to production");
+        world.lose_state().await;
+        let report = world.look(width).await.unwrap();
+        let moved = "checkout/production/Database/orders";
+        assert_eq!(held(&report.plan, moved), Some(Reason::PossibleRename), "{:#?}", report.plan);
+        assert!(!world.file("production", "orders").exists());
+        assert_eq!(world.orphans().await.len(), 1, "what is left is listed");
+        world.approve(ApprovalKind::Create, &report.plan.id);
+        assert_eq!(world.apply().await.done, 1);
+        assert_eq!(live(&world, &["orders"]), ["orders"], "it stays");
+    }
 }

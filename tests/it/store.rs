@@ -38,7 +38,7 @@ impl Fixture {
     async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path(), Mode::Reconcile).await.unwrap();
-        Self { store: Arc::new(store), url: String::new(), folder: folder }
+        Self { store: Arc::new(store), url: String::new(), folder }
     }
 
     /// The store of the simulation, which has to do what the real ones do.

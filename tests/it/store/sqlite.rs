@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use plumb::model::{Ask, Replica, Request, Trigger, Width};
+use plumb::model::{Ask, Clock, Replica, Request, SystemClock, Trigger, Width};
 use plumb::store::Mode;
 use plumb::store::lock::LOCK_FILE;
 use plumb::store::sqlite::{DATABASE_FILE, SqliteStore};
@@ -368,12 +368,12 @@ async fn whoever_asks_beside_it_is_answered_though_their_clocks_differ() {
     asking.request(&[Request::at_once("checkout", ask)]).await.unwrap();
     // As if its clock had gone on for a while before it came.
     let due = reconciling.place("checkout").await.unwrap().unwrap().due.unwrap();
-    assert!(due < chrono::Utc::now() - chrono::TimeDelta::days(1), "{due}: due for whoever reads it");
+    assert!(due < SystemClock.now() - chrono::TimeDelta::days(1), "{due}: due for whoever reads it");
     // What can wait does.
     let later = Request { delay: Duration::from_secs(600), ..Request::at_once("billing", ask) };
     asking.request(&[later]).await.unwrap();
     let due = reconciling.place("billing").await.unwrap().unwrap().due.unwrap();
-    assert!(due > chrono::Utc::now() + chrono::TimeDelta::seconds(300), "{due}");
+    assert!(due > SystemClock.now() + chrono::TimeDelta::seconds(300), "{due}");
 }
 
 #[tokio::test]

@@ -64,8 +64,8 @@ impl Engine {
             let loaded = self.load_commit(subject, &source.mirror, &commit.id, &mut workspace).await?;
             let said = beside(|| workspace.read(owner, loaded)).desired;
             gone.retain(|key, record| {
-                let Some(resource) = said.resources.get(*key) else { return true };
-                let annotations = record.annotations.kept_safer_by(&resource.annotations, key.kind);
+                let Some(newer) = said.said_of(key) else { return true };
+                let annotations = record.annotations.kept_safer_by(newer, key.kind);
                 if annotations != record.annotations {
                     safer.push(Record { annotations, updated_at: self.clock.now(), ..(*record).clone() });
                 }

@@ -157,10 +157,9 @@ impl Engine {
     fn kept_safer(&self, pass: &Pass<'_>, changes: &Changes) -> Vec<Record> {
         let written: BTreeSet<&ResourceKey> =
             changes.records.iter().map(|record| &record.key).chain(&changes.forgotten).collect();
-        let wanted = keys_in_scope(pass).filter_map(|key| pass.desired.resources.get(key));
-        let kept = wanted.filter(|resource| !written.contains(&resource.key)).filter_map(|resource| {
-            let record = pass.prior.get(&resource.key)?;
-            let annotations = record.annotations.kept_safer_by(&resource.annotations, resource.key.kind);
+        let kept = keys_in_scope(pass).filter(|key| !written.contains(key)).filter_map(|key| {
+            let record = pass.prior.get(key)?;
+            let annotations = record.annotations.kept_safer_by(pass.desired.said_of(key)?, key.kind);
             let is_safer = annotations != record.annotations;
             is_safer.then(|| Record { annotations, updated_at: self.clock.now(), ..record.clone() })
         });

@@ -137,9 +137,18 @@ pub struct DesiredState {
     pub resources: BTreeMap<ResourceKey, Arc<Resource>>,
     /// Keys whose documents are there but cannot be used; they are neither changed nor pruned. With the reason.
     pub rejected: BTreeMap<ResourceKey, String>,
+    /// What those documents say of themselves, as far as it can be read: only what keeps an object safer counts (R7).
+    pub said: BTreeMap<ResourceKey, Annotations>,
     /// Why nothing may be pruned (R9): unreadable files and the like. Empty when the tree was read whole.
     pub unreadable: Vec<String>,
     /// Keys that policies deny, with the message; they are gated.
     pub denied: BTreeMap<ResourceKey, String>,
     pub diagnostics: Vec<Diagnostic>,
+}
+
+impl DesiredState {
+    /// What a document says of itself, whether it can be used or not.
+    pub fn said_of(&self, key: &ResourceKey) -> Option<&Annotations> {
+        self.resources.get(key).map(|resource| &resource.annotations).or_else(|| self.said.get(key))
+    }
 }

@@ -362,8 +362,11 @@ impl<'a> Assembly<'a> {
     fn finish(self, cache: &mut TenantCache) -> DesiredState {
         let mut kept = HashMap::with_capacity(self.entries.len());
         let mut resources = Vec::with_capacity(self.entries.len());
-        let mut rejected = BTreeMap::new();
+        let (mut rejected, mut said) = (BTreeMap::new(), BTreeMap::new());
         for entry in self.entries {
+            if !entry.is_usable() {
+                said.insert(entry.key.clone(), entry.document.annotations.clone());
+            }
             match (entry.rejected, entry.resource) {
                 (None, Some(resource)) => {
                     let judged = cache.kept.remove(&entry.key).and_then(|kept| kept.judged);
@@ -383,6 +386,7 @@ impl<'a> Assembly<'a> {
             commit: self.cx.commit.cloned(),
             resources: resources.into_iter().collect(),
             rejected,
+            said,
             unreadable: self.unreadable,
             denied: self.denied,
             diagnostics,

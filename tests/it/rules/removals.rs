@@ -710,3 +710,15 @@ async fn r7_a_word_that_was_taken_back_before_the_document_went_protects_nothing
     assert_eq!(world.in_sync().await, 1);
     assert!(!world.file("staging", "orders").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_word_that_protects_holds_though_its_document_cannot_be_used() {
+    let world = world_with(&["orders", "payments", "third"], DELETE).await;
+    world.write_resource("staging", "Database", "orders", "plumb.dev/deletion: protect", "userVersion: many");
+    world.tenant.commit("Keep it, and break it");
+    assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::InvalidManifest));
+    remove(&world, &["orders"]);
+    world.tenant.commit("Remove its document");
+    assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::DeletionProtected));
+    assert!(world.file("staging", "orders").exists());
+}

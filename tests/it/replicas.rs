@@ -71,6 +71,14 @@ struct Scene {
 impl Scene {
     /// With all that is wanted committed, and nobody at work.
     async fn start() -> Self {
+        let mut scene = Self::empty().await;
+        scene.want(FILES, DATABASES);
+        scene.write_platform();
+        scene
+    }
+
+    /// With nothing committed yet.
+    async fn empty() -> Self {
         let server = PostgresServer::start();
         let (login, password) = server.login();
         server.psql(&format!("CREATE DATABASE state OWNER {login}")).await;
@@ -78,7 +86,7 @@ impl Scene {
         let url = format!("postgres://{login}:{password}@127.0.0.1:{}/state", server.port());
         drop(PostgresStore::open(&url, Mode::Reconcile).await.unwrap());
         let store = PostgresStore::open(&url, Mode::ReadOnly).await.unwrap();
-        let mut scene = Self {
+        let scene = Self {
             server,
             files: tempfile::tempdir().unwrap(),
             credentials: tempfile::tempdir().unwrap(),
@@ -89,8 +97,6 @@ impl Scene {
             wanted: BTreeSet::new(),
         };
         std::fs::write(scene.login_file(), password).unwrap();
-        scene.want(FILES, DATABASES);
-        scene.write_platform();
         scene
     }
 
@@ -204,11 +210,11 @@ async fn until(store: &PostgresStore, what: &str, mut seen: impl FnMut(&[Place])
 }
 
 /// The tenants whose steps are being done, or are done.
-async fn planned_tenants(store: &PostgresStore) -> BTreeSet<String> {
+async fn tenants_at_work(store: &PostgresStore) -> BTreeSet<String> {
     let filter = HistoryFilter { limit: ALL_OF_THEM, ..HistoryFilter::default() };
     let events = store.read(Scope::Platform).await.unwrap().events(&filter).await.unwrap();
-    let planned = events.into_iter().filter(|event| matches!(event.kind, EventKind::Planned { .. }));
-    planned.map(|event| event.tenant).collect()
+    let begun = events.into_iter().filter(|event| matches!(event.kind, EventKind::StepStarted { .. }));
+    begun.map(|event| event.tenant).collect()
 }
 
 /// What was held by a replica that is dead or paused.
@@ -243,9 +249,21 @@ async fn held_by(store: &PostgresStore, replicas: &[&Replica]) -> Vec<Lost> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_replicas_make_everything_once_though_one_is_killed_and_one_is_paused() {
-    let scene = Scene::start().await;
-    let store = &scene.store;
+    let mut scene = Scene::empty().await;
+    for repository in &scene.repositories {
+        repository.write("README.md", "Nothing yet\n");
+        repository.commit("Begin");
+    }
+    scene.write_platform();
     let mut replicas: Vec<Replica> = (0..3).map(|_| scene.replica(LEASE)).collect();
+    // On a loaded machine the first to be there would have all tenants before the others are.
+    replicas.iter().for_each(|replica| drop(replica.address()));
+    until(&scene.store, "the first looks", |places| {
+        places.len() == TENANTS && places.iter().all(|place| place.looked_at.is_some() && place.is_idle())
+    })
+    .await;
+    scene.want(FILES, DATABASES);
+    let store = &scene.store;
 
     // Of two that work one is killed and one is paused, until the third has what they held; then the paused one goes on,
     // and may write nothing of that any more.
@@ -254,7 +272,7 @@ async fn three_replicas_make_everything_once_though_one_is_killed_and_one_is_pau
     while working.len() < 2 {
         assert!(start.elapsed() < PATIENCE, "no two replicas work");
         tokio::time::sleep(BETWEEN_LOOKS).await;
-        let begun = planned_tenants(store).await;
+        let begun = tenants_at_work(store).await;
         let now = store.places().await.unwrap();
         let is_at_work =
             |at: &usize| now.iter().any(|place| replicas[*at].holds(place) && begun.contains(&place.tenant));

@@ -175,8 +175,8 @@ pub(super) async fn write(
 }
 
 /// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all; and changes that
-/// were undone since. Those of its providers that nobody asks now are asked again by the next look too. That `by` had it so is written
-/// down with it. Gives the keys; asking for the look is the caller's.
+/// were undone since. Those of its providers that nobody asks now are asked again by the next look too. That `by` had it so
+/// is written down with it. Gives the keys; asking for the look is the caller's.
 ///
 /// # Errors
 /// When the store cannot be used.
@@ -219,11 +219,7 @@ async fn try_again(
 ) -> Result<Vec<ResourceKey>, StoreError> {
     let scope = Scope::Tenant(tenant.to_owned());
     let mut tx = store.read(scope.clone()).await?;
-    let silent = match again {
-        Again::Anew => silent(tx.as_mut(), tenant, key, now).await?,
-        // Whoever applies at every tick of a clock leaves a provider alone as anybody does.
-        Again::AtOnce => BTreeSet::new(),
-    };
+    let silent = silent(tx.as_mut(), tenant, key, now).await?;
     if Failed::of(tx.as_mut(), tenant, key, again).await?.is_nothing() && silent.is_empty() {
         return Ok(Vec::new());
     }

@@ -191,8 +191,9 @@ fn every_step_that_was_begun_has_its_end(store: &MemoryStore) -> Vec<String> {
     broken
 }
 
-/// While a change is undone, nothing that it did is there any more, where nothing else holds a resource up.
-pub fn what_was_undone_is_as_it_was(state: &State, sagas: &[Saga], plan: &Plan) -> Vec<String> {
+/// While a change is undone, nothing that it did is there any more, where nothing else holds a resource up, and nobody said
+/// that its object stays.
+pub fn what_was_undone_is_as_it_was(state: &State, store: &MemoryStore, sagas: &[Saga], plan: &Plan) -> Vec<String> {
     let owned = state.owned();
     let is_undone = |key: &ResourceKey| {
         let of_key = || plan.blocked.iter().filter(|blocked| blocked.key == *key);
@@ -204,6 +205,7 @@ pub fn what_was_undone_is_as_it_was(state: &State, sagas: &[Saga], plan: &Plan) 
     for saga in sagas.iter().filter(|saga| saga.failure.is_some()) {
         for (key, Part { former, changes, .. }) in saga.parts.iter().filter(|(key, _)| is_undone(key)) {
             match (former, owned.get(key).and_then(|all| all.first())) {
+                (None, Some(_)) if store.has_retained(key) => {}
                 (None, Some(_)) => broken.push(format!("{key} is there, and the change that made it was undone")),
                 (Some(former), Some((.., object))) => {
                     for change in changes {

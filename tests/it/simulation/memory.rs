@@ -153,6 +153,11 @@ impl MemoryStore {
         self.tables().inventory.get(key).is_some_and(|record| !record.retained)
     }
 
+    /// Whether `key` was let go of on purpose, and its object left (`deletion: retain`).
+    pub fn has_retained(&self, key: &ResourceKey) -> bool {
+        self.tables().inventory.get(key).is_some_and(|record| record.retained)
+    }
+
     /// Whether it is written down that a step of `key` has begun, and not how it ended.
     pub fn has_begun(&self, key: &ResourceKey) -> bool {
         let tables = self.tables();
@@ -188,9 +193,10 @@ impl MemoryStore {
         self.lasts(&lease).then_some(lease)
     }
 
-    /// How many slots of `provider` are taken under `lease`.
+    /// How many slots of `provider` are taken under `lease`, or under those that its holder had before.
     pub fn slots_of(&self, lease: &Lease, provider: &str) -> usize {
-        self.slots().iter().filter(|((of, _), taken)| of == provider && *taken == lease).count()
+        let is_its = |taken: &Lease| (&taken.tenant, &taken.holder) == (&lease.tenant, &lease.holder);
+        self.slots().iter().filter(|((of, _), taken)| of == provider && is_its(taken)).count()
     }
 
     /// Slots that are taken under leases of `tenant` that are younger than that generation, by provider.

@@ -281,7 +281,7 @@ impl System {
     }
 
     /// Invariant: for each step that a process has under way on a server it has taken a slot, for as long as its lease
-    /// lasts.
+    /// lasts. One that lost it when the step was written down already, and claimed the tenant again, has it under the old.
     fn it_has_room(&self, life: Life, server: &str, step: &Step) {
         let under_way = self.state().under_way.get(&(life, server.to_owned())).copied().unwrap_or(0);
         let Some(lease) = self.record.lease_of(&step.key.tenant, &name_of(life)) else { return };

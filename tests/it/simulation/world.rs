@@ -537,7 +537,7 @@ impl World<'_> {
         let preview = inspector.preview(&in_force, TENANT, &PreviewSource::Head).await;
         let plan = preview.map_err(|error| vec![format!("no plan: {error}")])?.plan;
         let sagas = self.store.read(Scope::Platform).await.expect("it answers").sagas().await.expect("it answers");
-        let broken = invariants::what_was_undone_is_as_it_was(&self.system.state(), &sagas, &plan);
+        let broken = invariants::what_was_undone_is_as_it_was(&self.system.state(), &self.store, &sagas, &plan);
         if broken.is_empty() { self.converge().await } else { Err(broken) }
     }
 

@@ -49,6 +49,10 @@ impl Engine {
     /// whole trees can be read for it.
     pub(super) async fn last_words(&self, words: Words<'_>, prior: &Inventory) -> Result<Vec<Record>, EngineError> {
         let Words { subject, owner, source, news, desired } = words;
+        let earlier: Vec<_> = news.commits.iter().filter(|commit| commit.id != source.head).collect();
+        if earlier.is_empty() {
+            return Ok(Vec::new());
+        }
         let may_go = |record: &&Record| {
             let Record { key, annotations, .. } = record;
             annotations.deletion_of(key.kind) == Deletion::Delete && is_removed(key, subject.spec, desired)
@@ -57,7 +61,7 @@ impl Engine {
         let mut gone: BTreeMap<&ResourceKey, &Record> = gone.map(|record| (&record.key, record)).collect();
         let (mut safer, mut workspace) = (Vec::new(), Workspace::default());
         // The newest first: what counts is how a document stood when it went.
-        for commit in news.commits.iter().filter(|commit| commit.id != source.head) {
+        for commit in earlier {
             if gone.is_empty() {
                 break;
             }

@@ -41,7 +41,7 @@ impl Engine {
         let mut tx = self.store.begin(Scope::Leased(timeline.lease().clone())).await?;
         tx.put_records(&safer).await?;
         tx.commit().await?;
-        memory.inventory.records.extend(safer.into_iter().map(|record| (record.key.clone(), record)));
+        memory.know_records(safer);
         Ok(())
     }
 

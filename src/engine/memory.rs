@@ -132,6 +132,11 @@ impl Memory {
         self.statuses = statuses;
     }
 
+    /// Learns these records, in place of those that it knows.
+    pub(super) fn know_records(&mut self, records: Vec<Record>) {
+        self.inventory.records.extend(records.into_iter().map(|record| (record.key.clone(), record)));
+    }
+
     /// All keys that are known and unsettled.
     pub(super) fn unsettled(&self) -> impl Iterator<Item = &ResourceKey> {
         self.proposals.keys().chain(&self.unready)

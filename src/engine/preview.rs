@@ -110,7 +110,7 @@ impl Engine {
                 let news = self.news(subject, &source, &memory, &reading.desired).await?;
                 let words = Words { subject, owner, source: &source, news: &news, desired: &reading.desired };
                 let safer = self.last_words(words, &memory.inventory).await?;
-                memory.inventory.records.extend(safer.into_iter().map(|record| (record.key.clone(), record)));
+                memory.know_records(safer);
                 let read = subject.read_proposals(&proposals, &source, &reading, &news)?;
                 proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
                 let mut decisions = decide::decisions(&proposals);

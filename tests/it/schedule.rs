@@ -38,8 +38,8 @@ async fn looks(world: &World) -> Vec<Execution> {
     looks
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drift_scan_comes_by_its_cron_schedule_and_pushes_a_proposal() {
+/// A tenant with a database, shortly before noon, when it is scanned; its engine is not started yet.
+async fn scanned_at_noon() -> (World, Arc<SetClock>) {
     let mut world = World::with_files().await;
     world.stop();
     let clock = SetClock::at("2030-01-01T11:59:30Z");
@@ -49,6 +49,12 @@ async fn a_drift_scan_comes_by_its_cron_schedule_and_pushes_a_proposal() {
     world.platform.commit("Scan at noon");
     world.write_database("staging", "orders", "userVersion: 7");
     world.tenant.commit("Add orders");
+    (world, clock)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drift_scan_comes_by_its_cron_schedule_and_pushes_a_proposal() {
+    let (mut world, clock) = scanned_at_noon().await;
     world.start().await;
 
     let (opened, mut proposals) = mpsc::unbounded_channel();
@@ -360,14 +366,7 @@ async fn a_look_that_was_asked_for_is_done_once_the_store_is_back_and_never_with
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scan_that_the_queue_does_not_take_is_asked_for_again() {
-    let mut world = World::with_files().await;
-    world.stop();
-    let clock = SetClock::at("2030-01-01T11:59:30Z");
-    world.clock = clock.clone();
-    world.write_platform("id: test-platform\npollInterval: 200ms\ndrift: {schedule: \"0 12 * * *\", jitter: 1s}");
-    world.platform.commit("Scan at noon");
-    world.write_database("staging", "orders", "userVersion: 7");
-    world.tenant.commit("Add orders");
+    let (mut world, clock) = scanned_at_noon().await;
     let queue = Arc::new(Queue::default());
     let shut = Arc::clone(&queue);
     world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, shut.clone()))));

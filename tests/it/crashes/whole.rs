@@ -6,9 +6,11 @@ use plumb::model::{
     ConditionStatus, ConditionType, Event, EventKind, Execution, ExecutionOutcome, Kind, Mark, Reason, ResourceKey,
     ResourceStatus,
 };
-use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, ChainWalk};
+use plumb::store::audit::{AuditAction, AuditEntry};
 use plumb::store::{HistoryFilter, Mode, Scope, Tx};
 use sqlx::Connection;
+
+use crate::harness::audited;
 
 use super::{Effect, TENANT, World, open_store};
 
@@ -157,14 +159,7 @@ async fn what_is_undone_is_told(
 
 /// Its chains hold, and each commit, and each step that was begun, has one row.
 async fn the_audit_log_is_whole(world: &World, tx: &mut dyn Tx, events: &[Event]) -> Vec<String> {
-    let mut broken = Vec::new();
-    let rows = tx.audit(&AuditFilter { limit: ALL_OF_THEM, ..AuditFilter::default() }).await.unwrap();
-    for head in tx.audit_heads().await.unwrap() {
-        let chain = rows.iter().filter(|row| row.tenant == head.tenant);
-        let mut walk = ChainWalk::from(head.clone());
-        let walked = chain.map(|row| walk.step(row)).collect::<Result<Vec<()>, _>>().and_then(|_| walk.end());
-        broken.extend(walked.err().map(|error| error.to_string()));
-    }
+    let (rows, mut broken) = audited::chains(tx).await;
     for commit in &world.commits {
         let is_of = |row: &&AuditEntry| row.action == AuditAction::Commit && row.details["commit"] == commit.as_str();
         let times = rows.iter().filter(is_of).count();
@@ -172,15 +167,7 @@ async fn the_audit_log_is_whole(world: &World, tx: &mut dyn Tx, events: &[Event]
             broken.push(format!("commit {commit} has {times} rows"));
         }
     }
-    let mut begun: BTreeMap<&ResourceKey, (usize, usize)> = BTreeMap::new();
-    for event in events.iter().filter(|event| matches!(event.kind, EventKind::StepStarted { .. })) {
-        begun.entry(event.key.as_ref().expect("a step has one")).or_default().0 += 1;
-    }
-    for row in rows.iter().filter(|row| row.action == AuditAction::Change) {
-        begun.entry(row.key.as_ref().expect("a step has one")).or_default().1 += 1;
-    }
-    let differing = begun.into_iter().filter(|(_, (begun, rows))| begun != rows);
-    broken.extend(differing.map(|(key, (begun, rows))| format!("{begun} steps of {key} have {rows} rows")));
+    broken.extend(audited::steps(events, &rows));
     broken
 }
 

@@ -1,5 +1,6 @@
 //! What the tests stand on: servers and repositories of their own.
 
+pub mod audited;
 pub mod clock;
 pub mod desk;
 pub mod faulty;

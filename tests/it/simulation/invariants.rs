@@ -4,13 +4,15 @@
 //! its windows are closed nor once its process was told to stop), `world.rs` (who is told to stop ends) and `memory.rs`
 //! (nothing is written under a lease that was lost).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use plumb::model::{
     ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Inventory, Part, Plan, Reason, ResourceKey, Saga,
 };
-use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, ChainWalk};
+use plumb::store::audit::{AuditAction, AuditEntry};
 use plumb::store::{Scope, Store};
+
+use crate::harness::audited;
 
 use super::memory::MemoryStore;
 use super::system::State;
@@ -43,17 +45,9 @@ pub async fn of_the_record(wish: &Wish, store: &MemoryStore) -> Vec<String> {
 /// What does not hold of the audit log: its chains, and one row for each thing that people and Plumb did.
 pub async fn of_the_audit_log(deeds: &Deeds, store: &MemoryStore) -> Vec<String> {
     let mut tx = store.read(Scope::Platform).await.expect("it answers");
-    let all = AuditFilter { limit: u32::MAX, ..AuditFilter::default() };
-    let rows = tx.audit(&all).await.expect("it answers");
-    let mut broken = Vec::new();
-    for head in tx.audit_heads().await.expect("it answers") {
-        let mut walk = ChainWalk::from(head.clone());
-        let chain = rows.iter().filter(|row| row.tenant == head.tenant);
-        let walked = chain.map(|row| walk.step(row)).collect::<Result<Vec<()>, _>>().and_then(|_| walk.end());
-        broken.extend(walked.err().map(|error| error.to_string()));
-    }
+    let (rows, mut broken) = audited::chains(tx.as_mut()).await;
     broken.extend(what_people_did_is_audited_once(deeds, &rows));
-    broken.extend(every_step_that_was_begun_is_audited_once(store, &rows));
+    broken.extend(audited::steps(&store.history().1, &rows));
     broken
 }
 
@@ -281,23 +275,4 @@ fn what_people_did_is_audited_once(deeds: &Deeds, rows: &[AuditEntry]) -> Vec<St
         expect_one(format!("the look that {by} asked for"), &is_it);
     }
     broken
-}
-
-/// However it ended, and also where nobody knows; one that is told to begin and is not begun after all changes nothing.
-fn every_step_that_was_begun_is_audited_once(store: &MemoryStore, rows: &[AuditEntry]) -> Vec<String> {
-    let (_, events) = store.history();
-    let mut counts: BTreeMap<&ResourceKey, (i32, i32)> = BTreeMap::new();
-    for event in &events {
-        let begun = match &event.kind {
-            EventKind::StepStarted { .. } => 1,
-            EventKind::StepFailed { message, .. } if message.starts_with("not begun: ") => -1,
-            _ => continue,
-        };
-        counts.entry(event.key.as_ref().expect("a step has one")).or_default().0 += begun;
-    }
-    for row in rows.iter().filter(|row| row.action == AuditAction::Change) {
-        counts.entry(row.key.as_ref().expect("a step has one")).or_default().1 += 1;
-    }
-    let differing = counts.into_iter().filter(|(_, (begun, rows))| begun != rows);
-    differing.map(|(key, (begun, rows))| format!("{begun} steps of {key} have {rows} rows in the audit log")).collect()
 }

@@ -87,7 +87,16 @@ async fn a_partition_that_is_asked_by_its_name_shows_no_other_tenants_rows() {
         assert_eq!(count(&mut service, all).await, 1, "{table}");
         let others = format!("DELETE FROM {table} WHERE tenant = 'billing'");
         assert_eq!(run(&mut service, others).await.unwrap(), 0, "{table}");
-        let given = run(&mut service, format!("UPDATE {table} SET tenant = 'billing'")).await.unwrap_err();
+        // An own row, given to another.
+        let columns = if table.starts_with("events") {
+            "execution, 'billing', key, at, document FROM events"
+        } else {
+            "'billing', id + 1, at, actor, action, key, details, previous, hash FROM audit"
+        };
+        let into = if table.starts_with("events") { "(execution, tenant, key, at, document)" } else { "" };
+        let place = if table.ends_with("default") { "at > '2024'" } else { "at < '2024'" };
+        let give = format!("INSERT INTO {table} {into} SELECT {columns} WHERE {place}");
+        let given = run(&mut service, give).await.unwrap_err();
         assert!(given.to_string().contains("row-level security"), "{table}: {given}");
         run(&mut service, "ROLLBACK".to_owned()).await.unwrap();
     }
@@ -107,6 +116,51 @@ async fn a_partition_that_is_asked_by_its_name_shows_no_other_tenants_rows() {
         run(&mut service, platform).await.unwrap_err();
         run(&mut service, "ROLLBACK".to_owned()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn the_service_neither_changes_nor_removes_what_is_on_record() {
+    let fixture = Fixture::postgres().await;
+    let store = &*fixture.store;
+    let mut tx = begin(store).await;
+    tx.make_months(at(0)).await.unwrap();
+    for seconds in [0, 400 * DAY] {
+        let execution = tx.start_execution("checkout", Trigger::Poll, None, at(seconds)).await.unwrap();
+        tx.append_event(execution, "checkout", event(None, at(seconds), &events()[0])).await.unwrap();
+        tx.append_audit("checkout", &[entry(seconds)]).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let mut service = fixture.as_service().await;
+    const TENANT: &str = "SET LOCAL plumb.scope = 'tenant'; SET LOCAL plumb.tenant = 'checkout'";
+    const PLATFORM: &str = "SET LOCAL plumb.scope = 'platform'";
+    for (scope, statement) in [
+        (TENANT, "UPDATE events SET document = '{}'"),
+        (TENANT, "DELETE FROM events"),
+        (TENANT, "UPDATE audit SET actor = 'eve'"),
+        (TENANT, "DELETE FROM audit"),
+        (PLATFORM, "UPDATE events SET document = '{}'"),
+        (PLATFORM, "UPDATE audit SET actor = 'eve'"),
+        (PLATFORM, "DELETE FROM audit WHERE id = 2"),
+        (PLATFORM, "DELETE FROM audit_2023_11"),
+        (PLATFORM, "DELETE FROM audit_default"),
+        (TENANT, "UPDATE audit_heads SET first_id = 2"),
+        (TENANT, "DELETE FROM audit_heads"),
+        (PLATFORM, "DELETE FROM audit_heads"),
+        (PLATFORM, "UPDATE audit_heads SET last_id = 1, last_hash = 'none'"),
+        (PLATFORM, "UPDATE audit_heads SET first_id = 2; UPDATE audit_heads SET first_id = 1"),
+    ] {
+        let refused = run(&mut service, format!("BEGIN; {scope}; {statement}")).await.unwrap_err();
+        assert!(refused.to_string().contains("neither changed nor removed"), "{statement}: {refused}");
+        run(&mut service, "ROLLBACK".to_owned()).await.unwrap();
+    }
+    let truncated = run(&mut service, "TRUNCATE audit".to_owned()).await.unwrap_err();
+    assert!(truncated.to_string().contains("permission denied"), "{truncated}");
+    verified(store).await.unwrap();
+    // Retention goes on, row by row as well as by months.
+    let mut tx = store.begin(Scope::Platform).await.unwrap();
+    assert_eq!(tx.prune_audit(at(399 * DAY)).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+    assert_eq!(verified(store).await.unwrap()[0].first_id, 2);
 }
 
 #[tokio::test]

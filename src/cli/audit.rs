@@ -9,7 +9,9 @@ use serde::Serialize;
 
 use crate::model::platform::Span;
 use crate::model::{Clock, SystemClock};
-use crate::store::audit::{AuditEntry, AuditFilter, AuditHead, ChainBreak, ChainWalk, chain_name};
+use crate::store::audit::{
+    ALL_CUT, AuditAction, AuditEntry, AuditFilter, AuditHead, ChainBreak, ChainWalk, chain_name,
+};
 use crate::store::{Scope, Store, Tx};
 
 use super::args::{Common, Format};
@@ -106,6 +108,8 @@ impl Newest {
 async fn verify(tx: &mut dyn Tx, common: &Common) -> anyhow::Result<u8> {
     let mut verdict = Verdict::default();
     let mut heads: Vec<AuditHead> = tx.audit_heads().await?;
+    let cut: i64 = heads.iter().map(AuditHead::cut).sum();
+    let mut last_cut: Option<AuditEntry> = None;
     heads.reverse();
     let mut rows = Pages { filter: AuditFilter { since: None, after: None, limit: PAGE } };
     let mut walk: Option<ChainWalk> = None;
@@ -114,6 +118,9 @@ async fn verify(tx: &mut dyn Tx, common: &Common) -> anyhow::Result<u8> {
     let mut is_broken = false;
     while let Some(page) = rows.next(tx).await? {
         for entry in &page {
+            if tells_of_cut(entry) {
+                last_cut = Some(entry.clone());
+            }
             if current.as_ref() != Some(&entry.tenant) {
                 verdict.end(walk.take().filter(|_| !is_broken));
                 while let Some(empty) = heads.pop_if(|head| head.tenant < entry.tenant) {
@@ -142,11 +149,23 @@ async fn verify(tx: &mut dyn Tx, common: &Common) -> anyhow::Result<u8> {
     for empty in heads.into_iter().rev() {
         verdict.end(Some(ChainWalk::from(empty)));
     }
+    // Those that were written before it was told say nothing.
+    if let Some(AuditEntry { tenant, id, details, .. }) = last_cut
+        && details.get(ALL_CUT).is_some_and(|told| told.as_i64() != Some(cut))
+    {
+        let why = "tells of fewer rows, or more, that were cut off the beginnings of all chains than are missing there";
+        verdict.broken.push(ChainBreak { tenant, id, why });
+    }
     match common.output {
         Format::Json => output::print(&serde_json::to_string(&verdict)?)?,
         Format::Yaml | Format::Text | Format::Wide => output::print_as(common, &verdict, || verdict.text())?,
     }
     Ok(u8::from(!verdict.broken.is_empty()))
+}
+
+/// Whether it says that rows of the audit log were cut off.
+fn tells_of_cut(entry: &AuditEntry) -> bool {
+    entry.action == AuditAction::Pruned && entry.details.get("what").is_some_and(|what| what == "audit log")
 }
 
 impl Verdict {

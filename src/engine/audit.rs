@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::model::{Approval, Ask, Clock, Event, EventKind, Lease, ObjectHex, Proposal, Request, ResourceKey};
 use crate::source::CommitInfo;
-use crate::store::audit::{AuditAction, AuditDetails, NewAudit};
+use crate::store::audit::{ALL_CUT, AuditAction, AuditDetails, NewAudit};
 use crate::store::{NewEvent, Scope, Store, StoreError};
 
 use super::memory::Memory;
@@ -217,9 +217,16 @@ pub(super) fn applied(by: &str, replays: Option<i64>, at: DateTime<Utc>) -> NewA
     NewAudit { at, actor: by.to_owned(), action: AuditAction::Applied, key: None, details: told }
 }
 
-/// That so many rows, all from before a time, were forgotten.
-pub(super) fn pruned(what: &str, rows: u64, before: DateTime<Utc>, at: DateTime<Utc>) -> NewAudit {
-    let details = details([("what", json!(what)), ("rows", json!(rows)), ("before", json!(before))]);
+/// That so many rows, all from before a time, were forgotten; of the audit log, how many have been by then.
+pub(super) fn pruned(
+    what: &str,
+    rows: u64,
+    before: DateTime<Utc>,
+    all_cut: Option<i64>,
+    at: DateTime<Utc>,
+) -> NewAudit {
+    let mut details = details([("what", json!(what)), ("rows", json!(rows)), ("before", json!(before))]);
+    details.extend(all_cut.map(|rows| (ALL_CUT.to_owned(), json!(rows))));
     NewAudit { at, actor: PLUMB.to_owned(), action: AuditAction::Pruned, key: None, details }
 }
 

@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::model::{Ask, Place, Platform, Request, Trigger, Width};
+use crate::model::{Ask, Place, Request, Trigger, Width};
 use crate::source::Refs;
-use crate::store::audit::PLATFORM_CHAIN;
+use crate::store::audit::{AuditHead, PLATFORM_CHAIN};
 use crate::store::{Lead, Scope, Tx};
 
 use super::lease::news_of_platform;
@@ -94,8 +94,9 @@ pub struct Schedule {
     requests: mpsc::UnboundedReceiver<Wish>,
     /// Those that the store has not taken yet: whoever asked was told that there will be a look.
     wishes: VecDeque<Wish>,
-    /// When the queue is asked again for what it did not take.
-    again_at: Instant,
+    /// When the queue is asked again for wishes, and for scans, that it did not take.
+    wishes_at: Instant,
+    scans_at: Instant,
     tenants: watch::Sender<BTreeSet<String>>,
     ready: watch::Sender<bool>,
     /// While this process leads.
@@ -145,7 +146,8 @@ impl Schedule {
             engine,
             requests,
             wishes: VecDeque::new(),
-            again_at: Instant::now(),
+            wishes_at: Instant::now(),
+            scans_at: Instant::now(),
             tenants,
             ready,
             lead: None,
@@ -191,14 +193,14 @@ impl Schedule {
                 self.probe(&mut tasks);
                 probe_at = now + PROBE_EVERY;
             }
-            if now >= self.again_at {
+            if now >= self.wishes_at {
                 self.ask_for_wishes().await;
             }
             self.start_due(&mut tasks).await;
             self.tell_ready().await;
             let platform_due = if self.reads_platform { now + LONGEST_SLEEP } else { platform_at };
             let probe_due = if self.lead.is_some() && !self.probes { probe_at } else { lead_at };
-            let wish_due = if self.wishes.is_empty() { lead_at } else { self.again_at };
+            let wish_due = if self.wishes.is_empty() { lead_at } else { self.wishes_at };
             let wake = self.next_wake().min(platform_due).min(lead_at).min(probe_due).min(wish_due);
             tokio::select! {
                 biased;
@@ -399,17 +401,18 @@ impl Schedule {
     }
 
     /// Asks for the looks that somebody wishes for, once it is on record who does. What the store does not take is tried
-    /// again.
+    /// again; it keeps nobody else waiting, since the damage may be one tenant's alone.
     async fn ask_for_wishes(&mut self) {
-        let mut wishes = std::mem::take(&mut self.wishes);
-        while let Some(wish) = wishes.front_mut() {
-            if !self.ask_for(wish).await {
-                self.again_at = Instant::now() + ASK_AGAIN;
-                break;
+        let mut left = VecDeque::new();
+        for mut wish in std::mem::take(&mut self.wishes) {
+            if !self.ask_for(&mut wish).await {
+                left.push_back(wish);
             }
-            wishes.pop_front();
         }
-        self.wishes = wishes;
+        if !left.is_empty() {
+            self.wishes_at = Instant::now() + ASK_AGAIN;
+        }
+        self.wishes = left;
     }
 
     /// Asks for a look that somebody wishes for; says whether that worked.
@@ -460,7 +463,7 @@ impl Schedule {
         for (tenant, polled) in &mut self.polled {
             let jitter = share_of(tenant, drift.jitter.0);
             let drift_at = *polled.drift_at.get_or_insert_with(|| next_scan(&drift.schedule, clock_now, jitter));
-            if clock_now >= drift_at && now >= self.again_at {
+            if clock_now >= drift_at && now >= self.scans_at {
                 let scan = polled.scans.wrapping_add(1);
                 let width = if scan.is_multiple_of(DEEP_EVERY) { Width::Deep } else { Width::Shallow };
                 scans.push(Request::at_once(tenant, Ask { trigger: Trigger::DriftScan, width }));
@@ -480,7 +483,7 @@ impl Schedule {
         }
         if !scans.is_empty() && !self.request(&scans).await {
             // They stay due.
-            self.again_at = now + ASK_AGAIN;
+            self.scans_at = now + ASK_AGAIN;
             return;
         }
         for Request { tenant, .. } in scans {
@@ -526,7 +529,7 @@ impl Schedule {
             .values()
             .flat_map(|polled| {
                 let drift = polled.drift_at.map(|at| now + (at - clock_now).to_std().unwrap_or_default());
-                let drift = drift.map(|at| at.max(self.again_at));
+                let drift = drift.map(|at| at.max(self.scans_at));
                 [Some(polled.poll_at).filter(|_| !polled.busy), drift]
             })
             .flatten()
@@ -549,9 +552,8 @@ impl Schedule {
     /// Begins to forget what is older than it is kept. Of the history of years that is much: beside the loop, which goes
     /// on to poll, to lead and to hear that it is to stop.
     fn prune(&mut self) {
-        let Some(in_force) = self.in_force.clone() else { return };
         let engine = Arc::clone(&self.engine);
-        let pruning = tokio::spawn(async move { engine.prune(&in_force.platform).await });
+        let pruning = tokio::spawn(async move { engine.prune().await });
         self.pruning = Some(AbortOnDropHandle::new(pruning));
     }
 }
@@ -610,31 +612,37 @@ impl Engine {
     }
 
     /// Forgets what is older than the platform keeps it.
-    async fn prune(&self, platform: &Platform) {
-        if let Err(error) = self.forget(Kept::Executions, platform.spec.retention.0).await {
+    async fn prune(&self) {
+        if let Err(error) = self.forget(Kept::Executions).await {
             tracing::warn!(error = %chain(&error), "old executions could not be forgotten");
         }
         if let Err(error) = self.make_months().await {
             tracing::warn!(error = %chain(&error), "the coming months could not be made; their rows go to the default partition");
         }
-        if let Err(error) = self.forget(Kept::AuditLog, platform.spec.audit_retention.0).await {
+        if let Err(error) = self.forget(Kept::AuditLog).await {
             tracing::warn!(error = %chain(&error), "old rows of the audit log could not be cut off");
         }
     }
 
-    /// Forgets what is older than `kept`, a part at a time: everybody who writes waits for each, and has as long as that
-    /// took until the next.
-    async fn forget(&self, what: Kept, kept: Duration) -> Result<(), EngineError> {
-        let kept = chrono::Duration::from_std(kept).unwrap_or(chrono::Duration::MAX);
-        let Some(before) = self.clock.now().checked_sub_signed(kept) else { return Ok(()) };
+    /// Forgets what is older than it is kept, a part at a time: everybody who writes waits for each, and has as long as
+    /// that took until the next. How long it is kept is asked for each part: what a commit has kept for longer is not
+    /// forgotten by what began before it.
+    async fn forget(&self, what: Kept) -> Result<(), EngineError> {
         loop {
             let began = Instant::now();
-            let mut tx = self.store.begin(Scope::Platform).await?;
-            let (name, rows) = match what {
-                Kept::Executions => ("executions", tx.prune_history(before).await?),
-                Kept::AuditLog => ("audit log", tx.prune_audit(before).await?),
+            let in_force = self.in_force().await?;
+            let kept = match what {
+                Kept::Executions => in_force.platform.spec.retention.0,
+                Kept::AuditLog => in_force.platform.spec.audit_retention.0,
             };
-            self.audit_pruned(tx.as_mut(), name, rows, before).await?;
+            let kept = chrono::Duration::from_std(kept).unwrap_or(chrono::Duration::MAX);
+            let Some(before) = self.clock.now().checked_sub_signed(kept) else { return Ok(()) };
+            let mut tx = self.store.begin(Scope::Platform).await?;
+            let rows = match what {
+                Kept::Executions => tx.prune_history(before).await?,
+                Kept::AuditLog => tx.prune_audit(before).await?,
+            };
+            self.audit_pruned(tx.as_mut(), what, rows, before).await?;
             tx.commit().await?;
             if rows == 0 {
                 return Ok(());
@@ -647,12 +655,17 @@ impl Engine {
     async fn audit_pruned(
         &self,
         tx: &mut dyn Tx,
-        what: &str,
+        what: Kept,
         rows: u64,
         before: DateTime<Utc>,
     ) -> Result<(), EngineError> {
         if rows > 0 {
-            tx.append_audit(PLATFORM_CHAIN, &[audit::pruned(what, rows, before, self.clock.now())]).await?;
+            let all_cut = match what {
+                Kept::Executions => None,
+                Kept::AuditLog => Some(tx.audit_heads().await?.iter().map(AuditHead::cut).sum()),
+            };
+            let row = audit::pruned(what.name(), rows, before, all_cut, self.clock.now());
+            tx.append_audit(PLATFORM_CHAIN, &[row]).await?;
         }
         Ok(())
     }
@@ -670,6 +683,15 @@ impl Engine {
 enum Kept {
     Executions,
     AuditLog,
+}
+
+impl Kept {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Executions => "executions",
+            Self::AuditLog => "audit log",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -149,6 +149,17 @@ pub struct AuditHead {
     pub last_hash: String,
 }
 
+impl AuditHead {
+    /// How many rows were cut off at its beginning.
+    pub fn cut(&self) -> i64 {
+        self.first_id - 1
+    }
+}
+
+/// The detail of a row about rows of the audit log that were cut off: how many have been by then, of all chains. What was
+/// cut off beside retention shows by it.
+pub const ALL_CUT: &str = "allCut";
+
 /// Which rows to read; a chain after the other, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {

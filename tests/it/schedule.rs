@@ -21,7 +21,7 @@ use crate::harness::faulty::Faults;
 use crate::harness::git::GitRepo;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::running::Running;
-use crate::harness::world::World;
+use crate::harness::world::{World, run_sql};
 use crate::simulation::faulty::{Call, Fate, FaultyStore, Points};
 
 /// Long enough for a loaded machine; what is waited for comes within a second or two.
@@ -218,7 +218,16 @@ async fn what_is_older_than_it_is_kept_goes_soon_after_a_start() {
         assert!(before > "2080" && before < "2090", "{row:?}");
     }
     world.stop();
-    assert!(world.plumb(&["audit", "--verify"]).output().unwrap().status.success(), "the chains are whole");
+    let verified = || world.plumb(&["audit", "--verify"]).output().unwrap();
+    assert!(verified().status.success(), "the chains are whole");
+    // What somebody cuts off beside it shows, though the chain is whole from there on.
+    let cut = "UPDATE audit_heads SET first_previous = (SELECT hash FROM audit WHERE tenant = '' AND id = first_id), \
+               first_id = first_id + 1 WHERE tenant = ''; \
+               DELETE FROM audit WHERE tenant = '' AND id < (SELECT first_id FROM audit_heads WHERE tenant = '')";
+    run_sql(&world.data().join("plumb.db"), cut).await;
+    let broken = verified();
+    let told = String::from_utf8_lossy(&broken.stdout);
+    assert!(!broken.status.success() && told.contains("of the platform tells of fewer rows"), "{told}");
 }
 
 /// The rows of the audit log about what was forgotten.
@@ -247,6 +256,24 @@ impl Points for Queue {
 
     async fn after(&self, _: Call, _: &'static str) -> Fate {
         Fate::Go
+    }
+}
+
+/// Hears nothing of what comes into the queue.
+struct Deaf;
+
+#[async_trait]
+impl Points for Deaf {
+    async fn before(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+
+    async fn after(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+
+    fn hears(&self) -> bool {
+        false
     }
 }
 
@@ -362,6 +389,46 @@ async fn a_look_that_was_asked_for_is_done_once_the_store_is_back_and_never_with
     let rows = world.store().read(Scope::Platform).await.unwrap().audit(&all).await.unwrap();
     let asked = rows.iter().filter(|row| row.action == AuditAction::Request);
     assert_eq!(asked.map(|row| row.actor.as_str()).collect::<Vec<_>>(), ["ada"], "once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_of_one_tenant_keeps_neither_others_nor_scans_waiting() {
+    let (mut world, clock) = scanned_at_noon().await;
+    world.start().await;
+    let (schedule, asks, mut ready) = Schedule::new(Arc::clone(world.engine()));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(schedule.run(async move { stopped.await.unwrap() }));
+    tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.expect("the first look ends").unwrap();
+    let damage = "CREATE TRIGGER damaged BEFORE INSERT ON audit WHEN NEW.tenant = 'checkout' AND NEW.action = 'request' \
+                  BEGIN SELECT RAISE(ABORT, 'damaged'); END";
+    run_sql(&world.data().join("plumb.db"), damage).await;
+    assert!(asks.ask(Some(&world.name), "ada"), "nobody knows yet that it cannot be written down");
+    // Who asks for all is in the chain of the platform.
+    assert!(asks.ask(None, "bob"));
+    let is = |trigger: Trigger| move |look: &Execution| look.trigger == trigger;
+    until("what bob asked for", async || looks(&world).await.iter().any(is(Trigger::Request))).await;
+    clock.set("2030-01-01T12:00:02Z");
+    until("the scan", async || looks(&world).await.iter().any(is(Trigger::DriftScan))).await;
+    // Once it is mended, ada's look comes too.
+    let before = looks(&world).await.len();
+    run_sql(&world.data().join("plumb.db"), "DROP TRIGGER damaged").await;
+    until("what ada asked for", async || looks(&world).await[before..].iter().any(is(Trigger::Request))).await;
+    stop.send(()).unwrap();
+    running.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_is_woken_for_is_found_by_looking_into_the_queue() {
+    let mut world = suspended_world().await;
+    world.around_store = Some(Box::new(|store| Arc::new(FaultyStore::new(store, Arc::new(Deaf)))));
+    world.start().await;
+    let running = Running::start(&world).await;
+    let before = looks(&world).await.len();
+    // Another process asks, so that nobody in this one is woken by it.
+    assert!(world.plumb(&["retry"]).output().unwrap().status.success());
+    until("the look", async || looks(&world).await.len() > before).await;
+    running.stop().await;
+    assert_eq!(looks(&world).await[before].trigger, Trigger::Request);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,6 +49,11 @@ pub trait Points: Send + Sync {
     fn leads(&self) -> Option<bool> {
         None
     }
+
+    /// Whether this process is woken by what comes into the queue.
+    fn hears(&self) -> bool {
+        true
+    }
 }
 
 /// What a process that is no more waits for.
@@ -61,6 +66,8 @@ pub async fn never<T>() -> T {
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
     points: Arc<dyn Points>,
+    /// What those hear who are not woken.
+    silence: Arc<watch::Sender<u64>>,
 }
 
 fn failed() -> StoreError {
@@ -69,7 +76,7 @@ fn failed() -> StoreError {
 
 impl FaultyStore {
     pub fn new(inner: Arc<dyn Store>, points: Arc<dyn Points>) -> Self {
-        Self { inner, points }
+        Self { inner, points, silence: Arc::default() }
     }
 
     async fn call<T>(
@@ -160,7 +167,7 @@ impl Queue for FaultyStore {
     }
 
     fn woken(&self) -> watch::Receiver<u64> {
-        self.inner.woken()
+        if self.points.hears() { self.inner.woken() } else { self.silence.subscribe() }
     }
 
     async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {

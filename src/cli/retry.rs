@@ -1,10 +1,12 @@
 //! `plumb retry`: tries failed steps again now.
 
+use std::time::Duration;
+
 use anyhow::bail;
 use serde_json::json;
 
-use crate::engine::{Ask, Width, request_looks, retry};
-use crate::model::{ResourceKey, SystemClock, Trigger};
+use crate::engine::{Ask, Retried, Width, request_looks, retry};
+use crate::model::{Request, ResourceKey, SystemClock, Trigger};
 use crate::store::{Mode, Scope};
 
 use super::args::Common;
@@ -15,6 +17,9 @@ pub struct Args {
     /// The resource whose step failed: tenant/environment/Kind/name; all of the tenant's (-t), when left out
     key: Option<ResourceKey>,
 }
+
+/// Longer than it takes to have the steps of all tenants tried again.
+const SOON: Duration = Duration::from_secs(30);
 
 /// Has failed steps tried again at the next look, and asks for that look.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
@@ -29,23 +34,32 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         Some(tenant) => bail!("there is no tenant {tenant:?}; the state knows {}", known.join(", ")),
         None => known,
     };
-    let (by, mut keys) = (house::person(), Vec::new());
+    // Who waits for a provider is looked at as well.
+    let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
+    // Should this process end when the steps are due and the looks not asked for, these come all the same.
+    let soon = tenants.iter().map(|tenant| Request { delay: SOON, ..Request::at_once(tenant, ask) });
+    store.request(&soon.collect::<Vec<_>>()).await?;
+    let (by, mut retried) = (house::person(), Retried::default());
     for tenant in &tenants {
-        keys.extend(retry(store.as_ref(), &SystemClock, tenant, args.key.as_ref(), &by).await?);
+        let Retried { keys, providers } = retry(store.as_ref(), &SystemClock, tenant, args.key.as_ref(), &by).await?;
+        retried.keys.extend(keys);
+        retried.providers.extend(providers);
     }
+    let Retried { keys, providers } = retried;
     if let Some(key) = &args.key
         && keys.is_empty()
+        && providers.is_empty()
     {
         bail!("no step of {key} has failed; `plumb explain {key}` says what it waits for");
     }
-    // Who waits for a provider is looked at as well.
-    let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
     request_looks(store.as_ref(), &SystemClock, &tenants, ask, &by).await?;
-    output::print_as(common, &json!({"retried": keys}), || {
-        if keys.is_empty() {
+    output::print_as(common, &json!({"retried": keys, "askedAgain": providers}), || {
+        if keys.is_empty() && providers.is_empty() {
             return "no step has failed; every tenant is looked at all the same\n".to_owned();
         }
-        keys.iter().map(|key| format!("{key} is tried again at the next look\n")).collect()
+        let steps = keys.iter().map(|key| format!("{key} is tried again at the next look\n"));
+        let asked = providers.iter().map(|provider| format!("provider {provider} is asked again at the next look\n"));
+        steps.chain(asked).collect()
     })?;
     if !common.quiet {
         eprintln!("a running `plumb serve` looks within seconds; without one, run `plumb apply`");

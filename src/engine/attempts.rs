@@ -176,7 +176,7 @@ pub(super) async fn write(
 
 /// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all; and changes that
 /// were undone since. Those of its providers that nobody asks now are asked again by the next look too. That `by` had it so
-/// is written down with it. Gives the keys; asking for the look is the caller's.
+/// is written down with it. Asking for the look is the caller's.
 ///
 /// # Errors
 /// When the store cannot be used.
@@ -186,8 +186,17 @@ pub async fn retry(
     tenant: &str,
     key: Option<&ResourceKey>,
     by: &str,
-) -> Result<Vec<ResourceKey>, StoreError> {
+) -> Result<Retried, StoreError> {
     try_again(store, clock.now(), tenant, key, by, Again::Anew).await
+}
+
+/// What is tried again at the next look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retried {
+    /// Those whose steps are.
+    pub keys: Vec<ResourceKey>,
+    /// The providers that nobody asked, and that are asked again.
+    pub providers: Vec<String>,
 }
 
 /// Has failed steps of `tenant` tried at its next look without the wait: also dead letters, and what could not be undone.
@@ -216,14 +225,15 @@ async fn try_again(
     key: Option<&ResourceKey>,
     by: &str,
     again: Again,
-) -> Result<Vec<ResourceKey>, StoreError> {
+) -> Result<Retried, StoreError> {
     let scope = Scope::Tenant(tenant.to_owned());
     let mut tx = store.read(scope.clone()).await?;
     let silent = silent(tx.as_mut(), tenant, key, now).await?;
     if Failed::of(tx.as_mut(), tenant, key, again).await?.is_nothing() && silent.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Retried::default());
     }
     drop(tx);
+    let mut providers = Vec::new();
     // Providers are all tenants'.
     let mut tx = store.begin(if silent.is_empty() { scope } else { Scope::Platform }).await?;
     if !silent.is_empty() {
@@ -231,6 +241,7 @@ async fn try_again(
         let is_silent = |circuit: &Circuit| circuit.is_open(now) && silent.contains(&circuit.provider);
         for circuit in tx.circuits().await?.into_values().filter(is_silent) {
             rows.push(audit::asked_again(by, &circuit.provider, now));
+            providers.push(circuit.provider.clone());
             tx.put_circuit(&Circuit { retry_at: Some(now), ..circuit }).await?;
         }
         // What belongs to all tenants is in the chain of none.
@@ -251,7 +262,7 @@ async fn try_again(
     };
     tx.put_attempts(&due).await?;
     tx.commit().await?;
-    Ok(keys.into_iter().collect())
+    Ok(Retried { keys: keys.into_iter().collect(), providers })
 }
 
 /// The providers that nobody asks now, of those that what is to be tried again is on: the others are other tenants'.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
-use plumb::engine::{Width, view};
+use plumb::engine::{Retried, Width, view};
 use plumb::managers::ManagerError;
 use plumb::model::{
     Attempt, Circuit, ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason, ResourceKey,
@@ -144,7 +144,7 @@ async fn what_cannot_work_is_tried_once_until_a_commit_or_a_person_says_so() {
     let key = parse(ORDERS);
     let retried =
         plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&key), "ada").await.unwrap();
-    assert_eq!(retried, [key]);
+    assert_eq!(retried.keys, [key]);
     world.scheduled().await;
     assert_eq!(faults.tried(), ["orders"]);
     assert_eq!(said(&world, ORDERS, ConditionType::Stalled).await, (ConditionStatus::True, Reason::DeadLetter));
@@ -173,7 +173,7 @@ async fn who_has_something_tried_again_is_written_down_with_it_or_neither_is() {
     retry().await.unwrap_err();
     assert!(attempts(&world).await[&orders].is_dead(), "it is as it was");
     run_sql(&state, "DROP TRIGGER full").await;
-    assert_eq!(retry().await.unwrap(), std::slice::from_ref(&orders));
+    assert_eq!(retry().await.unwrap().keys, std::slice::from_ref(&orders));
     assert!(!attempts(&world).await[&orders].is_dead());
     // An apply has everything tried again that failed.
     world.apply().await;
@@ -187,7 +187,7 @@ async fn who_has_something_tried_again_is_written_down_with_it_or_neither_is() {
     // What did not fail is not tried again, and not written down.
     faults.mend("orders");
     world.in_sync().await;
-    assert!(retry().await.unwrap().is_empty());
+    assert_eq!(retry().await.unwrap(), Retried::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,7 +274,8 @@ async fn while_another_plumb_is_at_work_on_it_nothing_counts_as_tried() {
 async fn who_has_a_silent_provider_asked_again_is_written_down_where_no_step_failed_too() {
     let (world, _faults, _clock) = out_of_reach().await;
     let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
-    assert!(retried.is_empty(), "no step has failed");
+    let asked = Retried { keys: Vec::new(), providers: vec!["files".to_owned()] };
+    assert_eq!(retried, asked, "no step has failed");
     assert!(!circuits(&world).await["files"].is_open(clock_now(&world)));
     let filter = AuditFilter { limit: 1000, ..AuditFilter::default() };
     let rows = world.store().read(Scope::Platform).await.unwrap().audit(&filter).await.unwrap();

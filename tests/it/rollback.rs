@@ -138,7 +138,7 @@ async fn a_retry_does_a_change_that_was_undone_once_more() {
     let carts = parse(CARTS);
     let retried =
         plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&carts), "ada").await.unwrap();
-    assert_eq!(retried, [carts]);
+    assert_eq!(retried.keys, [carts]);
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert_eq!(versions(&world).await, [2, 2, 2]);
 }

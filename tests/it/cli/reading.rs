@@ -336,6 +336,18 @@ async fn providers_are_listed_with_their_circuits() {
     drop(store);
     seen("providers_open", &["get", "--providers"]);
     seen("providers_open_json", &["get", "--providers", "-o", "json"]);
+    // What waits for one has it asked again, though no step of it has failed.
+    let orders = "checkout/staging/Database/orders";
+    let store = SqliteStore::open(desk.data(""), Mode::Reconcile).await.unwrap();
+    let mut tx = store.begin(Scope::Platform).await.unwrap();
+    tx.put_circuit(&Circuit { provider: "files".to_owned(), ..open }).await.unwrap();
+    tx.commit().await.unwrap();
+    drop(store);
+    let retried = desk.plumb(&["retry", orders]);
+    assert_eq!(retried.code, 0, "{retried:?}");
+    assert_eq!(retried.stdout, "provider files is asked again at the next look\n");
+    let again = desk.plumb(&["retry", orders]);
+    assert_eq!((again.code, again.stdout.as_str()), (1, ""), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

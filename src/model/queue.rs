@@ -126,7 +126,7 @@ pub struct Slot {
 #[serde(rename_all = "camelCase")]
 pub struct Place {
     pub tenant: String,
-    /// The look that is asked for, and when it is due.
+    /// The look that is asked for, and when it is due: the beginning of 1970 where it is from when on a replica sees it.
     pub asked: Option<Ask>,
     pub due: Option<DateTime<Utc>>,
     /// Who looks at it now, and until when that counts without a sign of life.
@@ -141,6 +141,9 @@ pub struct Place {
     pub news: Option<String>,
     /// When the last look ended.
     pub looked_at: Option<DateTime<Utc>>,
+    /// How many looks since then ended with the process that had begun them, or were never heard of again.
+    #[serde(default)]
+    pub abandoned: u32,
 }
 
 impl Place {
@@ -159,6 +162,7 @@ impl Place {
             seen: None,
             news: None,
             looked_at: None,
+            abandoned: 0,
         }
     }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sha2::{Digest, Sha256};
 use sqlx::{Database, QueryBuilder, query};
 
 use super::rows::column;
@@ -26,10 +27,13 @@ const REQUESTS_AT_ONCE: usize = 500;
 /// as reached. Longer than any wait or lease.
 const HORIZON: TimeDelta = TimeDelta::hours(1);
 
-/// How long a tenant waits whose look was abandoned twice in a row, doubling with each more; and the longest. A look that
-/// ends its process ends all others there, and the next process with it.
+/// How long a tenant waits, give or take a half, whose look was abandoned twice in a row, doubling with each more; and the
+/// longest. A look that ends its process ends all others there, and the next process with it.
 const AFTER_DEATHS: TimeDelta = TimeDelta::seconds(10);
 const AFTER_MANY_DEATHS: TimeDelta = TimeDelta::minutes(5);
+
+/// How many looks at a tenant were abandoned in a row.
+const ABANDONED: &str = "COALESCE((SELECT looks FROM abandoned WHERE abandoned.tenant = queue.tenant), 0) AS abandoned";
 
 /// What may be claimed: due and nobody's, or somebody's who gave no sign of life for as long as the lease. `$1` is now,
 /// `$2` the horizon.
@@ -139,12 +143,11 @@ async fn find(
 ) -> Result<Option<Free>, StoreError> {
     let (at, horizon) = (time(now), time(now + HORIZON));
     const COLUMNS: &str = "tenant, trigger_kind, width, due_at, lease_until, claimed_trigger, claimed_width, failures, \
-                           generation, holder, news, \
-                           COALESCE((SELECT looks FROM abandoned WHERE abandoned.tenant = queue.tenant), 0) AS abandoned";
+                           generation, holder, news";
     let found = match wanted {
         None => {
             let sql = format!(
-                "SELECT {COLUMNS} FROM queue WHERE {CLAIMABLE} \
+                "SELECT {COLUMNS}, {ABANDONED} FROM queue WHERE {CLAIMABLE} \
                  ORDER BY COALESCE(lease_until, due_at), tenant LIMIT 1{SKIP_LOCKED}"
             );
             query(sqlx::AssertSqlSafe(sql)).bind(&at).bind(&horizon).fetch_optional(&mut *connection).await
@@ -153,7 +156,7 @@ async fn find(
             let sql = "INSERT INTO queue (tenant, generation) VALUES ($1, $2) ON CONFLICT (tenant) DO NOTHING";
             query(sql).bind(tenant).bind(first_generation(now)).execute(&mut *connection).await.map_err(failed)?;
             let free = "(holder IS NULL OR lease_until <= $1 OR lease_until > $2)";
-            let sql = format!("SELECT {COLUMNS} FROM queue WHERE {free} AND tenant = $3{SKIP_LOCKED}");
+            let sql = format!("SELECT {COLUMNS}, {ABANDONED} FROM queue WHERE {free} AND tenant = $3{SKIP_LOCKED}");
             query(sqlx::AssertSqlSafe(sql)).bind(&at).bind(&horizon).bind(tenant).fetch_optional(&mut *connection).await
         }
     };
@@ -178,8 +181,7 @@ async fn find(
 
 /// Has a tenant wait whose look was abandoned more than once. What is new of it ends that as it ends any wait.
 async fn put_off(connection: &mut Connection, found: &Free, now: DateTime<Utc>) -> Result<(), StoreError> {
-    let doublings = u32::try_from(found.abandoned - 2).unwrap_or(0).min(16);
-    let wait = (AFTER_DEATHS * (1 << doublings)).min(AFTER_MANY_DEATHS);
+    let wait = wait_after_deaths(&found.tenant, found.abandoned);
     query(
         "UPDATE queue SET holder = NULL, lease_until = NULL, claimed_at = NULL, claimed_trigger = NULL, \
          claimed_width = NULL, trigger_kind = $1, width = $2, due_at = $3 WHERE tenant = $4",
@@ -193,6 +195,18 @@ async fn put_off(connection: &mut Connection, found: &Free, now: DateTime<Utc>) 
     .map_err(failed)?;
     count_abandoned(connection, found).await
 }
+
+/// How long a tenant waits after so many deaths. Each waits differently long each time: those whose looks ended with the
+/// process that another one's had ended come apart from that one.
+fn wait_after_deaths(tenant: &str, deaths: i64) -> TimeDelta {
+    let doublings = u32::try_from(deaths - 2).unwrap_or(0).min(16);
+    let whole = (AFTER_DEATHS * (1 << doublings)).min(AFTER_MANY_DEATHS);
+    let digest = Sha256::digest(format!("{tenant} {deaths}"));
+    whole / 2 + whole * i32::from(digest[0]) / i32::from(u8::MAX)
+}
+
+/// The longest wait after deaths.
+pub(super) const LONGEST_AFTER_DEATHS: TimeDelta = TimeDelta::seconds(AFTER_MANY_DEATHS.num_seconds() * 3 / 2);
 
 /// Remembers how many looks in a row were abandoned.
 async fn count_abandoned(connection: &mut Connection, found: &Free) -> Result<(), StoreError> {
@@ -316,14 +330,14 @@ const PLACE: &str = "tenant, trigger_kind, width, due_at, holder, lease_until, c
 
 /// Every tenant's place, by name.
 pub(super) async fn all(connection: &mut Connection) -> Result<Vec<Place>, StoreError> {
-    let sql = format!("SELECT {PLACE} FROM queue ORDER BY tenant");
+    let sql = format!("SELECT {PLACE}, {ABANDONED} FROM queue ORDER BY tenant");
     let rows = query(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *connection).await.map_err(failed)?;
     rows.iter().map(read_place).collect()
 }
 
 /// One tenant's place.
 pub(super) async fn of(connection: &mut Connection, tenant: &str) -> Result<Option<Place>, StoreError> {
-    let sql = format!("SELECT {PLACE} FROM queue WHERE tenant = $1");
+    let sql = format!("SELECT {PLACE}, {ABANDONED} FROM queue WHERE tenant = $1");
     let row = query(sqlx::AssertSqlSafe(sql)).bind(tenant).fetch_optional(&mut *connection).await;
     row.map_err(failed)?.as_ref().map(read_place).transpose()
 }
@@ -349,6 +363,7 @@ fn read_place(row: &Row) -> Result<Place, StoreError> {
         seen: column(WHAT, row, "seen")?,
         news: column(WHAT, row, "news")?,
         looked_at: read_optional_time(row, "looked_at")?,
+        abandoned: u32::try_from(column::<i64, _>(WHAT, row, "abandoned")?).unwrap_or(0),
     })
 }
 

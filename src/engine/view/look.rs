@@ -3,6 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::explain::{Cause, SubjectKind};
+use crate::engine::attempts::times;
 use crate::engine::slots;
 use crate::model::{Event, EventKind, ExecutionOutcome, Place, Reason, ResourceKey};
 use crate::store::{HistoryFilter, Scope, Store, StoreError};
@@ -40,7 +41,7 @@ impl Around {
     pub async fn of(store: &dyn Store, key: &ResourceKey, now: DateTime<Utc>) -> Result<Self, StoreError> {
         let Some(place) = store.place(&key.tenant).await? else { return Ok(Self::default()) };
         let is_due = place.holder.is_none() && place.due.is_some_and(|due| due <= now);
-        let ahead = if is_due { ahead_of(&place, &store.places().await?) } else { 0 };
+        let ahead = if is_due { ahead_of(&place, &store.places().await?, now) } else { 0 };
         let look = if place.holder.is_some() { Look::of(store, key).await? } else { Look::default() };
         Ok(Self { place: Some(place), ahead, look })
     }
@@ -103,7 +104,16 @@ impl Around {
         }
         let (Some(_), Some(due)) = (&place.asked, place.due) else { return None };
         if due > now {
-            let link = of_tenant(Reason::LookDue, format!("the next look is due at {}", at(due)));
+            let mut message = format!("the next look is due at {}", at(due));
+            if place.abandoned > 0 {
+                let ended = times(place.abandoned);
+                message.push_str(&format!(
+                    ": a look at it has ended with its process {ended} in a row. Read the log of what ran it; a commit, or \
+                     plumb reconcile {}, ends the wait",
+                    place.tenant
+                ));
+            }
+            let link = of_tenant(Reason::LookDue, message);
             return Some(Cause { next_at: Some(due), ..link });
         }
         let before = match self.ahead {
@@ -111,16 +121,23 @@ impl Around {
             1 => "1 tenant has been due longer".to_owned(),
             more => format!("{more} tenants have been due longer"),
         };
-        let link = of_tenant(Reason::LookDue, format!("a look is due since {}; {before}", at(due)));
-        Some(Cause { since: Some(due), ..link })
+        let since = dated(due);
+        let long = since.map(|since| format!(" since {}", at(since))).unwrap_or_default();
+        let link = of_tenant(Reason::LookDue, format!("a look is due{long}; {before}"));
+        Some(Cause { since, ..link })
     }
 }
 
 /// How many tenants are claimed before `place`, which is due: those that are due, or whose lease has ended, for longer.
-fn ahead_of(place: &Place, all: &[Place]) -> usize {
-    let since = |place: &Place| place.lease_until.or(place.due);
+fn ahead_of(place: &Place, all: &[Place], now: DateTime<Utc>) -> usize {
+    let since = |place: &Place| place.lease_until.or(place.due).map(|since| dated(since).unwrap_or(now));
     let own = (since(place), &place.tenant);
     all.iter().filter(|other| since(other).is_some() && (since(other), &other.tenant) < own).count()
+}
+
+/// Since when something is due; `None` where it is from when on a replica sees it.
+fn dated(due: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    Some(due).filter(|due| *due > DateTime::UNIX_EPOCH)
 }
 
 impl Look {
@@ -190,13 +207,29 @@ mod tests {
             Place::of_tenant("idle"),
             own.clone(),
         ];
-        assert_eq!(ahead_of(&own, &all), 3, "billing, a and the dead one's");
+        assert_eq!(ahead_of(&own, &all, hour(5)), 3, "billing, a and the dead one's");
         let around = Around { place: Some(own), ahead: 3, look: Look::default() };
         let message = "a look is due since 1970-01-01T04:00:00Z; 3 tenants have been due longer".to_owned();
         assert_eq!(links(&around, None), [("tenant checkout".to_owned(), Reason::LookDue, message)]);
         let around = Around { place: Some(due("checkout", 6)), ..Around::default() };
         assert_eq!(links(&around, None)[0].2, "the next look is due at 1970-01-01T06:00:00Z");
         assert!(links(&Around::default(), None).is_empty());
+        // One that is due from when on it is seen comes behind what is due by then.
+        let unseen = due("unseen", 0);
+        assert_eq!(ahead_of(&unseen, &[due("billing", 3), unseen.clone()], hour(5)), 1);
+        let around = Around { place: Some(unseen), ahead: 1, look: Look::default() };
+        assert_eq!(links(&around, None)[0].2, "a look is due; 1 tenant has been due longer");
+    }
+
+    #[test]
+    fn a_tenant_that_ends_processes_says_so() {
+        let place = Place { abandoned: 3, ..due("checkout", 6) };
+        let message = &links(&Around { place: Some(place), ..Around::default() }, None)[0].2;
+        assert!(
+            message.starts_with("the next look is due at 1970-01-01T06:00:00Z: a look at it has ended"),
+            "{message}"
+        );
+        assert!(message.contains("3 times in a row") && message.contains("plumb reconcile checkout"), "{message}");
     }
 
     #[test]

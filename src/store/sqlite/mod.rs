@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Sqlite, SqliteConnection, Transaction};
+use sqlx::{AssertSqlSafe, Connection, Sqlite, SqliteConnection, Transaction};
 use tokio::sync::watch;
 
 use self::dump::AllRows;
@@ -92,6 +92,12 @@ const ROWS_AHEAD: usize = 1024;
 const ALL_ROWS_AHEAD: usize = 4;
 /// What the write-ahead log is cut back to after a checkpoint, in bytes, so that one large pass does not leave it large.
 const LOG_LIMIT: &str = "67108864";
+
+/// When a look is due that another process than the reconciling one asks for, which may take another time for now: from
+/// when on it is seen, behind what is due by then.
+const WHEN_SEEN: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+const QUEUE: &str = "the queue";
 
 /// The state in one SQLite file.
 #[derive(Debug)]
@@ -168,7 +174,7 @@ impl SqliteStore {
         let store = Self { writer: Writer::Open { pool, lock }, migrated, ..Self::reader(path, readers) };
         // Whoever held a lease here is dead, or there would have been no lock to take.
         let mut queue = store.queue().await?;
-        free_all(&mut queue).await.map_err(|source| failed(&store.path, "the queue", source))?;
+        free_all(&mut queue, store.time.now()).await.map_err(|source| failed(&store.path, QUEUE, source))?;
         store.end(queue).await?;
         Ok(store)
     }
@@ -257,8 +263,7 @@ impl Queue for SqliteStore {
         let mut queue = self.queue().await?;
         let now = self.time.now();
         let due = |delay: Duration| match self.is_beside() {
-            // Whoever reconciles may take another time for now: what need not wait is due for whoever reads it.
-            true if delay.is_zero() => DateTime::UNIX_EPOCH,
+            true if delay.is_zero() => WHEN_SEEN,
             true | false => places::after(now, delay),
         };
         places::request(&mut queue, requests, now, due).await?;
@@ -268,8 +273,9 @@ impl Queue for SqliteStore {
     }
 
     async fn claim(&self, holder: &Replica, lease: Duration) -> Result<Option<Claim>, StoreError> {
-        let mut queue = self.queue().await?;
-        let claim = places::claim(&mut queue, holder, None, self.time.now(), lease).await?;
+        let (mut queue, now) = (self.queue().await?, self.time.now());
+        self.date_what_is_seen(&mut queue, now).await?;
+        let claim = places::claim(&mut queue, holder, None, now, lease).await?;
         self.end(queue).await?;
         Ok(claim)
     }
@@ -281,8 +287,9 @@ impl Queue for SqliteStore {
         holder: &Replica,
         lease: Duration,
     ) -> Result<Option<Claim>, StoreError> {
-        let mut queue = self.queue().await?;
-        let claim = places::claim(&mut queue, holder, Some((tenant, ask)), self.time.now(), lease).await?;
+        let (mut queue, now) = (self.queue().await?, self.time.now());
+        self.date_what_is_seen(&mut queue, now).await?;
+        let claim = places::claim(&mut queue, holder, Some((tenant, ask)), now, lease).await?;
         self.end(queue).await?;
         Ok(claim)
     }
@@ -358,6 +365,13 @@ impl SqliteStore {
     /// Whether another process may reconcile meanwhile, whose time began when it opened the store.
     fn is_beside(&self) -> bool {
         matches!(self.writer, Writer::Open { lock: None, .. })
+    }
+
+    /// Has what is due [`WHEN_SEEN`] be due now.
+    async fn date_what_is_seen(&self, queue: &mut SqliteConnection, now: DateTime<Utc>) -> Result<(), StoreError> {
+        let sql = "UPDATE queue SET due_at = $1 WHERE due_at = $2";
+        let dated = sqlx::query(sql).bind(time(now)).bind(time(WHEN_SEEN)).execute(queue).await;
+        dated.map(drop).map_err(|source| failed(&self.path, QUEUE, source))
     }
 
     async fn end(&self, queue: Transaction<'static, Db>) -> Result<(), StoreError> {
@@ -451,14 +465,17 @@ async fn expect_this_version(pool: &SqlitePool, path: &Arc<str>) -> Result<(), S
 }
 
 /// Frees what is held in the queue, since whoever held it is dead: the looks that were begun are due at once, and so is
-/// all that waits, whatever the clock was set to since; but what has ended the processes before this one.
-async fn free_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    for sql in [
-        "UPDATE queue SET lease_until = $1 WHERE holder IS NOT NULL",
-        "UPDATE queue SET due_at = $1 WHERE due_at IS NOT NULL \
-         AND tenant NOT IN (SELECT tenant FROM abandoned WHERE looks > 1)",
+/// all that waits, whatever the clock was set to since. What has ended the processes before this one waits on, for no
+/// longer than such a thing ever waits.
+async fn free_all(connection: &mut SqliteConnection, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    let wait = "UPDATE queue SET due_at = MIN(due_at, $1) WHERE due_at IS NOT NULL AND tenant ";
+    let suspects = "(SELECT tenant FROM abandoned WHERE looks > 1)";
+    for (sql, latest) in [
+        ("UPDATE queue SET lease_until = MIN(lease_until, $1) WHERE holder IS NOT NULL".to_owned(), now),
+        (format!("{wait} NOT IN {suspects}"), now),
+        (format!("{wait} IN {suspects}"), now + places::LONGEST_AFTER_DEATHS),
     ] {
-        sqlx::query(sql).bind(time(DateTime::UNIX_EPOCH)).execute(&mut *connection).await?;
+        sqlx::query(AssertSqlSafe(sql)).bind(time(latest)).execute(&mut *connection).await?;
     }
     Ok(())
 }

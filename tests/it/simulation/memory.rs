@@ -322,6 +322,7 @@ fn place(tenant: &str, row: &Row) -> Place {
         seen: row.seen.clone(),
         news: row.news.clone(),
         looked_at: row.looked_at,
+        abandoned: row.abandoned,
     }
 }
 

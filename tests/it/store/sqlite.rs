@@ -369,6 +369,13 @@ async fn whoever_asks_beside_it_is_answered_though_their_clocks_differ() {
     // As if its clock had gone on for a while before it came.
     let due = reconciling.place("checkout").await.unwrap().unwrap().due.unwrap();
     assert!(due < SystemClock.now() - chrono::TimeDelta::days(1), "{due}: due for whoever reads it");
+    // What was asked for here before that goes first all the same, and nothing says that it has waited since 1970.
+    reconciling.request(&[Request::at_once("payments", ask)]).await.unwrap();
+    let replica = Replica("one".to_owned());
+    let claimed = async || reconciling.claim(&replica, Duration::from_secs(600)).await.unwrap().expect("it is due");
+    let (first, second) = (claimed().await, claimed().await);
+    assert_eq!((first.lease.tenant.as_str(), second.lease.tenant.as_str()), ("payments", "checkout"));
+    assert!(SystemClock.now() - second.due < chrono::TimeDelta::minutes(1), "{second:?}");
     // What can wait does.
     let later = Request { delay: Duration::from_secs(600), ..Request::at_once("billing", ask) };
     asking.request(&[later]).await.unwrap();
@@ -389,4 +396,9 @@ async fn a_tenant_that_ends_one_process_after_the_other_waits_in_the_next() {
         claims += usize::from(store.claim(&replica, Duration::from_secs(600)).await.unwrap().is_some());
     }
     assert_eq!(claims, 2, "once more, since a process may end for any reason");
+    // A clock that is set back in between has it wait no longer than ever.
+    let late = "UPDATE queue SET due_at = '2999-01-01T00:00:00.000000000Z'";
+    crate::harness::world::run_sql(&folder.path().join(DATABASE_FILE), late).await;
+    let due = open(folder.path()).await.place("checkout").await.unwrap().unwrap().due.unwrap();
+    assert!(due <= SystemClock.now() + chrono::TimeDelta::seconds(450), "{due}");
 }

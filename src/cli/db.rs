@@ -35,7 +35,8 @@ enum DbCommand {
     /// Bring the state database up to date with this version of plumb.
     ///
     /// `plumb serve` and `plumb apply` do so by themselves where their login may. Migrations add and keep: replicas of the
-    /// version before go on working meanwhile.
+    /// version before go on working meanwhile. An older plumb that is started after it refuses to: have whatever restarts
+    /// replicas start the new version.
     Migrate,
     /// Write all of the state into one file.
     ///

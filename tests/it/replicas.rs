@@ -5,7 +5,7 @@ mod restarted;
 mod stopped;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use notify::event::{ModifyKind, RenameMode};
+use notify::{RecursiveMode, Watcher as _};
 use plumb::engine::{Engine, NoPasswords, Settings};
 use plumb::model::{
     Action, ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Place, Reason, Replica as ReplicaId,
@@ -43,6 +45,8 @@ const MARGIN: TimeDelta = TimeDelta::seconds(3);
 const TIMEOUT: &str = "10s";
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// How long it takes at most until it is told that a file has appeared.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// Enough for every row of a test.
@@ -59,6 +63,7 @@ enum On {
 struct Scene {
     server: PostgresServer,
     files: tempfile::TempDir,
+    appearances: Appearances,
     credentials: tempfile::TempDir,
     desk: Desk,
     repositories: Vec<GitRepo>,
@@ -86,9 +91,11 @@ impl Scene {
         let url = format!("postgres://{login}:{password}@127.0.0.1:{}/state", server.port());
         drop(PostgresStore::open(&url, Mode::Reconcile).await.unwrap());
         let store = PostgresStore::open(&url, Mode::ReadOnly).await.unwrap();
+        let files = tempfile::tempdir().unwrap();
         let scene = Self {
             server,
-            files: tempfile::tempdir().unwrap(),
+            appearances: Appearances::in_folder(files.path()),
+            files,
             credentials: tempfile::tempdir().unwrap(),
             desk: Desk::empty(),
             repositories: (0..TENANTS).map(|_| GitRepo::new()).collect(),
@@ -179,6 +186,8 @@ impl Scene {
             .filter(|name| !name.starts_with('.'))
             .collect();
         assert_eq!(live, self.names(On::Files).into_iter().map(|name| name + ".db").collect());
+        let once: BTreeMap<String, usize> = live.into_iter().map(|name| (name, 1)).collect();
+        assert_eq!(self.appearances.counted(once.len()), once);
         let log = self.server.log();
         for name in self.names(On::Postgres) {
             let made = format!("CREATE DATABASE \"{name}\"");
@@ -194,6 +203,46 @@ impl Scene {
         assert!(made.values().all(|times| *times == 1), "{made:?}");
         self.desk.applies_nothing_more(&self.url);
     }
+}
+
+/// How often each file has appeared in a folder under its name, as the system that holds it tells.
+struct Appearances {
+    counts: Arc<std::sync::Mutex<BTreeMap<String, usize>>>,
+    _watcher: notify::RecommendedWatcher,
+}
+
+impl Appearances {
+    fn in_folder(folder: &Path) -> Self {
+        let counts = Arc::<std::sync::Mutex<BTreeMap<String, usize>>>::default();
+        let counted = Arc::clone(&counts);
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let event = event.expect("the folder is watched");
+            assert!(!event.need_rescan(), "more came at once than is told");
+            let Some(path) = event.paths.last().filter(|_| has_appeared(event.kind)) else { return };
+            let name = path.file_name().expect("it is in the folder").to_string_lossy().into_owned();
+            if name.ends_with(".db") && !name.starts_with('.') {
+                *counted.lock().unwrap().entry(name).or_default() += 1;
+            }
+        })
+        .unwrap();
+        watcher.watch(folder, RecursiveMode::NonRecursive).unwrap();
+        Self { counts, _watcher: watcher }
+    }
+
+    /// The counts, once there are so many: what is told comes a little later than what it is of.
+    fn counted(&self, files: usize) -> BTreeMap<String, usize> {
+        let start = Instant::now();
+        while self.counts.lock().unwrap().len() < files && start.elapsed() < TOLD_WITHIN {
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        self.counts.lock().unwrap().clone()
+    }
+}
+
+/// Whether something is there under its last name that was not, or in the place of what was.
+fn has_appeared(kind: notify::EventKind) -> bool {
+    let by_name = ModifyKind::Name(RenameMode::To);
+    matches!(kind, notify::EventKind::Create(_)) || kind == notify::EventKind::Modify(by_name)
 }
 
 /// Looks at all places until `seen` is content; gives how long that took.

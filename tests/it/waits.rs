@@ -257,3 +257,41 @@ async fn r14_what_was_no_answer_is_told_while_the_question_stands() {
     world.apply().await;
     assert!(explain(&world, ORDERS).await.notes.iter().all(|note| note.reason != Reason::NoAnswer));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_policies_and_the_guard_say_what_they_keep_back_and_what_to_do() {
+    let world = World::with_files().await;
+    world.write_tenant("providers: [files]\nquotas: {Database: 2}");
+    world.platform.write(
+        "policies/names.rego",
+        "package plumb.names\nimport rego.v1\ndeny contains {\"msg\": \"no test databases\", \"path\": \"/metadata/name\"} if \
+         input.resource.metadata.name == \"test\"\n",
+    );
+    world.platform.commit("Two databases, and no test ones");
+    for name in ["a", "b"] {
+        world.write_resource("staging", "Database", name, "plumb.dev/deletion: delete", "userVersion: 1");
+    }
+    world.tenant.commit("Add two");
+    world.in_sync().await;
+    for name in ["c", "test"] {
+        world.write_database("staging", name, "userVersion: 1");
+    }
+    world.tenant.commit("Add one too many, and one that may not be");
+    world.scheduled().await;
+    let over = explain(&world, "checkout/staging/Database/c").await;
+    assert_eq!((over.ready, links(&over)[0].2), (ConditionStatus::False, Reason::QuotaExceeded), "{over:#?}");
+    let denied = explain(&world, "checkout/staging/Database/test").await;
+    assert!(links(&denied).iter().any(|(.., reason)| *reason == Reason::PolicyDenied), "{denied:#?}");
+    assert!(denied.answer.contains("no test databases"), "{denied:#?}");
+
+    // All that is there goes in one commit: the guard (R6).
+    for name in ["a", "b", "c", "test"] {
+        world.tenant.remove(&format!("environments/staging/{name}.yaml"));
+    }
+    world.write_database("staging", "d", "userVersion: 2");
+    world.tenant.commit("Begin anew");
+    let plan = world.scheduled().await.plan;
+    let held = explain(&world, "checkout/staging/Database/a").await;
+    assert_eq!(links(&held)[0].2, Reason::DeletionsHeld, "{held:#?}");
+    assert!(held.answer.contains(&format!("Plumb-Approve-Deletes: {}", plan.id)), "{held:#?}");
+}

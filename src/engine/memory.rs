@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     AppliedDocument, Approval, ConditionStatus, ConditionType, Decisions, DesiredState, Diagnostic, Inventory, Lease,
-    ObjectHex, Plan, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, TenantSpec,
+    ObjectHex, Plan, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Stray, TenantSpec,
 };
 use crate::store::{HeldPlan, Scope, TenantState, Tx};
 
@@ -19,6 +19,8 @@ pub(super) struct Memory {
     pub state: Option<TenantState>,
     pub inventory: Inventory,
     unready: BTreeSet<ResourceKey>,
+    /// Marked objects that the inventory did not know when their servers were heard last.
+    pub strays: BTreeMap<ResourceKey, Stray>,
     pub proposals: BTreeMap<ResourceKey, Proposal>,
     pub statuses: BTreeMap<ResourceKey, ResourceStatus>,
     /// Plans with steps that wait for an approval.
@@ -90,7 +92,8 @@ pub(super) struct Reached<'a> {
     pub head: &'a ObjectHex,
     /// Heads that were left for another source or history.
     pub left: &'a [ObjectHex],
-    /// Whether all providers of the tenant have been heard by now, in this pass or in one before.
+    /// Whether all providers of the tenant have been heard by now, in this pass or in one before, and what they have is on
+    /// record.
     pub heard_all: bool,
     /// The hold that outlives the pass.
     pub hold: Option<Reason>,
@@ -319,6 +322,7 @@ async fn recall_around(
     let Kept { inventory, documents, statuses, unready } = kept;
     Ok(Memory {
         state: tx.tenants().await?.remove(tenant),
+        strays: tx.strays().await?,
         proposals: tx.proposals().await?,
         held: tx.held_plans(tenant).await?,
         approvals: tx.approvals(tenant).await?,

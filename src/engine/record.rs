@@ -340,22 +340,26 @@ fn keys_in_scope<'a>(pass: &'a Pass<'_>) -> Box<dyn Iterator<Item = &'a Resource
     }
 }
 
-/// Strays as they were seen; those of a provider that could not be asked stay as they were seen last (R5).
+/// Strays as they were seen; those of a provider that could not be asked stay as they were seen last (R5). What git wants
+/// elsewhere is one too: nothing else tells where it is once its server falls silent.
 async fn record_strays(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError> {
-    let spoken_of =
-        |key: &ResourceKey| pass.desired.resources.contains_key(key) || pass.prior.records.contains_key(key);
+    let Pass { desired, prior, .. } = pass;
+    let wanted = |key: &ResourceKey| desired.resources.contains_key(key) || desired.rejected.contains_key(key);
     let known = tx.strays().await?;
     let mut strays = pass.before.strays.clone();
     // While something cannot be read, an object may be its; only what was an orphan before still is.
-    let read_whole = pass.desired.unreadable.is_empty();
-    strays.retain(|key, _| !spoken_of(key) && (read_whole || known.contains_key(key)));
+    let read_whole = desired.unreadable.is_empty();
+    strays.retain(|key, _| wanted(key) || read_whole || known.contains_key(key));
     for (key, stray) in known {
-        if pass.silent.contains(&stray.provider) && !spoken_of(&key) {
+        if pass.silent.contains(&stray.provider) {
             strays.entry(key).or_insert(stray);
         }
     }
-    strays.retain(|key, _| !pass.desired.resources.contains_key(key) && !pass.applied.done.contains(key));
-    tx.put_strays(&pass.desired.tenant, &strays).await
+    strays.retain(|key, _| !prior.records.contains_key(key) && !pass.applied.done.contains(key));
+    for (key, stray) in &mut strays {
+        stray.wanted = wanted(key);
+    }
+    tx.put_strays(&desired.tenant, &strays).await
 }
 
 /// Remembers the keys of held plans, so that a trailer finds them. A key is forgotten, in held plans and in approvals,

@@ -1,5 +1,6 @@
 //! What a tenant wants, put together from its checked files: keys, references, names, quotas, policies.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -11,8 +12,8 @@ use super::sentence::clipped;
 use super::suggest::did_you_mean;
 use super::{judge, names, quota, references};
 use crate::model::{
-    AppliedDocument, Code, DesiredState, Diagnostic, Kind, ObjectHex, Origin, Platform, Resource, ResourceKey, Span,
-    TenantSpec,
+    Annotations, AppliedDocument, Code, DesiredState, Diagnostic, Kind, ObjectHex, Origin, Platform, Resource,
+    ResourceKey, Span, TenantSpec,
 };
 
 /// Stands in for the environment of documents that name none, where no tenant says what there is.
@@ -146,6 +147,8 @@ pub(super) struct Entry<'a> {
 impl Entry<'_> {
     /// Where the document says something, as a span.
     pub fn span(&self, pointer: &str) -> Option<Span> {
+    /// What is said of it; of several documents with its key, the safest.
+    said: Cow<'a, Annotations>,
         self.spans.value(self.file, self.document.index, pointer)
     }
 
@@ -217,7 +220,8 @@ impl<'a> Assembly<'a> {
                             Verdict::Faulty => Some(format!("the document in {} has errors", file.file)),
                         };
                         let (resource, names) = (None, names::ServerNames::default());
-                        self.entries.push(Entry { file, document, key, rejected, resource, names, spans: self.spans });
+                        let (said, spans) = (Cow::Borrowed(&document.annotations), self.spans);
+                        self.entries.push(Entry { file, document, key, said, rejected, resource, names, spans });
                     }
                     Place::Nowhere => {}
                     Place::Untold => {
@@ -321,6 +325,7 @@ impl<'a> Assembly<'a> {
     fn build_resources(&mut self, cache: &mut TenantCache) {
         for at in 0..self.entries.len() {
             if self.entries[at].rejected.is_some() {
+                    first.said = Cow::Owned(first.said.kept_safer_by(&entry.said, entry.key.kind));
                 continue;
             }
             self.check_environment(at);
@@ -365,7 +370,7 @@ impl<'a> Assembly<'a> {
         let (mut rejected, mut said) = (BTreeMap::new(), BTreeMap::new());
         for entry in self.entries {
             if !entry.is_usable() {
-                said.insert(entry.key.clone(), entry.document.annotations.clone());
+                said.insert(entry.key.clone(), entry.said.into_owned());
             }
             match (entry.rejected, entry.resource) {
                 (None, Some(resource)) => {

@@ -722,3 +722,26 @@ async fn r7_a_word_that_protects_holds_though_its_document_cannot_be_used() {
     assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::DeletionProtected));
     assert!(world.file("staging", "orders").exists());
 }
+
+/// What git said is kept, look after look.
+async fn orders_are_kept(world: &World) {
+    for look in 0..2 {
+        let report = world.apply().await;
+        assert!(world.file("staging", "orders").exists(), "look {look}: git said to keep it");
+        assert_eq!(held(&report.plan, ORDERS), Some(Reason::DeletionProtected), "look {look}: {:#?}", report.plan);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_of_two_documents_of_one_key_the_safer_word_holds() {
+    let world = world_with(&["orders", "payments", "third"], DELETE).await;
+    let text = world.tenant.show(&format!("main:{MANIFEST}"));
+    let twin = "environments/staging/twin.yaml";
+    world.tenant.write(twin, text.replace(DELETE, "plumb.dev/deletion: protect"));
+    world.tenant.commit("Say it in another file, and forget the first");
+    assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::InvalidManifest));
+    world.tenant.remove(twin);
+    remove(&world, &["orders"]);
+    world.tenant.commit("Remove both");
+    orders_are_kept(&world).await;
+}

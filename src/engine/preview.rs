@@ -16,7 +16,7 @@ use crate::source::{Refs, Side, Wanted, WorkingTree};
 use super::attempts::Heads;
 use super::desired::{Loaded, Sources, Workspace};
 use super::fleet::Access;
-use super::last_words::Words;
+use super::last_words::{LastWords, Words};
 use super::platform::PlatformStatus;
 use super::propose::forgotten;
 use super::reconcile::{Ground, Planned, Source, Subject, approvals, sources_of, unreadable};
@@ -109,7 +109,7 @@ impl Engine {
                 memory.know_statuses(statuses);
                 let news = self.news(subject, &source, &memory, &reading.desired).await?;
                 let words = Words { subject, owner, source: &source, news: &news, desired: &reading.desired };
-                let safer = self.last_words(words, &memory.inventory).await?;
+                let LastWords { safer, .. } = self.last_words(words, &memory.inventory)?;
                 memory.know_records(safer);
                 let read = subject.read_proposals(&proposals, &source, &reading, &news)?;
                 proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));

@@ -73,6 +73,16 @@ pub fn assemble_tenant(cx: &TenantContext<'_>, files: &[Arc<CheckedFile>], cache
     assembly.finish(cache)
 }
 
+/// What the documents in some files of a tenant say of themselves, whether they can be used or not; of several with one key
+/// the safest word.
+pub fn said_in(cx: &TenantContext<'_>, files: &[Arc<CheckedFile>]) -> BTreeMap<ResourceKey, Annotations> {
+    let spans = Spans::default();
+    let mut assembly = Assembly::new(cx, files, &spans);
+    assembly.place_documents();
+    assembly.refuse_duplicates();
+    assembly.entries.into_iter().map(|entry| (entry.key, entry.said.into_owned())).collect()
+}
+
 /// The resources of some files of `state` as these say them `after`; `None` when more than that could differ, and all has
 /// to be put together again. With these resources in their places `state` is what [`assemble_tenant`] would give.
 ///
@@ -137,6 +147,8 @@ pub(super) struct Entry<'a> {
     pub file: &'a Arc<CheckedFile>,
     pub document: &'a CheckedDocument,
     pub key: ResourceKey,
+    /// What is said of it; of several documents with its key, the safest.
+    said: Cow<'a, Annotations>,
     /// Why it cannot be used.
     pub rejected: Option<String>,
     pub resource: Option<Arc<Resource>>,
@@ -147,8 +159,6 @@ pub(super) struct Entry<'a> {
 impl Entry<'_> {
     /// Where the document says something, as a span.
     pub fn span(&self, pointer: &str) -> Option<Span> {
-    /// What is said of it; of several documents with its key, the safest.
-    said: Cow<'a, Annotations>,
         self.spans.value(self.file, self.document.index, pointer)
     }
 
@@ -315,6 +325,7 @@ impl<'a> Assembly<'a> {
                             .help("remove one of the two, or give it another name"),
                     );
                     first.rejected = Some(message);
+                    first.said = Cow::Owned(first.said.kept_safer_by(&entry.said, entry.key.kind));
                 }
                 Some(_) | None => kept.push(entry),
             }
@@ -325,7 +336,6 @@ impl<'a> Assembly<'a> {
     fn build_resources(&mut self, cache: &mut TenantCache) {
         for at in 0..self.entries.len() {
             if self.entries[at].rejected.is_some() {
-                    first.said = Cow::Owned(first.said.kept_safer_by(&entry.said, entry.key.kind));
                 continue;
             }
             self.check_environment(at);

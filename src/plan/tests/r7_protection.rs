@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::world::*;
-use crate::model::{Action, ApprovalKind, Blocked, Deletion, DriftMode, Expect, FieldHash, PlanId, Reason};
+use crate::model::{Action, ApprovalKind, Blocked, Deletion, DriftMode, Expect, FieldHash, PlanId, PlanScope, Reason};
 
 /// Two databases, so that removing one is not removing all.
 fn two(deletion: Option<Deletion>) -> World {
@@ -373,4 +373,16 @@ fn r7_a_word_that_protects_is_recorded_while_a_conflict_is_asked_about() {
     world.reconciles();
     world.git_removes(&db("orders"));
     assert_eq!(world.plan().reasons(&db("orders")), [Reason::DeletionProtected]);
+}
+
+#[test]
+fn r7_a_narrowed_plan_replaces_nothing_whatever_is_approved() {
+    let mut world = with_larger_pages();
+    let plan = world.plan();
+    world.approve(ApprovalKind::Deletes, way_out(plan.blocked(&db("orders"))), []);
+    world.scope = PlanScope::Keys([db("orders")].into());
+    let plan = world.plan();
+    assert!(plan.steps.is_empty() && plan.holds_losses(), "{plan:#?}");
+    world.scope = PlanScope::Full;
+    assert_eq!(world.plan().action(&db("orders")), Some(Action::Replace));
 }

@@ -2,8 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use plumb::engine::Width;
 use plumb::engine::view::{self, OrphanKind};
-use plumb::model::{Action, ApprovalKind, EventKind, ExecutionOutcome, PlanId, Reason};
+use plumb::model::{Action, ApprovalKind, EventKind, ExecutionOutcome, PlanId, PlanScope, Reason};
 use sqlx::Row;
 
 use super::{DELETE, VERSION, live, remove, world_with};
@@ -856,4 +857,21 @@ async fn r7_what_too_many_commits_may_have_said_something_of_is_kept() {
         assert_eq!(world.in_sync().await, 1, "{file}");
         assert!(!world.file("staging", "orders").exists(), "{file}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r6_a_replacement_that_was_approved_alone_is_done_by_a_full_plan() {
+    let said = format!("{DELETE}\nplumb.dev/drift: revert");
+    let world = world_with(&["orders", "payments"], &said).await;
+    world.write_resource("staging", "Database", "orders", &said, "userVersion: 1\npageSize: 4096");
+    world.tenant.commit("Say how large pages are");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA page_size = 8192; VACUUM").await;
+    let report = world.apply().await;
+    assert_eq!(held(&report.plan, ORDERS), Some(Reason::ReplaceProtected));
+    world.write_resource("staging", "Database", "payments", &said, "userVersion: 2");
+    world.tenant.commit(&format!("Go on\n\nPlumb-Approve-Deletes: {}", report.plan.id));
+    let report = world.look(Width::Changed).await.unwrap();
+    assert_eq!((report.done, report.plan.scope), (2, PlanScope::Full));
+    assert_eq!(world.number("staging", "orders", "PRAGMA page_size").await, 4096);
 }

@@ -91,10 +91,11 @@ impl Engine {
         // An apply waits for nothing that failed, so nothing does here; and what was undone stays so until a head comes that
         // nobody has tried.
         let mut desired = Arc::clone(&reading.desired);
-        let mut decisions = match source {
+        let decisions = match source {
             None => {
                 let mut decisions = decide::decisions(&memory.proposals);
                 decisions.prune_holds.extend(holds::empty_tree(&memory, reading.files));
+                self.complete(&mut decisions, subject, &memory);
                 // Where no state says what was there, branches do (R8); a folder can be planned without its repository.
                 if memory.state.is_none()
                     && let Ok(source) = self.read_source(subject, &subject.spec.repository.branch).await
@@ -117,12 +118,12 @@ impl Engine {
                 decisions.were_there.extend(forgotten(owner, &source, &memory.proposals).were_there());
                 decisions.approvals = approvals(&memory, &news);
                 decisions.prune_holds = holds::prune_holds(&memory, reading.files, news.lineage.departure);
+                self.complete(&mut decisions, subject, &memory);
                 let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
                 desired = sagas::undo(desired, &memory.sagas, heads, &memory.inventory, &mut decisions);
                 decisions
             }
         };
-        self.complete(&mut decisions, subject, &memory);
         let sources = sources_of(&workspace, &desired);
         // Nothing is read a second time, and what is known of a large tenant takes its time to be forgotten.
         tokio::task::spawn_blocking(move || drop(workspace));

@@ -1,6 +1,6 @@
 //! Caches from a commit to a live Redis and back: drift, its decisions, adoption, passwords and loss.
 
-use plumb::model::{EventKind, ExecutionOutcome, Reason};
+use plumb::model::{ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Reason};
 
 use crate::harness::git::MergeHow;
 use crate::harness::redis::{RedisOptions, RedisServer};
@@ -128,4 +128,31 @@ async fn r4_a_lost_state_is_rebuilt_from_the_user_and_its_password_stays() {
     assert_eq!(rules(&server), before);
     assert_eq!(world.password(KEY, "user").await, None);
     assert!(server.cli_as(USER, &password, &["GET", "checkout_staging_sessions:1"]).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_user_that_came_back_after_its_document_went_is_not_deleted_where_drift_is_observed() {
+    let server = server();
+    let world = world_with(&server, "plumb.dev/drift: observe").await;
+    world.write_database("staging", "orders", "userVersion: 1");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    let users = server.cli(&["ACL", "LIST"]);
+    let user = users.lines().find(|line| line.contains(USER)).expect("it is there").to_owned();
+    let before = rules(&server);
+    server.cli(&["ACL", "DELUSER", USER]);
+    world.apply().await;
+    let status = world.status(KEY).await.unwrap();
+    assert_eq!(status.condition(ConditionType::Ready).unwrap().status, ConditionStatus::True, "it is only observed");
+    assert_eq!(status.condition(ConditionType::Drifted).unwrap().reason, Reason::DataMissing);
+    let rules_of_it: Vec<&str> = user.split_whitespace().skip(1).collect();
+    server.cli(&[&["ACL", "SETUSER"][..], &rules_of_it].concat());
+    assert_eq!(rules(&server), before);
+    world.tenant.remove(MANIFEST);
+    world.tenant.commit("Let go of it then");
+    for look in 0..2 {
+        let report = world.apply().await;
+        assert_eq!(rules(&server), before, "look {look}: nobody wanted it deleted");
+        assert_eq!(held(&report.plan, KEY), Some(Reason::DeletionsHeld), "look {look}");
+    }
 }

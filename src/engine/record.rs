@@ -243,7 +243,13 @@ impl Engine {
         let at = self.clock.now();
         let resource = pass.desired.resources.get(key);
         let record = pass.prior.get(key);
-        let provider = resource.map(|r| r.provider.clone()).or(record.map(|r| r.provider.clone())).unwrap_or_default();
+        // What was made and is undone is neither wanted nor recorded: what was known of it is all there is to say.
+        let undone = before.filter(|_| resource.is_none() && record.is_none() && pass.plan.rolls_back(key));
+        let provider = resource
+            .map(|r| r.provider.clone())
+            .or(record.map(|r| r.provider.clone()))
+            .or(undone.map(|before| before.provider.clone()))
+            .unwrap_or_default();
         let seen = pass.after.objects.get(key).or_else(|| pass.before.objects.get(key));
         let live = seen.and_then(Observation::present);
         let unseen = matches!(seen, Some(Observation::Unknown(_)) | None);
@@ -253,11 +259,13 @@ impl Engine {
             revision: pass.desired.commit.as_ref().map(|commit| revision(pass.branch, commit)).unwrap_or_default(),
             object_name: record
                 .map(|r| r.object_name.clone())
+                .or(undone.map(|before| before.object_name.clone()))
                 .unwrap_or_else(|| object_name(pass.platform, key, &provider)),
             provider,
             depends_on: resource
                 .map(|r| r.depends_on.clone())
                 .or(record.map(|r| r.depends_on.clone()))
+                .or(undone.map(|before| before.depends_on.clone()))
                 .unwrap_or_default(),
             conditions: status::conditions(verdict, before, at),
             until: verdict.until,
@@ -272,7 +280,11 @@ impl Engine {
                 None => before.map(|before| before.outputs.clone()).unwrap_or_default(),
             },
             desired,
-            file: resource.map(|r| r.origin.file.clone()).or(record.map(|r| r.file.clone())).unwrap_or_default(),
+            file: resource
+                .map(|r| r.origin.file.clone())
+                .or(record.map(|r| r.file.clone()))
+                .or(undone.map(|before| before.file.clone()))
+                .unwrap_or_default(),
             updated_at: at,
         }
     }

@@ -226,7 +226,7 @@ impl Engine {
                         && held.going() == Going::On =>
                 {
                     started = self.start(subject, &mut workspace).await;
-                    // Nobody has seen what a newer head asks for: the next look undoes the plan, and applies that.
+                    // Nobody has seen what a newer head asks for. Under it nothing is undone either: the next look applies it.
                     let is_same = |start: &Start| start.source.head == passed.commit;
                     if only.is_some() && !started.as_ref().is_ok_and(is_same) {
                         workspace.forget();

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::manifest;
-use crate::model::{AppliedDocument, DesiredState, Diagnostic, Drift, ObjectHex, Platform, ResourceKey, TenantSpec};
+use crate::model::{
+    Annotations, AppliedDocument, DesiredState, Diagnostic, Drift, ObjectHex, Platform, ResourceKey, TenantSpec,
+};
 use crate::source::{Mirror, SourceError, Wanted, WorkingFiles};
 use crate::validate::{self, CheckedFile, PolicySet, TenantCache, TenantContext, Validator};
 
@@ -353,6 +355,21 @@ fn check_blobs(
         file.blob.clone_from(blob);
     }
     Ok(checked.into_iter().map(Arc::new).collect())
+}
+
+/// What the manifests that `commit` wrote say of themselves; `None` where it wrote none.
+pub(super) fn said_by(
+    validator: &Validator,
+    owner: Owner<'_>,
+    mirror: &Mirror,
+    commit: &ObjectHex,
+) -> Result<Option<BTreeMap<ResourceKey, Annotations>>, SourceError> {
+    let written = mirror.written(commit, &owner.tenant.repository.path, Wanted::Manifests)?;
+    if written.is_empty() {
+        return Ok(None);
+    }
+    let files = check_blobs(validator, mirror, &written.iter().collect())?;
+    Ok(Some(validate::said_in(&context(owner, Some(commit)), &files)))
 }
 
 fn context<'a>(owner: Owner<'a>, commit: Option<&'a ObjectHex>) -> TenantContext<'a> {

@@ -5,15 +5,18 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Deletion, DesiredState, Inventory, Record, ResourceKey};
+use crate::model::{Annotations, Deletion, DesiredState, EventKind, Inventory, ObjectHex, Reason, Record, ResourceKey};
+use crate::source::{CommitInfo, MAX_COMMITS, Mirror, SourceError};
 use crate::store::Scope;
 
-use super::decide::is_removed;
-use super::desired::{Owner, Workspace};
+use super::desired::{Owner, said_by};
 use super::memory::Memory;
-use super::reconcile::{News, Source, Subject};
+use super::reconcile::{News, Source, Subject, unreadable};
 use super::timeline::Timeline;
 use super::{Engine, EngineError, beside};
+
+/// No more commits that write manifests are read for what they say; of more than these nobody waits for the end.
+const MOST_HEARD: usize = 1_000;
 
 /// A head, and the commits that led to it.
 #[derive(Clone, Copy)]
@@ -25,6 +28,19 @@ pub(super) struct Words<'a> {
     pub desired: &'a DesiredState,
 }
 
+/// What was said of documents that are gone.
+#[derive(Default)]
+pub(super) struct LastWords {
+    /// The records that say less than that.
+    pub safer: Vec<Record>,
+    /// There were too many commits to read them all, so that any of them may have said to keep what is gone.
+    too_many: bool,
+}
+
+/// What commits say of keys. None of the commits of a key lies behind another one of it: what a later one says counts, and
+/// branches that did not hear each other both count.
+type Said<'a> = BTreeMap<ResourceKey, Vec<(&'a ObjectHex, Annotations)>>;
+
 impl Engine {
     /// Has the records of documents that are gone say what was said of them last, where that keeps their objects safer,
     /// and remembers it: the next look reads these commits no more.
@@ -32,11 +48,19 @@ impl Engine {
         &self,
         words: Words<'_>,
         memory: &mut Memory,
-        timeline: &Timeline<'_>,
+        timeline: &mut Timeline<'_>,
     ) -> Result<(), EngineError> {
-        let safer = self.last_words(words, &memory.inventory).await?;
+        let LastWords { safer, too_many } = self.last_words(words, &memory.inventory)?;
         if safer.is_empty() {
             return Ok(());
+        }
+        if too_many {
+            for record in &safer {
+                let message = "so many commits came at once that not all were read for what they said of it; it is protected \
+                               from now on, since any of them may have said so";
+                let (reason, message) = (Reason::DeletionProtected, message.to_owned());
+                timeline.note_of(&record.key, EventKind::Warning { reason, message });
+            }
         }
         let mut tx = self.store.begin(Scope::Leased(timeline.lease().clone())).await?;
         tx.put_records(&safer).await?;
@@ -45,37 +69,83 @@ impl Engine {
         Ok(())
     }
 
-    /// The records that say less than was said. What may be deleted is removed seldom, and mostly by one commit, so that
-    /// whole trees can be read for it.
-    pub(super) async fn last_words(&self, words: Words<'_>, prior: &Inventory) -> Result<Vec<Record>, EngineError> {
-        let Words { subject, owner, source, news, desired } = words;
-        let earlier: Vec<_> = news.commits.iter().filter(|commit| commit.id != source.head).collect();
+    /// What was said of documents that are gone, whatever else is to be known of the head before one of them may be
+    /// pruned: these commits are not read again.
+    pub(super) fn last_words(&self, words: Words<'_>, prior: &Inventory) -> Result<LastWords, EngineError> {
+        let Words { subject, source, news, desired, .. } = words;
+        let earlier: Vec<&CommitInfo> = news.commits.iter().filter(|commit| commit.id != source.head).collect();
         if earlier.is_empty() {
-            return Ok(Vec::new());
+            return Ok(LastWords::default());
         }
-        let may_go = |record: &&Record| {
-            let Record { key, annotations, .. } = record;
-            annotations.deletion_of(key.kind) == Deletion::Delete && is_removed(key, subject.spec, desired)
+        let may_go = |record: &&Record| record.annotations.deletion_of(record.key.kind) == Deletion::Delete;
+        let gone: BTreeMap<&ResourceKey, &Record> =
+            prior.unwanted(desired).filter(may_go).map(|record| (&record.key, record)).collect();
+        if gone.is_empty() {
+            return Ok(LastWords::default());
+        }
+        let heard = beside(|| self.hear(words, &earlier, &|key| gone.contains_key(key)))
+            .map_err(|error| unreadable(subject.tenant, error))?;
+        let safest = |record: &Record| match &heard {
+            Some(said) => said
+                .get(&record.key)
+                .into_iter()
+                .flatten()
+                .fold(record.annotations.clone(), |safest, (_, annotations)| {
+                    safest.kept_safer_by(annotations, record.key.kind)
+                }),
+            None => Annotations { deletion: Some(Deletion::Protect), ..record.annotations.clone() },
         };
-        let gone = prior.unwanted(desired).filter(may_go);
-        let mut gone: BTreeMap<&ResourceKey, &Record> = gone.map(|record| (&record.key, record)).collect();
-        let (mut safer, mut workspace) = (Vec::new(), Workspace::default());
-        // The newest first: what counts is how a document stood when it went.
-        for commit in earlier {
-            if gone.is_empty() {
-                break;
-            }
-            let loaded = self.load_commit(subject, &source.mirror, &commit.id, &mut workspace).await?;
-            let said = beside(|| workspace.read(owner, loaded)).desired;
-            gone.retain(|key, record| {
-                let Some(newer) = said.said_of(key) else { return true };
-                let annotations = record.annotations.kept_safer_by(newer, key.kind);
-                if annotations != record.annotations {
-                    safer.push(Record { annotations, updated_at: self.clock.now(), ..(*record).clone() });
-                }
-                false
-            });
-        }
-        Ok(safer)
+        let safer = gone.into_values().filter_map(|record| {
+            let annotations = safest(record);
+            let is_safer = annotations != record.annotations;
+            is_safer.then(|| Record { annotations, updated_at: self.clock.now(), ..record.clone() })
+        });
+        Ok(LastWords { safer: safer.collect(), too_many: heard.is_none() })
     }
+
+    /// What these commits say of keys that are gone; `None` where they are too many to know.
+    fn hear<'a>(
+        &self,
+        words: Words<'_>,
+        commits: &[&'a CommitInfo],
+        is_gone: &dyn Fn(&ResourceKey) -> bool,
+    ) -> Result<Option<Said<'a>>, SourceError> {
+        let Words { owner, source, news, .. } = words;
+        if news.commits.len() >= MAX_COMMITS {
+            return Ok(None);
+        }
+        let (mut said, mut heard) = (Said::new(), 0);
+        for CommitInfo { id, .. } in commits {
+            let by_it = said_by(&self.validator, owner, &source.mirror, id)?;
+            heard += usize::from(by_it.is_some());
+            if heard > MOST_HEARD {
+                return Ok(None);
+            }
+            for (key, annotations) in by_it.into_iter().flatten().filter(|(key, _)| is_gone(key)) {
+                add(said.entry(key).or_default(), id, annotations, &source.mirror)?;
+            }
+        }
+        Ok(Some(said))
+    }
+}
+
+/// Adds what a commit says, unless a later one says something, and in place of what earlier ones say.
+fn add<'a>(
+    said: &mut Vec<(&'a ObjectHex, Annotations)>,
+    commit: &'a ObjectHex,
+    annotations: Annotations,
+    mirror: &Mirror,
+) -> Result<(), SourceError> {
+    for (later, _) in said.iter() {
+        if mirror.contains(commit, later)? {
+            return Ok(());
+        }
+    }
+    for (earlier, annotations) in std::mem::take(said) {
+        if !mirror.contains(earlier, commit)? {
+            said.push((earlier, annotations));
+        }
+    }
+    said.push((commit, annotations));
+    Ok(())
 }

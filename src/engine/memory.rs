@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     AppliedDocument, Approval, ConditionStatus, ConditionType, Decisions, DesiredState, Diagnostic, Inventory, Lease,
-    ObjectHex, Plan, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, TenantSpec,
+    ObjectHex, Plan, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Stray, TenantSpec,
 };
 use crate::store::{HeldPlan, Scope, TenantState, Tx};
 
@@ -19,6 +19,9 @@ pub(super) struct Memory {
     pub state: Option<TenantState>,
     pub inventory: Inventory,
     unready: BTreeSet<ResourceKey>,
+    gone: BTreeSet<ResourceKey>,
+    /// Marked objects that the inventory did not know when their servers were heard last.
+    pub strays: BTreeMap<ResourceKey, Stray>,
     pub proposals: BTreeMap<ResourceKey, Proposal>,
     pub statuses: BTreeMap<ResourceKey, ResourceStatus>,
     /// Plans with steps that wait for an approval.
@@ -42,6 +45,8 @@ pub(super) struct Kept {
     statuses: BTreeMap<ResourceKey, ResourceStatus>,
     /// Keys that are not ready.
     unready: BTreeSet<ResourceKey>,
+    /// Keys whose objects were gone.
+    gone: BTreeSet<ResourceKey>,
 }
 
 /// What a pass has written of them.
@@ -72,12 +77,14 @@ impl Kept {
         for key in &statuses_removed {
             self.statuses.remove(key);
             self.unready.remove(key);
+            self.gone.remove(key);
         }
         for status in statuses {
-            if is_ready(&status) {
-                self.unready.remove(&status.key);
-            } else {
-                self.unready.insert(status.key.clone());
+            for (keys, holds) in [(&mut self.unready, is_unready(&status)), (&mut self.gone, is_gone(&status))] {
+                match holds {
+                    true => drop(keys.insert(status.key.clone())),
+                    false => drop(keys.remove(&status.key)),
+                }
             }
             self.statuses.insert(status.key.clone(), status);
         }
@@ -90,7 +97,8 @@ pub(super) struct Reached<'a> {
     pub head: &'a ObjectHex,
     /// Heads that were left for another source or history.
     pub left: &'a [ObjectHex],
-    /// Whether all providers of the tenant have been heard by now, in this pass or in one before.
+    /// Whether all providers of the tenant have been heard by now, in this pass or in one before, and what they have is on
+    /// record.
     pub heard_all: bool,
     /// The hold that outlives the pass.
     pub hold: Option<Reason>,
@@ -100,8 +108,8 @@ pub(super) struct Reached<'a> {
 impl Memory {
     /// What can be kept of it.
     pub(super) fn into_kept(self) -> Kept {
-        let Self { inventory, documents, statuses, unready, .. } = self;
-        Kept { inventory, documents, statuses, unready }
+        let Self { inventory, documents, statuses, unready, gone, .. } = self;
+        Kept { inventory, documents, statuses, unready, gone }
     }
 
     /// Whether nothing is known of the tenant yet: no pass has heard all of its providers since its state began, and what
@@ -112,23 +120,18 @@ impl Memory {
 
     /// Whether there is a conversation about `key`, or it was not ready when it was looked at last.
     pub(super) fn is_unsettled(&self, key: &ResourceKey) -> bool {
-        self.proposals.contains_key(key) || self.statuses.get(key).is_none_or(|status| !is_ready(status))
+        self.proposals.contains_key(key) || self.statuses.get(key).is_none_or(is_unready)
     }
 
-    /// The keys whose objects were gone when they were seen last; such a one is not ready. What it waits for, or that nobody
-    /// could look since, may be the reason by now; that it is gone stays a difference meanwhile.
+    /// The keys whose objects were gone when they were seen last.
     pub(super) fn gone(&self) -> impl Iterator<Item = &ResourceKey> {
-        let says = |status: &ResourceStatus, condition| {
-            status.condition(condition).is_some_and(|condition| condition.reason == Reason::DataMissing)
-        };
-        let was_gone =
-            move |status: &ResourceStatus| says(status, ConditionType::Drifted) || says(status, ConditionType::Ready);
-        self.unready.iter().filter(move |key| self.statuses.get(*key).is_some_and(was_gone))
+        self.gone.iter()
     }
 
     /// Learns these statuses, in place of those that it knows.
     pub(super) fn know_statuses(&mut self, statuses: BTreeMap<ResourceKey, ResourceStatus>) {
-        self.unready = unready(&statuses);
+        self.unready = keys_that(&statuses, is_unready);
+        self.gone = keys_that(&statuses, is_gone);
         self.statuses = statuses;
     }
 
@@ -152,8 +155,8 @@ impl Engine {
             Some(kept) => kept,
             None => {
                 let statuses = tx.statuses().await?;
-                let unready = unready(&statuses);
-                Kept { statuses, unready, ..read_inventory(tx.as_mut()).await? }
+                let (unready, gone) = (keys_that(&statuses, is_unready), keys_that(&statuses, is_gone));
+                Kept { statuses, unready, gone, ..read_inventory(tx.as_mut()).await? }
             }
         };
         recall_around(kept, identities, tenant, tx.as_mut()).await
@@ -307,7 +310,8 @@ async fn read_inventory(tx: &mut dyn Tx) -> Result<Kept, EngineError> {
         .filter(|record| !record.document.is_unknown())
         .map(|record| (record.key.clone(), record.document.clone()))
         .collect();
-    Ok(Kept { inventory, documents, statuses: BTreeMap::new(), unready: BTreeSet::new() })
+    let (unready, gone) = (BTreeSet::new(), BTreeSet::new());
+    Ok(Kept { inventory, documents, statuses: BTreeMap::new(), unready, gone })
 }
 
 async fn recall_around(
@@ -316,9 +320,10 @@ async fn recall_around(
     tenant: &str,
     tx: &mut dyn Tx,
 ) -> Result<Memory, EngineError> {
-    let Kept { inventory, documents, statuses, unready } = kept;
+    let Kept { inventory, documents, statuses, unready, gone } = kept;
     Ok(Memory {
         state: tx.tenants().await?.remove(tenant),
+        strays: tx.strays().await?,
         proposals: tx.proposals().await?,
         held: tx.held_plans(tenant).await?,
         approvals: tx.approvals(tenant).await?,
@@ -330,13 +335,24 @@ async fn recall_around(
         documents,
         statuses,
         unready,
+        gone,
     })
 }
 
-fn unready(statuses: &BTreeMap<ResourceKey, ResourceStatus>) -> BTreeSet<ResourceKey> {
-    statuses.values().filter(|status| !is_ready(status)).map(|status| status.key.clone()).collect()
+fn keys_that(
+    statuses: &BTreeMap<ResourceKey, ResourceStatus>,
+    are: impl Fn(&ResourceStatus) -> bool,
+) -> BTreeSet<ResourceKey> {
+    statuses.values().filter(|status| are(status)).map(|status| status.key.clone()).collect()
 }
 
-fn is_ready(status: &ResourceStatus) -> bool {
-    status.condition(ConditionType::Ready).is_some_and(|ready| ready.status == ConditionStatus::True)
+fn is_unready(status: &ResourceStatus) -> bool {
+    status.condition(ConditionType::Ready).is_none_or(|ready| ready.status != ConditionStatus::True)
+}
+
+/// Whether the object was gone when it was seen last. What it waits for, or that nobody could look since, may be the reason
+/// by now; that it is gone stays a difference meanwhile, also where that is only observed and the resource is ready.
+fn is_gone(status: &ResourceStatus) -> bool {
+    let mut said = [ConditionType::Drifted, ConditionType::Ready].into_iter().filter_map(|of| status.condition(of));
+    said.any(|condition| condition.reason == Reason::DataMissing)
 }

@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use crate::managers::{Cx, Found, ManagerError};
 use crate::model::{
-    Depth, DesiredState, FieldPath, Inventory, Kind, Observation, Observations, Ownership, Platform, ProviderIdentity,
+    Depth, DesiredState, FieldPath, Inventory, Observation, Observations, Ownership, Platform, ProviderIdentity,
     Reason, ResourceKey, Stray, Target, TenantSpec, Unknown,
 };
 use crate::plan::object_name;
@@ -14,6 +14,7 @@ use crate::plan::object_name;
 use super::Engine;
 use super::circuits::{Circuits, is_silence};
 use super::fleet::{Access, Member};
+use super::memory::Memory;
 use super::passwords::NoPasswords;
 
 /// What is to be looked at, and how.
@@ -146,7 +147,7 @@ impl Engine {
             };
             for Found { mark, object_name, object } in found {
                 if mark.key.tenant == tenant && !is_expected(&mark.key, provider) {
-                    strays.insert(mark.key, Stray { provider: provider.clone(), object_name, object });
+                    strays.insert(mark.key, Stray { provider: provider.clone(), object_name, object, wanted: false });
                 }
             }
         }
@@ -171,28 +172,53 @@ impl Engine {
     }
 }
 
-/// Takes no absence for granted while a provider is silent, of a tenant of which nothing else tells what was where: its
-/// data may stand on that one, and would be made a second time, empty (R4, R5).
-pub(super) fn doubt_absence(
-    live: &mut Observations,
-    platform: &Platform,
-    tenant: &TenantSpec,
-    silent: &BTreeSet<String>,
-) {
-    let serves = |provider: &&String, kind: Kind| {
-        let spec = platform.providers.get(*provider).filter(|_| silent.contains(*provider));
-        spec.is_some_and(|spec| spec.provider_type.supports(kind).is_some())
-    };
+/// What an absence is doubted by.
+pub(super) struct Doubts<'a> {
+    pub platform: &'a Platform,
+    pub tenant: &'a TenantSpec,
+    /// Providers that did not answer.
+    pub silent: &'a BTreeSet<String>,
+    pub memory: &'a Memory,
+}
+
+impl Doubts<'_> {
+    /// Who may have what `key` is about, so that it would be made a second time, empty (R4, R5): a provider with a stray of
+    /// that name (R10), and any provider of a tenant of which nothing else tells what was where.
+    fn about(&self, key: &ResourceKey) -> Option<String> {
+        let is_alike = |(of, stray): &(&ResourceKey, &Stray)| {
+            (of.kind, &of.name) == (key.kind, &key.name) && self.silent.contains(&stray.provider)
+        };
+        if self.memory.inventory.get(key).is_none()
+            && let Some((of, Stray { provider, object_name, .. })) = self.memory.strays.iter().find(is_alike)
+        {
+            return Some(format!(
+                "it is not there, and {provider}, which does not answer, had {object_name} with the mark of {of} when it was \
+                 heard last. It goes on once {provider} answers, or is no longer the tenant's"
+            ));
+        }
+        let serves = |provider: &&String| {
+            let spec = self.platform.providers.get(*provider).filter(|_| self.silent.contains(*provider));
+            spec.is_some_and(|spec| spec.provider_type.supports(key.kind).is_some())
+        };
+        let provider = self.tenant.providers.iter().filter(|_| self.memory.is_new()).find(serves)?;
+        Some(format!(
+            "it is not there, and {provider}, which does not answer, may have it: no look has heard all providers of the \
+             tenant yet. It goes on once {provider} answers, or is no longer the tenant's"
+        ))
+    }
+}
+
+/// Takes no absence of data for granted while a provider that may have it is silent.
+pub(super) fn doubt_absence(live: &mut Observations, doubts: &Doubts<'_>) {
+    if doubts.silent.is_empty() {
+        return;
+    }
     for (key, seen) in &mut live.objects {
         let is_absent = matches!(seen, Observation::Absent { .. }) && !live.strays.contains_key(key);
-        if !is_absent || !key.kind.info().data_bearing {
-            continue;
-        }
-        if let Some(provider) = tenant.providers.iter().find(|provider| serves(provider, key.kind)) {
-            let message = format!(
-                "it is not there, and {provider}, which does not answer, may have it: no look has heard all providers of the \
-                 tenant yet. It goes on once {provider} answers, or is no longer the tenant's"
-            );
+        if is_absent
+            && key.kind.info().data_bearing
+            && let Some(message) = doubts.about(key)
+        {
             *seen = Observation::Unknown(Unknown::new(Reason::NotObserved, message));
         }
     }

@@ -16,7 +16,7 @@ use crate::source::{Refs, Side, Wanted, WorkingTree};
 use super::attempts::Heads;
 use super::desired::{Loaded, Sources, Workspace};
 use super::fleet::Access;
-use super::last_words::Words;
+use super::last_words::{LastWords, Words};
 use super::platform::PlatformStatus;
 use super::propose::forgotten;
 use super::reconcile::{Ground, Planned, Source, Subject, approvals, sources_of, unreadable};
@@ -91,10 +91,11 @@ impl Engine {
         // An apply waits for nothing that failed, so nothing does here; and what was undone stays so until a head comes that
         // nobody has tried.
         let mut desired = Arc::clone(&reading.desired);
-        let mut decisions = match source {
+        let decisions = match source {
             None => {
                 let mut decisions = decide::decisions(&memory.proposals);
                 decisions.prune_holds.extend(holds::empty_tree(&memory, reading.files));
+                self.complete(&mut decisions, subject, &memory);
                 // Where no state says what was there, branches do (R8); a folder can be planned without its repository.
                 if memory.state.is_none()
                     && let Ok(source) = self.read_source(subject, &subject.spec.repository.branch).await
@@ -109,7 +110,7 @@ impl Engine {
                 memory.know_statuses(statuses);
                 let news = self.news(subject, &source, &memory, &reading.desired).await?;
                 let words = Words { subject, owner, source: &source, news: &news, desired: &reading.desired };
-                let safer = self.last_words(words, &memory.inventory).await?;
+                let LastWords { safer, .. } = self.last_words(words, &memory.inventory)?;
                 memory.know_records(safer);
                 let read = subject.read_proposals(&proposals, &source, &reading, &news)?;
                 proposals.extend(read.into_iter().map(|proposal| (proposal.key.clone(), proposal)));
@@ -117,12 +118,12 @@ impl Engine {
                 decisions.were_there.extend(forgotten(owner, &source, &memory.proposals).were_there());
                 decisions.approvals = approvals(&memory, &news);
                 decisions.prune_holds = holds::prune_holds(&memory, reading.files, news.lineage.departure);
+                self.complete(&mut decisions, subject, &memory);
                 let heads = Heads { tenant: &source.head, platform: in_force.platform.commit.as_ref() };
                 desired = sagas::undo(desired, &memory.sagas, heads, &memory.inventory, &mut decisions);
                 decisions
             }
         };
-        self.complete(&mut decisions, subject, &memory);
         let sources = sources_of(&workspace, &desired);
         // Nothing is read a second time, and what is known of a large tenant takes its time to be forgotten.
         tokio::task::spawn_blocking(move || drop(workspace));

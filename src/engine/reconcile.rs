@@ -30,7 +30,7 @@ use super::holds::{self, Lineage};
 use super::last_words::Words;
 use super::lease::{Going, Held};
 use super::memory::{Memory, Reached};
-use super::observe::{Look, doubt_absence, targets};
+use super::observe::{Doubts, Look, doubt_absence, targets};
 use super::passwords::Seen;
 use super::platform::PlatformStatus;
 use super::preview::believe_record;
@@ -226,7 +226,7 @@ impl Engine {
                         && held.going() == Going::On =>
                 {
                     started = self.start(subject, &mut workspace).await;
-                    // Nobody has seen what a newer head asks for: the next look undoes the plan, and applies that.
+                    // Nobody has seen what a newer head asks for. Under it nothing is undone either: the next look applies it.
                     let is_same = |start: &Start| start.source.head == passed.commit;
                     if only.is_some() && !started.as_ref().is_ok_and(is_same) {
                         workspace.forget();
@@ -472,7 +472,9 @@ impl Engine {
             timeline.note_of(&key, EventKind::Recorded { reason });
         }
         let hold = holds::left_over(&decisions, &plan, &applied, &desired, &memory.inventory);
-        let heard_all = !memory.is_new() || (plan.scope == PlanScope::Full && silent.is_empty());
+        // What a file that cannot be read may speak of is not on record as a stray.
+        let records_all = plan.scope == PlanScope::Full && silent.is_empty() && desired.unreadable.is_empty();
+        let heard_all = !memory.is_new() || records_all;
         let Lineage { left, .. } = &news.lineage;
         let reached = Reached { head: &source.head, left, heard_all, hold, findings: &desired.diagnostics };
         self.remember_pass(lease, spec, &memory, reached).await?;
@@ -660,8 +662,7 @@ impl Engine {
             let providers: BTreeSet<String> =
                 spec.providers.iter().cloned().chain(prior.live().map(|record| record.provider.clone())).collect();
             let is_expected = |key: &ResourceKey, provider: &str| {
-                desired.rejected.contains_key(key)
-                    || desired.resources.get(key).is_some_and(|resource| resource.provider == provider)
+                desired.resources.get(key).is_some_and(|resource| resource.provider == provider)
                     || prior.records.contains_key(key)
             };
             let asked = providers.difference(&silent);
@@ -669,9 +670,7 @@ impl Engine {
             live.strays = strays;
             silent.extend(unasked);
         }
-        if memory.is_new() {
-            doubt_absence(&mut live, platform, spec, &silent);
-        }
+        doubt_absence(&mut live, &Doubts { platform, tenant: spec, silent: &silent, memory });
         let warnings = match access {
             Access::Read => believe_record(platform, &mut live, prior),
             Access::Write => Vec::new(),

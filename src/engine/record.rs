@@ -243,7 +243,13 @@ impl Engine {
         let at = self.clock.now();
         let resource = pass.desired.resources.get(key);
         let record = pass.prior.get(key);
-        let provider = resource.map(|r| r.provider.clone()).or(record.map(|r| r.provider.clone())).unwrap_or_default();
+        // What was made and is undone is neither wanted nor recorded: what was known of it is all there is to say.
+        let undone = before.filter(|_| resource.is_none() && record.is_none() && pass.plan.rolls_back(key));
+        let provider = resource
+            .map(|r| r.provider.clone())
+            .or(record.map(|r| r.provider.clone()))
+            .or(undone.map(|before| before.provider.clone()))
+            .unwrap_or_default();
         let seen = pass.after.objects.get(key).or_else(|| pass.before.objects.get(key));
         let live = seen.and_then(Observation::present);
         let unseen = matches!(seen, Some(Observation::Unknown(_)) | None);
@@ -253,11 +259,13 @@ impl Engine {
             revision: pass.desired.commit.as_ref().map(|commit| revision(pass.branch, commit)).unwrap_or_default(),
             object_name: record
                 .map(|r| r.object_name.clone())
+                .or(undone.map(|before| before.object_name.clone()))
                 .unwrap_or_else(|| object_name(pass.platform, key, &provider)),
             provider,
             depends_on: resource
                 .map(|r| r.depends_on.clone())
                 .or(record.map(|r| r.depends_on.clone()))
+                .or(undone.map(|before| before.depends_on.clone()))
                 .unwrap_or_default(),
             conditions: status::conditions(verdict, before, at),
             until: verdict.until,
@@ -272,7 +280,11 @@ impl Engine {
                 None => before.map(|before| before.outputs.clone()).unwrap_or_default(),
             },
             desired,
-            file: resource.map(|r| r.origin.file.clone()).or(record.map(|r| r.file.clone())).unwrap_or_default(),
+            file: resource
+                .map(|r| r.origin.file.clone())
+                .or(record.map(|r| r.file.clone()))
+                .or(undone.map(|before| before.file.clone()))
+                .unwrap_or_default(),
             updated_at: at,
         }
     }
@@ -340,22 +352,26 @@ fn keys_in_scope<'a>(pass: &'a Pass<'_>) -> Box<dyn Iterator<Item = &'a Resource
     }
 }
 
-/// Strays as they were seen; those of a provider that could not be asked stay as they were seen last (R5).
+/// Strays as they were seen; those of a provider that could not be asked stay as they were seen last (R5). What git wants
+/// elsewhere is one too: nothing else tells where it is once its server falls silent.
 async fn record_strays(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreError> {
-    let spoken_of =
-        |key: &ResourceKey| pass.desired.resources.contains_key(key) || pass.prior.records.contains_key(key);
+    let Pass { desired, prior, .. } = pass;
+    let wanted = |key: &ResourceKey| desired.resources.contains_key(key) || desired.rejected.contains_key(key);
     let known = tx.strays().await?;
     let mut strays = pass.before.strays.clone();
     // While something cannot be read, an object may be its; only what was an orphan before still is.
-    let read_whole = pass.desired.unreadable.is_empty();
-    strays.retain(|key, _| !spoken_of(key) && (read_whole || known.contains_key(key)));
+    let read_whole = desired.unreadable.is_empty();
+    strays.retain(|key, _| wanted(key) || read_whole || known.contains_key(key));
     for (key, stray) in known {
-        if pass.silent.contains(&stray.provider) && !spoken_of(&key) {
+        if pass.silent.contains(&stray.provider) {
             strays.entry(key).or_insert(stray);
         }
     }
-    strays.retain(|key, _| !pass.desired.resources.contains_key(key) && !pass.applied.done.contains(key));
-    tx.put_strays(&pass.desired.tenant, &strays).await
+    strays.retain(|key, _| !prior.records.contains_key(key) && !pass.applied.done.contains(key));
+    for (key, stray) in &mut strays {
+        stray.wanted = wanted(key);
+    }
+    tx.put_strays(&desired.tenant, &strays).await
 }
 
 /// Remembers the keys of held plans, so that a trailer finds them. A key is forgotten, in held plans and in approvals,

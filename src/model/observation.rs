@@ -139,7 +139,7 @@ pub struct Observations {
     pub objects: BTreeMap<ResourceKey, Observation>,
     /// The identity of each provider that answered, by name.
     pub identities: BTreeMap<String, ProviderIdentity>,
-    /// Marked objects of this platform and tenant that neither git nor the inventory speaks of.
+    /// Marked objects of this platform and tenant that the inventory does not know, and that are not where git wants them.
     pub strays: BTreeMap<ResourceKey, Stray>,
 }
 
@@ -150,12 +150,15 @@ impl Observations {
     }
 }
 
-/// A marked object that nobody asked for.
+/// A marked object that nobody asked for where it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stray {
     pub provider: String,
     pub object_name: String,
     pub object: ObjectId,
+    /// Git has a document of its key, which wants it elsewhere or cannot be used: it is no orphan.
+    #[serde(default)]
+    pub wanted: bool,
 }
 
 #[cfg(test)]

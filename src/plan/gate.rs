@@ -95,11 +95,13 @@ fn unapproved(draft: &Draft<'_>, step: &Step) -> Option<Stop> {
         ApprovedAs::Key => None,
         ApprovedAs::Step => Some(id::id_of_step(step)),
     };
-    let is_approved = match &alone {
+    let is_approved = || match &alone {
         None => is_approved(draft, *approval, &BTreeSet::from([&step.key])),
         Some(id) => draft.decisions.approvals.iter().any(|given| given.kind == *approval && given.plan == *id),
     };
-    if is_approved {
+    // A narrowed plan loses nothing, whatever is approved: the full one does it.
+    let may_pass = *draft.scope == PlanScope::Full || !step.loses();
+    if may_pass && is_approved() {
         return None;
     }
     let exit = way_out(*approval, alone.as_ref().unwrap_or(&draft.plan.id), draft);

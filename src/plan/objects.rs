@@ -249,6 +249,7 @@ impl Draft<'_> {
             let message = "plumb.dev/adopt has done its work; remove it".to_owned();
             self.plan.warnings.push((key.clone(), Reason::LeftoverAdopt, message));
         }
+        self.warn_of_permission(resource, record, live, mark, &comparison.held);
         let rotate = self.rotation_due(resource, record, mark);
         if comparison.changes.is_empty() && rotate.is_none() {
             self.settle(resource, record, live, mark, &comparison.held);
@@ -258,6 +259,29 @@ impl Draft<'_> {
         if !comparison.held.is_empty() {
             self.plan.held.insert(key.clone(), comparison.held);
         }
+    }
+
+    /// A permission to delete that is not recorded would be waited for in vain, so that is told, with what comes first.
+    fn warn_of_permission(
+        &mut self,
+        resource: &Resource,
+        record: Option<&Record>,
+        live: &Live,
+        mark: &Mark,
+        held: &BTreeSet<FieldPath>,
+    ) {
+        let key = &resource.key;
+        let allows = |annotations: &Annotations| annotations.deletion_of(key.kind) == Deletion::Delete;
+        let Some(path) = super::record::asks_to_replace(resource, record, mark, held) else { return };
+        if !allows(&resource.annotations) || record.is_some_and(|record| allows(&record.annotations)) {
+            return;
+        }
+        let now = live.fields.0.get(path).map(|value| format!(" ({value})")).unwrap_or_default();
+        let message = format!(
+            "plumb.dev/deletion: delete is not recorded, since git asks for another {path} too: that can only change by \
+             deleting the object and its data, and is not decided. Set it to what is live{now} first"
+        );
+        self.plan.warnings.push((key.clone(), Reason::DeletionProtected, message));
     }
 
     fn report(&mut self, resource: &Resource, mode: DriftMode, comparison: &Comparison) {
@@ -370,8 +394,8 @@ impl Draft<'_> {
         let allowed = record.is_some_and(|record| allows(&record.annotations)) && allows(&resource.annotations);
         if key.kind.info().data_bearing && !allowed {
             let message = format!(
-                "{fields} can only change by deleting the object and its data. If that is meant: commit the annotation \
-                 plumb.dev/deletion: delete first, wait until it is recorded, then commit this change"
+                "{fields} can only change by deleting the object and its data. If that is meant: take the change back, \
+                 commit the annotation plumb.dev/deletion: delete, wait until it is recorded, then commit the change again"
             );
             return self.block(key, Reason::ReplaceProtected, message, Some(step));
         }

@@ -77,8 +77,8 @@ pub fn read_back(step: &Step, before: Option<&Live>, after: &Live) -> Live {
 
 /// What is remembered of the annotations. A document that policies deny gives no permission to delete, nor does it make
 /// an object less safe than it was (R7): a later commit, in which there is no document left to judge, could make use of
-/// that. Nor does one give a permission beside a change that needs it, while that is asked about: what comes of the
-/// question, or of live by itself, would make use of it, and no later commit.
+/// that. Nor does one give a permission beside a change that needs it, while that is asked about or was left alone: what
+/// comes of the question, or of live by itself, would make use of it, and no later commit.
 pub(super) fn annotations_after(
     resource: &Resource,
     prior: Option<&Record>,
@@ -89,9 +89,7 @@ pub(super) fn annotations_after(
     let annotations = resource.annotations.clone();
     let kind = resource.key.kind;
     if !denied {
-        let asks_to_replace =
-            |path: &FieldPath| kind.info().is_immutable(path) && !is_settled_in_git(path, resource, prior, mark);
-        if !held.iter().any(asks_to_replace) {
+        if asks_to_replace(resource, prior, mark, held).is_none() {
             return annotations;
         }
         let before = prior.map(|record| record.annotations.clone()).unwrap_or_default();
@@ -104,6 +102,17 @@ pub(super) fn annotations_after(
         .map(|deletion| Annotations { deletion, ..annotations.clone() })
         .max_by_key(|said| said.deletion_of(kind).safety());
     safest.unwrap_or(annotations)
+}
+
+/// What is held of the fields that git wants changed and that only a replacement can change.
+pub(super) fn asks_to_replace<'a>(
+    resource: &Resource,
+    prior: Option<&Record>,
+    mark: &Mark,
+    held: &'a BTreeSet<FieldPath>,
+) -> Option<&'a FieldPath> {
+    let info = resource.key.kind.info();
+    held.iter().find(|path| info.is_immutable(path) && !is_settled_in_git(path, resource, prior, mark))
 }
 
 /// The record of `resource` after it was applied or settled; `live` is what was read back. A record that was forgotten

@@ -70,7 +70,7 @@ impl Draft<'_> {
             let held = Held {
                 reason: Reason::PossibleRename,
                 message: match self.orphaned.contains(&from) {
-                    true => why_beside_orphan(&from, &to),
+                    true => self.why_beside_orphan(&from, &to),
                     false => why(&from, &to),
                 },
                 approval: ApprovalKind::Create,
@@ -86,6 +86,19 @@ impl Draft<'_> {
     fn spec_of_removed(&self, key: &ResourceKey) -> Option<&Fields> {
         let frozen = !self.terms.tenant.environments.contains(&key.environment);
         self.prior.get(key).filter(|_| !frozen).map(|record| &record.applied)
+    }
+
+    /// Why what looks like an orphan is not made. Where the orphan's environment is no longer the tenant's, nobody can
+    /// commit its document.
+    fn why_beside_orphan(&self, orphan: &ResourceKey, to: &ResourceKey) -> String {
+        let exit = match self.terms.tenant.environments.contains(&orphan.environment) {
+            true => format!("To go on with that data commit the document of {orphan} again; {to} itself"),
+            false => to.to_string(),
+        };
+        format!(
+            "{to} is added, and {orphan} is an orphan that holds data: if that is a move, the data would stay behind under \
+             the old name. {exit} would be made new and empty"
+        )
     }
 
     /// Takes back what this plan would do with the removed halves.
@@ -124,13 +137,6 @@ impl Draft<'_> {
             self.block(&key, Reason::PossibleRename, message, step);
         }
     }
-}
-
-fn why_beside_orphan(orphan: &ResourceKey, to: &ResourceKey) -> String {
-    format!(
-        "{to} is added, and {orphan} is an orphan that holds data: if that is a move, the data would stay behind under the \
-         old name. To go on with it commit the document of {orphan} again"
-    )
 }
 
 fn why(from: &ResourceKey, to: &ResourceKey) -> String {

@@ -118,6 +118,66 @@ impl Mirror {
         Ok(Some(edits))
     }
 
+    /// The manifests below the folder `path` that `commit` wrote: none of its parents has the same there. All that it has,
+    /// where more than names decides which files are manifests, and that changed.
+    ///
+    /// # Errors
+    /// When the commit or a parent of it is not in the mirror, or an object cannot be read.
+    pub fn written(
+        &self,
+        commit: &str,
+        path: &str,
+        wanted: Wanted,
+    ) -> Result<BTreeMap<String, ObjectHex>, SourceError> {
+        let id = self.commit_id(commit)?;
+        let repo = self.reader();
+        let read = repo.find_commit(id).map_err(|source| self.unreadable(commit, source))?;
+        let mut written: Option<BTreeSet<String>> = None;
+        for parent in read.parent_ids() {
+            if let Some(since) = self.written_since(&repo, &parent.to_string(), commit, path, wanted)? {
+                written = Some(match written {
+                    Some(before) => &before & &since,
+                    None => since,
+                });
+            }
+        }
+        if written.as_ref().is_some_and(BTreeSet::is_empty) {
+            return Ok(BTreeMap::new());
+        }
+        // What an ignore file keeps out is no manifest.
+        let files = self.tree(commit, path, wanted)?.files.into_iter();
+        let is_written = |file: &String| written.as_ref().is_none_or(|written| written.contains(file));
+        Ok(files.filter(|(file, _)| is_written(file)).map(|(file, entry)| (file, entry.blob)).collect())
+    }
+
+    /// The names of manifests that are there since `parent`, or have been edited; `None` when names alone cannot tell.
+    fn written_since(
+        &self,
+        repo: &gix::Repository,
+        parent: &str,
+        commit: &str,
+        path: &str,
+        wanted: Wanted,
+    ) -> Result<Option<BTreeSet<String>>, SourceError> {
+        let mut written = BTreeSet::new();
+        for change in self.tree_changes(repo, parent, commit)? {
+            let (mode, file, is_there) = match change {
+                Change::Addition { entry_mode, path, .. } | Change::Modification { entry_mode, path, .. } => {
+                    (entry_mode, path, true)
+                }
+                Change::Deletion { entry_mode, path, .. } => (entry_mode, path, false),
+            };
+            match (wanted.takes_edit(path, &file), mode.kind()) {
+                (None, _) | (Some(true), GitKind::Link) => return Ok(None),
+                (Some(true), GitKind::Blob | GitKind::BlobExecutable) if is_there => {
+                    written.insert(file.to_str_lossy().into_owned());
+                }
+                (Some(true | false), _) => {}
+            }
+        }
+        Ok(Some(written))
+    }
+
     fn tree_changes(&self, repo: &gix::Repository, from: &str, to: &str) -> Result<Vec<Change>, SourceError> {
         let tree = |rev: &str| {
             let id = self.commit_id(rev)?;

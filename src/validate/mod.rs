@@ -29,4 +29,4 @@ pub use policy::{PolicyFinding, PolicySet, PolicyTest, TestOutcome};
 pub use schedule::{ScheduleError, schedule, timezone};
 pub use schema::{API_VERSION, DocumentKind, schema_for};
 pub use suggest::suggest;
-pub use tenant::{TenantCache, TenantContext, assemble_tenant, revise_tenant};
+pub use tenant::{TenantCache, TenantContext, assemble_tenant, revise_tenant, said_in};

@@ -1,5 +1,6 @@
 //! What a tenant wants, put together from its checked files: keys, references, names, quotas, policies.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -11,8 +12,8 @@ use super::sentence::clipped;
 use super::suggest::did_you_mean;
 use super::{judge, names, quota, references};
 use crate::model::{
-    AppliedDocument, Code, DesiredState, Diagnostic, Kind, ObjectHex, Origin, Platform, Resource, ResourceKey, Span,
-    TenantSpec,
+    Annotations, AppliedDocument, Code, DesiredState, Diagnostic, Kind, ObjectHex, Origin, Platform, Resource,
+    ResourceKey, Span, TenantSpec,
 };
 
 /// Stands in for the environment of documents that name none, where no tenant says what there is.
@@ -70,6 +71,16 @@ pub fn assemble_tenant(cx: &TenantContext<'_>, files: &[Arc<CheckedFile>], cache
     quota::check(&mut assembly);
     judge::ask_policies(&mut assembly, cache);
     assembly.finish(cache)
+}
+
+/// What the documents in some files of a tenant say of themselves, whether they can be used or not; of several with one key
+/// the safest word.
+pub fn said_in(cx: &TenantContext<'_>, files: &[Arc<CheckedFile>]) -> BTreeMap<ResourceKey, Annotations> {
+    let spans = Spans::default();
+    let mut assembly = Assembly::new(cx, files, &spans);
+    assembly.place_documents();
+    assembly.refuse_duplicates();
+    assembly.entries.into_iter().map(|entry| (entry.key, entry.said.into_owned())).collect()
 }
 
 /// The resources of some files of `state` as these say them `after`; `None` when more than that could differ, and all has
@@ -136,6 +147,8 @@ pub(super) struct Entry<'a> {
     pub file: &'a Arc<CheckedFile>,
     pub document: &'a CheckedDocument,
     pub key: ResourceKey,
+    /// What is said of it; of several documents with its key, the safest.
+    said: Cow<'a, Annotations>,
     /// Why it cannot be used.
     pub rejected: Option<String>,
     pub resource: Option<Arc<Resource>>,
@@ -217,7 +230,8 @@ impl<'a> Assembly<'a> {
                             Verdict::Faulty => Some(format!("the document in {} has errors", file.file)),
                         };
                         let (resource, names) = (None, names::ServerNames::default());
-                        self.entries.push(Entry { file, document, key, rejected, resource, names, spans: self.spans });
+                        let (said, spans) = (Cow::Borrowed(&document.annotations), self.spans);
+                        self.entries.push(Entry { file, document, key, said, rejected, resource, names, spans });
                     }
                     Place::Nowhere => {}
                     Place::Untold => {
@@ -311,6 +325,7 @@ impl<'a> Assembly<'a> {
                             .help("remove one of the two, or give it another name"),
                     );
                     first.rejected = Some(message);
+                    first.said = Cow::Owned(first.said.kept_safer_by(&entry.said, entry.key.kind));
                 }
                 Some(_) | None => kept.push(entry),
             }
@@ -365,7 +380,7 @@ impl<'a> Assembly<'a> {
         let (mut rejected, mut said) = (BTreeMap::new(), BTreeMap::new());
         for entry in self.entries {
             if !entry.is_usable() {
-                said.insert(entry.key.clone(), entry.document.annotations.clone());
+                said.insert(entry.key.clone(), entry.said.into_owned());
             }
             match (entry.rejected, entry.resource) {
                 (None, Some(resource)) => {

@@ -1,10 +1,12 @@
 //! Caches from a commit to a live Redis and back: drift, its decisions, adoption, passwords and loss.
 
-use plumb::model::{EventKind, ExecutionOutcome, Reason};
+use plumb::managers::ManagerError;
+use plumb::model::{ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Reason};
 
+use crate::harness::faulty::Faults;
 use crate::harness::git::MergeHow;
 use crate::harness::redis::{RedisOptions, RedisServer};
-use crate::harness::world::{FILES, World, held};
+use crate::harness::world::{FILES, World, held, parse};
 
 const KEY: &str = "checkout/staging/Cache/sessions";
 const USER: &str = "checkout_staging_sessions";
@@ -128,4 +130,55 @@ async fn r4_a_lost_state_is_rebuilt_from_the_user_and_its_password_stays() {
     assert_eq!(rules(&server), before);
     assert_eq!(world.password(KEY, "user").await, None);
     assert!(server.cli_as(USER, &password, &["GET", "checkout_staging_sessions:1"]).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_user_that_came_back_after_its_document_went_is_not_deleted_where_drift_is_observed() {
+    let server = server();
+    let world = world_with(&server, "plumb.dev/drift: observe").await;
+    world.write_database("staging", "orders", "userVersion: 1");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    let users = server.cli(&["ACL", "LIST"]);
+    let user = users.lines().find(|line| line.contains(USER)).expect("it is there").to_owned();
+    let before = rules(&server);
+    server.cli(&["ACL", "DELUSER", USER]);
+    world.apply().await;
+    let status = world.status(KEY).await.unwrap();
+    assert_eq!(status.condition(ConditionType::Ready).unwrap().status, ConditionStatus::True, "it is only observed");
+    assert_eq!(status.condition(ConditionType::Drifted).unwrap().reason, Reason::DataMissing);
+    let rules_of_it: Vec<&str> = user.split_whitespace().skip(1).collect();
+    server.cli(&[&["ACL", "SETUSER"][..], &rules_of_it].concat());
+    assert_eq!(rules(&server), before);
+    world.tenant.remove(MANIFEST);
+    world.tenant.commit("Let go of it then");
+    for look in 0..2 {
+        let report = world.apply().await;
+        assert_eq!(rules(&server), before, "look {look}: nobody wanted it deleted");
+        assert_eq!(held(&report.plan, KEY), Some(Reason::DeletionsHeld), "look {look}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_and_is_undone_is_known_by_all_that_it_was() {
+    const ROLLBACK: &str = "plumb.dev/on-failure: rollback";
+    let server = server();
+    let (mut world, faults) = (world_with(&server, ROLLBACK).await, Faults::new());
+    world.connect = Some(faults.connect());
+    world.restart().await;
+    world.write_database("staging", "base", "userVersion: 1");
+    world.write_resource("staging", "Cache", "sessions", ROLLBACK, "dependsOn: [Database/base]");
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "dependsOn: [Cache/sessions]");
+    world.tenant.commit("Add orders, which need sessions");
+    faults.fail("orders", ManagerError::terminal(Reason::Rejected, "no"));
+    world.scheduled().await;
+    assert!(!server.cli(&["ACL", "USERS"]).contains(USER), "it is undone");
+    for look in 0..3 {
+        let status = world.status(KEY).await.unwrap();
+        assert_eq!(status.condition(ConditionType::Ready).unwrap().reason, Reason::RolledBack);
+        let known = (status.provider.as_str(), status.file.as_str(), status.object_name.as_str());
+        assert_eq!(known, ("redis", MANIFEST, USER), "look {look}");
+        assert_eq!(status.depends_on, [parse("checkout/staging/Database/base")], "look {look}");
+        world.apply().await;
+    }
 }

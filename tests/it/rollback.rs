@@ -679,3 +679,23 @@ async fn letters(world: &World) -> Vec<DeadLetterView> {
 async fn sagas(world: &World) -> Vec<Saga> {
     world.store().read(Scope::Tenant(world.name.clone())).await.unwrap().sagas().await.unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_says_what_an_undoing_goes_back_to_where_drift_is_reverted() {
+    let (world, faults) = world_at(1).await;
+    world.write_tenant("providers: [files]\ndrift: revert");
+    world.platform.commit("Put back what differs");
+    world.by_hand("staging", "orders", "PRAGMA user_version = 40").await;
+    write(&world, 2);
+    world.tenant.commit("Want version 2");
+    faults.fail("carts", refused());
+    break_the_undoing_of_orders(&world, &faults);
+    world.scheduled().await;
+    world.on_event(|_| {});
+    assert_eq!(versions(&world).await, [2, 1, 2], "orders could not be undone");
+    faults.mend("orders");
+    let planned = world.plan().await.plan;
+    let report = world.apply().await;
+    assert_eq!((&planned.id, &planned.steps), (&report.plan.id, &report.plan.steps));
+    assert_eq!(versions(&world).await, [1, 1, 2], "nobody wanted what was done by hand");
+}

@@ -378,14 +378,14 @@ fn unknown_resource(facts: &Facts, around: &Around, key: &ResourceKey, tenant: O
     let mut causes = Vec::new();
     // The head is known before the look at it has ended.
     let looked = tenant.filter(|_| !around.is_looked_at()).and_then(|tenant| tenant.head.as_deref());
-    let message = match (facts.strays.get(key), looked) {
+    let message = match (facts.orphans.get(key), looked) {
         (Some(stray), _) => {
             format!("{} on {} bears its mark, and git does not speak of it", stray.object_name, stray.provider)
         }
         (None, Some(head)) => format!("git does not speak of it at {head}"),
         (None, None) => "no look that has ended speaks of it".to_owned(),
     };
-    let reason = match (facts.strays.get(key), looked) {
+    let reason = match (facts.orphans.get(key), looked) {
         (Some(_), _) => Reason::Orphaned,
         (None, Some(_)) => Reason::Gone,
         (None, None) => Reason::Pending,

@@ -25,7 +25,8 @@ pub(super) struct Facts {
     pub tenants: BTreeMap<String, TenantState>,
     pub inventory: Inventory,
     pub statuses: BTreeMap<ResourceKey, ResourceStatus>,
-    pub strays: BTreeMap<ResourceKey, Stray>,
+    /// Strays that git does not speak of.
+    pub orphans: BTreeMap<ResourceKey, Stray>,
     pub proposals: BTreeMap<ResourceKey, Proposal>,
     pub held: BTreeMap<String, Vec<HeldPlan>>,
     pub attempts: BTreeMap<ResourceKey, Attempt>,
@@ -52,7 +53,7 @@ impl Facts {
             tenants,
             inventory: tx.inventory().await?,
             statuses: tx.statuses().await?,
-            strays: tx.strays().await?,
+            orphans: orphans(tx.as_mut()).await?,
             proposals: tx.proposals().await?,
             attempts: tx.attempts().await?,
             circuits: tx.circuits().await?,
@@ -84,7 +85,7 @@ impl Facts {
             tenants: tx.tenants().await?,
             inventory: Inventory::default(),
             statuses,
-            strays: tx.strays().await?,
+            orphans: orphans(tx.as_mut()).await?,
             proposals: tx.proposals().await?,
             attempts,
             circuits: tx.circuits().await?,
@@ -102,7 +103,7 @@ impl Facts {
             tenants: BTreeMap::new(),
             inventory: Inventory::default(),
             statuses,
-            strays: BTreeMap::new(),
+            orphans: BTreeMap::new(),
             proposals: BTreeMap::new(),
             held: BTreeMap::new(),
             attempts: BTreeMap::new(),
@@ -138,6 +139,10 @@ impl Facts {
             says(Reason::EnvironmentRemoved).then_some(Frozen::Environment)
         }
     }
+}
+
+async fn orphans(tx: &mut dyn Tx) -> Result<BTreeMap<ResourceKey, Stray>, StoreError> {
+    Ok(tx.strays().await?.into_iter().filter(|(_, stray)| !stray.wanted).collect())
 }
 
 /// The statuses of a resource and of what it waits for, down to the root, with those that are asked on the way.

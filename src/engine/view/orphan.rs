@@ -61,7 +61,7 @@ pub async fn orphans(
 }
 
 pub(super) fn from_facts(facts: &Facts, now: DateTime<Utc>) -> Vec<OrphanView> {
-    let strays = facts.strays.iter().map(|(key, stray)| OrphanView {
+    let strays = facts.orphans.iter().map(|(key, stray)| OrphanView {
         key: key.clone(),
         kind: OrphanKind::Orphaned,
         reason: Reason::Orphaned,

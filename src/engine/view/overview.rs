@@ -205,7 +205,7 @@ pub async fn gauges(store: &dyn Store, clock: &dyn Clock) -> Result<Gauges, Stor
     for proposal in facts.proposals.values().filter(|proposal| proposal.status.is_undecided()) {
         *gauges.open_proposals.entry(proposal.key.tenant.clone()).or_default() += 1;
     }
-    for key in facts.strays.keys() {
+    for key in facts.orphans.keys() {
         *gauges.orphans.entry(key.tenant.clone()).or_default() += 1;
     }
     for (tenant, execution) in last {

@@ -146,7 +146,7 @@ fn view(
             .map(|(name, counts)| EnvironmentView { name: name.to_owned(), counts })
             .collect(),
         open_proposals: facts.proposals.values().filter(|p| belongs(&p.key) && p.status.is_undecided()).count(),
-        orphans: facts.strays.keys().filter(|key| belongs(key)).count(),
+        orphans: facts.orphans.keys().filter(|key| belongs(key)).count(),
         held_plans: facts.held.get(tenant).into_iter().flatten().map(HeldPlanView::new).collect(),
         last_execution: last.map(|execution| ExecutionView::new(execution, now)),
         updated_at: *updated_at,

@@ -250,3 +250,15 @@ fn r10_an_orphan_without_data_holds_nothing() {
     world.vanishes(&moved);
     assert_eq!(world.plan().order(), [&moved]);
 }
+
+#[test]
+fn r10_beside_an_orphan_the_message_tells_what_keeps_the_data_and_what_does_not() {
+    let (mut world, moved) = moved_after_a_loss();
+    let message = world.plan().blocked(&moved).message.clone();
+    assert!(message.contains("commit the document of checkout/staging/Database/orders again"), "{message}");
+    assert!(message.contains("new and empty. To let it happen"), "{message}");
+    // A document in an environment that is not the tenant's would be refused.
+    world.tenant.environments.retain(|environment| environment != "staging");
+    let message = world.plan().blocked(&moved).message.clone();
+    assert!(!message.contains("again") && message.contains("new and empty. To let it happen"), "{message}");
+}

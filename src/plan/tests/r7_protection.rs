@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::world::*;
-use crate::model::{Action, ApprovalKind, Blocked, Deletion, DriftMode, Expect, FieldHash, PlanId, Reason};
+use crate::model::{Action, ApprovalKind, Blocked, Deletion, DriftMode, Expect, FieldHash, PlanId, PlanScope, Reason};
 
 /// Two databases, so that removing one is not removing all.
 fn two(deletion: Option<Deletion>) -> World {
@@ -373,4 +373,45 @@ fn r7_a_word_that_protects_is_recorded_while_a_conflict_is_asked_about() {
     world.reconciles();
     world.git_removes(&db("orders"));
     assert_eq!(world.plan().reasons(&db("orders")), [Reason::DeletionProtected]);
+}
+
+#[test]
+fn r7_a_narrowed_plan_replaces_nothing_whatever_is_approved() {
+    let mut world = with_larger_pages();
+    let plan = world.plan();
+    world.approve(ApprovalKind::Deletes, way_out(plan.blocked(&db("orders"))), []);
+    world.scope = PlanScope::Keys([db("orders")].into());
+    let plan = world.plan();
+    assert!(plan.steps.is_empty() && plan.holds_losses(), "{plan:#?}");
+    world.scope = PlanScope::Full;
+    assert_eq!(world.plan().action(&db("orders")), Some(Action::Replace));
+}
+
+#[test]
+fn r7_a_permission_that_is_not_recorded_says_what_has_to_be_decided_first() {
+    for silenced in [false, true] {
+        let mut world = with_two_new_sizes(None);
+        if silenced {
+            let left = field(PAGE_SIZE, Some(json!(4096)), Some(json!(8192)), Some(json!(16384)));
+            world.person_ignores(&db("orders"), left);
+        }
+        assert!(world.reconciles().warnings.is_empty(), "nothing is asked for yet");
+        world.git_says(&db("orders"), |a| a.deletion = Some(Deletion::Delete));
+        let plan = world.reconciles();
+        let [(key, Reason::DeletionProtected, said)] = &plan.warnings[..] else { panic!("{plan:#?}") };
+        assert_eq!(*key, db("orders"));
+        assert!(said.contains(PAGE_SIZE) && said.contains("16384"), "{said}");
+
+        // Live going back by itself is no commit that makes use of it.
+        let mut back = world.clone();
+        back.live_becomes(&db("orders"), PAGE_SIZE, 4096);
+        let plan = back.reconciles();
+        assert_eq!((plan.steps.len(), plan.reasons(&db("orders"))), (0, vec![Reason::ReplaceProtected]));
+
+        // What the warning says is a way out.
+        world.git_sets(&db("orders"), PAGE_SIZE, 16384);
+        assert!(world.reconciles().warnings.is_empty());
+        world.git_removes(&db("orders"));
+        assert_eq!(world.plan().action(&db("orders")), Some(Action::Delete), "silenced: {silenced}");
+    }
 }

@@ -260,6 +260,7 @@ impl World {
             provider: "pg-main".to_owned(),
             object_name: key.object_name(63),
             object: ObjectId(format!("stray {key}")),
+            wanted: false,
         };
         self.live.strays.insert(key.clone(), stray);
     }

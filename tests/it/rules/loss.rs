@@ -9,10 +9,11 @@ use plumb::model::{
 };
 use sqlx::Row;
 
+use super::renames::other;
 use super::{DELETE, VERSION, live, remove, world_with};
 use crate::harness::git::MergeHow;
 use crate::harness::postgres::PostgresServer;
-use crate::harness::world::{World, held, held_message, parse, unseen};
+use crate::harness::world::{FILES, World, held, held_message, parse, unseen};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const MANIFEST: &str = "environments/staging/orders.yaml";
@@ -352,4 +353,89 @@ async fn r4_after_a_loss_nothing_is_made_anew_while_the_server_that_may_have_it_
     world.write_database("staging", "new", "provider: files\nuserVersion: 1");
     world.tenant.commit("Add a new one");
     assert_eq!(world.apply().await.done, 1);
+}
+
+/// Takes the folder of live files away, so that nobody answers for them.
+fn silence(world: &World) {
+    std::fs::rename(world.databases(), world.data().join("unmounted")).unwrap();
+    std::fs::write(world.databases(), "no folder").unwrap();
+}
+
+fn answer_again(world: &World) {
+    std::fs::remove_file(world.databases()).unwrap();
+    std::fs::rename(world.data().join("unmounted"), world.databases()).unwrap();
+}
+
+/// What somebody commits.
+type Writes = fn(&World);
+
+/// Orders are on `files` when the state is lost. All of `before` is in git, one after the other, while everybody answers;
+/// then `files` fall silent, and `then` is committed, which wants `key` on `other`.
+async fn is_not_made_on_the_other(before: &[Writes], then: Writes, key: &str, reason: Reason) {
+    let mut world = World::new(&format!("{FILES}---{}", other()), "[files, other]").await;
+    for name in ["orders", "payments"] {
+        world.write_database("staging", name, "provider: files\nuserVersion: 1");
+    }
+    world.write_database("staging", "else", "provider: other\nuserVersion: 2");
+    world.tenant.commit("Add three");
+    world.in_sync().await;
+    for (step, write) in before.iter().enumerate() {
+        write(&world);
+        world.tenant.commit("Go on");
+        if step == 0 {
+            world.lose_state().await;
+        }
+        world.apply().await;
+    }
+    silence(&world);
+    then(&world);
+    world.tenant.commit("Want it on the other");
+    let made = world.data().join(format!("elsewhere/{}.db", parse(key).object_name(63)));
+    for look in 0..3 {
+        let report = world.apply().await;
+        assert!(!made.exists(), "look {look}: made a second time, empty: {:#?}", report.plan);
+        assert_eq!(unseen(&report.plan, key), Some(Reason::NotObserved), "look {look}: {:#?}", report.plan);
+        world.restart().await;
+    }
+    answer_again(&world);
+    let report = world.apply().await;
+    assert_eq!(held(&report.plan, key), Some(reason), "{:#?}", report.plan);
+    assert!(!made.exists());
+    // What git wants elsewhere is no orphan.
+    assert_eq!(world.orphans().await.len(), usize::from(reason == Reason::PossibleRename));
+}
+
+fn want_orders_on_the_other(world: &World) {
+    world.write_database("staging", "orders", "provider: other\nuserVersion: 1");
+}
+
+fn want_faulty_orders(world: &World) {
+    world.write_database("staging", "orders", "provider: other\nuserVersion: many");
+}
+
+fn remove_orders(world: &World) {
+    world.tenant.remove(MANIFEST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_what_stands_elsewhere_is_not_made_again_once_its_server_falls_silent() {
+    is_not_made_on_the_other(&[want_orders_on_the_other], |_| {}, ORDERS, Reason::MoveRefused).await;
+    // Also where it was an orphan before, when everybody had been heard.
+    is_not_made_on_the_other(&[remove_orders, want_orders_on_the_other], |_| {}, ORDERS, Reason::MoveRefused).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_what_no_look_could_read_is_not_made_again_once_its_server_falls_silent() {
+    let unreadable = |world: &World| world.tenant.write(MANIFEST, "kind: [");
+    for before in [&[want_faulty_orders as Writes][..], &[unreadable], &[remove_orders, want_faulty_orders]] {
+        is_not_made_on_the_other(before, want_orders_on_the_other, ORDERS, Reason::MoveRefused).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_an_orphan_is_not_made_again_once_its_server_falls_silent() {
+    is_not_made_on_the_other(&[remove_orders], want_orders_on_the_other, ORDERS, Reason::MoveRefused).await;
+    let in_production = |world: &World| world.write_database("production", "orders", "provider: other\nuserVersion: 1");
+    let key = "checkout/production/Database/orders";
+    is_not_made_on_the_other(&[remove_orders], in_production, key, Reason::PossibleRename).await;
 }

@@ -2,8 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use plumb::engine::Width;
 use plumb::engine::view::{self, OrphanKind};
-use plumb::model::{Action, ApprovalKind, EventKind, ExecutionOutcome, PlanId, Reason};
+use plumb::model::{Action, ApprovalKind, EventKind, ExecutionOutcome, PlanId, PlanScope, Reason};
 use sqlx::Row;
 
 use super::{DELETE, VERSION, live, remove, world_with};
@@ -721,4 +722,156 @@ async fn r7_a_word_that_protects_holds_though_its_document_cannot_be_used() {
     world.tenant.commit("Remove its document");
     assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::DeletionProtected));
     assert!(world.file("staging", "orders").exists());
+}
+
+/// What git said is kept, look after look.
+async fn orders_are_kept(world: &World) {
+    for look in 0..2 {
+        let report = world.apply().await;
+        assert!(world.file("staging", "orders").exists(), "look {look}: git said to keep it");
+        assert_eq!(held(&report.plan, ORDERS), Some(Reason::DeletionProtected), "look {look}: {:#?}", report.plan);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_of_two_documents_of_one_key_the_safer_word_holds() {
+    let world = world_with(&["orders", "payments", "third"], DELETE).await;
+    let text = world.tenant.show(&format!("main:{MANIFEST}"));
+    let twin = "environments/staging/twin.yaml";
+    world.tenant.write(twin, text.replace(DELETE, "plumb.dev/deletion: protect"));
+    world.tenant.commit("Say it in another file, and forget the first");
+    assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::InvalidManifest));
+    world.tenant.remove(twin);
+    remove(&world, &["orders"]);
+    world.tenant.commit("Remove both");
+    orders_are_kept(&world).await;
+}
+
+fn keep_orders(world: &World) {
+    world.write_resource("staging", "Database", "orders", "plumb.dev/deletion: protect", "userVersion: 1");
+    world.tenant.commit_locally("Keep it");
+}
+
+fn push(world: &World) {
+    world.tenant.git(&["push", "--quiet", "origin", "main"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_word_that_protects_holds_though_the_head_without_its_document_cannot_be_read_whole() {
+    let world = world_with(&["orders", "payments", "third"], DELETE).await;
+    keep_orders(&world);
+    remove(&world, &["orders"]);
+    world.tenant.write("environments/staging/third.yaml", "kind: [");
+    world.tenant.commit("Remove its document, and break another");
+    assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::UnreadableManifest));
+    world.write_resource("staging", "Database", "third", DELETE, "userVersion: 1");
+    world.tenant.commit("Mend it");
+    orders_are_kept(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_word_that_protects_holds_beside_a_branch_that_has_not_heard_it() {
+    let world = world_with(&["orders", "payments", "third"], DELETE).await;
+    let before = world.tenant.head();
+    keep_orders(&world);
+    world.tenant.git(&["checkout", "--quiet", "-b", "side", &before]);
+    world.write_resource("staging", "Database", "payments", DELETE, "userVersion: 2");
+    world.tenant.commit_locally("Something else, beside it");
+    world.tenant.checkout("main");
+    remove(&world, &["orders"]);
+    world.tenant.commit_locally("Remove its document");
+    world.tenant.git(&["merge", "--quiet", "--no-ff", "-m", "Merge", "side"]);
+    push(&world);
+    orders_are_kept(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_word_that_protects_holds_where_a_branch_that_was_merged_said_it() {
+    let world = world_with(&["orders", "payments", "third"], DELETE).await;
+    world.tenant.git(&["checkout", "--quiet", "-b", "side"]);
+    keep_orders(&world);
+    remove(&world, &["orders"]);
+    world.tenant.commit_locally("Remove its document");
+    world.tenant.checkout("main");
+    world.write_resource("staging", "Database", "payments", DELETE, "userVersion: 2");
+    world.tenant.commit_locally("Something else, beside it");
+    world.tenant.git(&["merge", "--quiet", "--no-ff", "-m", "Merge", "side"]);
+    push(&world);
+    orders_are_kept(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_word_that_a_branch_has_taken_back_protects_nothing() {
+    let world = world_with(&["orders", "payments", "third"], DELETE).await;
+    keep_orders(&world);
+    world.tenant.git(&["checkout", "--quiet", "-b", "side"]);
+    world.write_resource("staging", "Database", "orders", DELETE, "userVersion: 1");
+    world.tenant.commit_locally("Rather not");
+    world.tenant.checkout("main");
+    world.write_resource("staging", "Database", "payments", DELETE, "userVersion: 2");
+    world.tenant.commit_locally("Something else, beside it");
+    world.tenant.git(&["merge", "--quiet", "--no-ff", "-m", "Merge", "side"]);
+    remove(&world, &["orders"]);
+    world.tenant.commit("Remove its document");
+    assert_eq!(world.in_sync().await, 2);
+    assert_eq!(live(&world, &["orders", "payments"]), ["payments"]);
+}
+
+/// So many commits, each of which writes another text into `file`.
+fn many_commits(world: &World, number: usize, file: &str) {
+    let mut stream = String::new();
+    for number in 1..=number {
+        let from = if number == 1 { "from refs/heads/main^0\n" } else { "" };
+        let text = format!("# {number}\n");
+        stream.push_str(&format!(
+            "commit refs/heads/main\ncommitter Ada <ada@example.com> 1800000000 +0000\ndata 1\n.\n{from}M 100644 inline \
+             {file}\ndata {}\n{text}\n",
+            text.len()
+        ));
+    }
+    let history = world.data().join("history");
+    std::fs::write(&history, stream).unwrap();
+    let import = format!("alias.import=!git fast-import --quiet --force < {}", history.display());
+    world.tenant.git(&["-c", &import, "import"]);
+    world.tenant.reset("main");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_what_too_many_commits_may_have_said_something_of_is_kept() {
+    for (number, file, is_kept) in
+        [(1_500, "README.md", false), (900, "environments/staging/notes.yaml", false), (1_100, "notes.yml", true)]
+    {
+        let world = world_with(&["orders", "payments", "third"], DELETE).await;
+        many_commits(&world, number, file);
+        remove(&world, &["orders"]);
+        world.tenant.commit("Remove its document");
+        if is_kept {
+            orders_are_kept(&world).await;
+            // The way out is the usual one.
+            world.write_resource("staging", "Database", "orders", DELETE, "userVersion: 1");
+            world.tenant.commit("Bring it back");
+            world.in_sync().await;
+            remove(&world, &["orders"]);
+            world.tenant.commit("Remove its document again");
+        }
+        assert_eq!(world.in_sync().await, 1, "{file}");
+        assert!(!world.file("staging", "orders").exists(), "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r6_a_replacement_that_was_approved_alone_is_done_by_a_full_plan() {
+    let said = format!("{DELETE}\nplumb.dev/drift: revert");
+    let world = world_with(&["orders", "payments"], &said).await;
+    world.write_resource("staging", "Database", "orders", &said, "userVersion: 1\npageSize: 4096");
+    world.tenant.commit("Say how large pages are");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA page_size = 8192; VACUUM").await;
+    let report = world.apply().await;
+    assert_eq!(held(&report.plan, ORDERS), Some(Reason::ReplaceProtected));
+    world.write_resource("staging", "Database", "payments", &said, "userVersion: 2");
+    world.tenant.commit(&format!("Go on\n\nPlumb-Approve-Deletes: {}", report.plan.id));
+    let report = world.look(Width::Changed).await.unwrap();
+    assert_eq!((report.done, report.plan.scope), (2, PlanScope::Full));
+    assert_eq!(world.number("staging", "orders", "PRAGMA page_size").await, 4096);
 }

@@ -62,7 +62,7 @@ async fn r10_a_renamed_provider_with_the_same_identity_is_rebound_without_a_step
 }
 
 /// A second folder beside the first.
-fn other() -> String {
+pub(super) fn other() -> String {
     FILES
         .replace("name: files", "name: other")
         .replace("sqlite:databases", "sqlite:elsewhere")

@@ -177,7 +177,7 @@ pub fn proposal(key: &ResourceKey) -> Proposal {
 }
 
 pub fn stray() -> Stray {
-    Stray { provider: "pg-main".into(), object_name: "x".into(), object: ObjectId("1".into()) }
+    Stray { provider: "pg-main".into(), object_name: "x".into(), object: ObjectId("1".into()), wanted: false }
 }
 
 pub fn secret(key: &ResourceKey, role: &str, rotation: &str, text: &[u8]) -> StoredSecret {

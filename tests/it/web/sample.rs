@@ -436,6 +436,7 @@ fn search(sample: &mut Sample) {
         provider: "sqlite-edge".into(),
         object_name: "search_staging_scratch".into(),
         object: ObjectId("8:1310".into()),
+        wanted: false,
     };
     sample.data.strays.insert(lost, stray);
     sample.ready("search/production/Database/kept", "sqlite-edge", json!({"journalMode": "wal"}), 300_000);

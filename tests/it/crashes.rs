@@ -1,5 +1,5 @@
-//! Crash everywhere: a process of its own looks at a tenant and is killed before, or after, each call to a system and each
-//! write to its store, one after the other; the next one has to bring everything to where it would have come.
+//! Crash everywhere: a process of its own looks at a tenant and is killed before, or after, each call to a system or to git
+//! and each write to its store, one after the other; the next one has to bring everything to where it would have come.
 //!
 //! The process is this very binary ([`child`]), which counts the points that it comes by and kills itself at the one that
 //! it is told. Whatever it was about to do is not done, and whatever it did stays: the state, the files and git are real.
@@ -30,6 +30,11 @@ use plumb::store::postgres::PostgresStore;
 use plumb::store::sqlite::SqliteStore;
 use plumb::store::{Mode, Store};
 use serde::{Deserialize, Serialize};
+use tracing::span::{Attributes, Id};
+use tracing::subscriber::Interest;
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 
 use self::acts::{ACTS, Act, FILES};
 use self::whole::{files_are_whole, mirrors_are_clean, nothing_is_done_twice, state_is_whole};
@@ -96,6 +101,34 @@ impl Points for Killer {
             self.point("after", what);
         }
         Fate::Go
+    }
+}
+
+/// Hears of the calls to git, which are spans of the log: each begins and ends once.
+struct CallsToGit(Arc<Killer>);
+
+impl CallsToGit {
+    fn is_one(metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.name().starts_with("git.")
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for CallsToGit {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if Self::is_one(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        Self::is_one(metadata)
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
+        self.0.point("before", attributes.metadata().name());
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let span = context.span(&id).expect("it is closed after this");
+        self.0.point("after", span.name());
     }
 }
 
@@ -187,6 +220,8 @@ async fn child() {
     let at = std::env::var(POINT).ok().map(|at| at.parse().unwrap());
     let killer = Arc::new(Killer { at, came_by: AtomicUsize::new(0), points: Mutex::default() });
     let data = world.join("data");
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(CallsToGit(Arc::clone(&killer))))
+        .unwrap();
     std::fs::write(world.join("pid"), std::process::id().to_string()).unwrap();
     let store = open_store(&world, Mode::Reconcile).await;
     let store: Arc<dyn Store> = Arc::new(FaultyStore::new(store, killer.clone()));
@@ -392,7 +427,7 @@ fn visit(act: Act, folder: &Path, share: usize, shares: usize, broken: &Mutex<Ve
     copy(&place, &base);
     let whole = world.look();
     let (points, effects) = (whole.points.len(), world.effects());
-    for point in (0..points).filter(|point| point % shares == share) {
+    for point in (0..points).filter(|point| point % shares == share && act.visits(&whole.points[*point])) {
         copy(&base, &place);
         let mut wrong = match world.start(Some(point)) {
             Ended::Killed => Vec::new(),

@@ -18,6 +18,8 @@ pub const TOGETHER: &str = "plumb.dev/deletion: delete, plumb.dev/on-failure: ro
 pub enum Act {
     /// Three databases are made, one after another.
     Create,
+    /// The same of a repository with something so large in it that git brings all of it as one pack.
+    Clone,
     /// One is changed, one made anew since its page size changes, one removed.
     Change,
     /// All are removed, and that is approved.
@@ -36,9 +38,22 @@ pub enum Act {
     Retry,
 }
 
-pub const ACTS: [Act; 9] =
-    [Act::Create, Act::Change, Act::Remove, Act::Ask, Act::Accept, Act::Refuse, Act::Undo, Act::Mend, Act::Retry];
+pub const ACTS: [Act; 10] = [
+    Act::Create,
+    Act::Clone,
+    Act::Change,
+    Act::Remove,
+    Act::Ask,
+    Act::Accept,
+    Act::Refuse,
+    Act::Undo,
+    Act::Mend,
+    Act::Retry,
+];
 const BRANCH: &str = "plumb/drift/staging/database-a";
+
+/// How large a file is that is not copied from a repository on this machine as others are.
+const LARGE: usize = 4 * 1024 * 1024 + 1;
 
 impl Act {
     /// The world as it is before the look.
@@ -49,6 +64,10 @@ impl Act {
                 world.write(Kind::Database, "b", DELETE, "userVersion: 1, dependsOn: [Database/a]");
                 world.write(Kind::Database, "c", DELETE, "userVersion: 1, journalMode: wal");
                 world.commit("Add them");
+            }
+            Act::Clone => {
+                world.files.insert("drawing.svg".to_owned(), "x".repeat(LARGE));
+                Act::Create.prepare(world);
             }
             Act::Change => {
                 Act::Create.come_to_rest(world);
@@ -117,10 +136,15 @@ impl Act {
         assert_eq!(told.outcome, self.outcome(), "{told:?}");
     }
 
+    /// Whether a point of it is visited: what another act comes by as well is not.
+    pub fn visits(self, point: &str) -> bool {
+        self != Act::Clone || point.contains(" git.")
+    }
+
     /// The databases that are there in the end, with their version.
     pub fn wanted(self) -> BTreeMap<&'static str, i64> {
         match self {
-            Act::Create => [("a", 1), ("b", 1), ("c", 1)].into(),
+            Act::Create | Act::Clone => [("a", 1), ("b", 1), ("c", 1)].into(),
             Act::Change => [("a", 2), ("b", 1)].into(),
             Act::Remove => [].into(),
             Act::Ask | Act::Accept => [("a", 7), ("b", 1), ("c", 1)].into(),
@@ -133,9 +157,14 @@ impl Act {
     pub fn outcome(self) -> ExecutionOutcome {
         match self {
             Act::Ask | Act::Undo => ExecutionOutcome::Blocked,
-            Act::Create | Act::Change | Act::Remove | Act::Accept | Act::Refuse | Act::Mend | Act::Retry => {
-                ExecutionOutcome::InSync
-            }
+            Act::Create
+            | Act::Clone
+            | Act::Change
+            | Act::Remove
+            | Act::Accept
+            | Act::Refuse
+            | Act::Mend
+            | Act::Retry => ExecutionOutcome::InSync,
         }
     }
 
@@ -143,7 +172,14 @@ impl Act {
         match self {
             Act::Ask => Rest::Asked,
             Act::Undo => Rest::Undone { failed: key("c") },
-            Act::Create | Act::Change | Act::Remove | Act::Accept | Act::Refuse | Act::Mend | Act::Retry => Rest::Ready,
+            Act::Create
+            | Act::Clone
+            | Act::Change
+            | Act::Remove
+            | Act::Accept
+            | Act::Refuse
+            | Act::Mend
+            | Act::Retry => Rest::Ready,
         }
     }
 
@@ -152,6 +188,7 @@ impl Act {
         match self {
             Act::Ask => vec![BRANCH.to_owned()],
             Act::Create
+            | Act::Clone
             | Act::Change
             | Act::Remove
             | Act::Accept

@@ -530,7 +530,12 @@ impl Engine {
             }
         }
         for offer in drafts {
-            let message = "the remote takes no proposals now; this one is tried at the next look";
+            let message = match topic.held.going() {
+                Going::Lost => "this look ended early; this one is tried at the next",
+                Going::On | Going::Superseded | Going::Stopping | Going::Yielding => {
+                    "the remote takes no proposals now; this one is tried at the next look"
+                }
+            };
             troubles.entry(offer.proposal.key).or_insert_with(|| Trouble::failed(message));
         }
         tell(topic, &troubles, timeline);

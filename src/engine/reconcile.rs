@@ -177,6 +177,8 @@ struct Passed {
     next_try: Option<Duration>,
     /// What it did is to be undone.
     undoes: bool,
+    /// Its lease may have ended before all was said of its proposals.
+    lost_its_voice: bool,
     refs: Refs,
     commit: ObjectHex,
     sources: Sources,
@@ -264,7 +266,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        let Passed { plan, desired, applied, next_try, undoes: _, refs, commit, sources } = passed;
+        let Passed { plan, desired, applied, next_try, undoes: _, lost_its_voice, refs, commit, sources } = passed;
         let outcome = outcome_of(&plan, &desired, &applied);
         let mut summary = plan.summary();
         summary.count(&earlier);
@@ -274,7 +276,10 @@ impl Engine {
             execution,
             outcome,
             was_ended: applied.was_cut_short() && matches!(held.going(), Going::Stopping | Going::Yielding),
-            wants_retry: applied.was_cut_short() || !applied.unread.is_empty() || !plan.unknown.is_empty(),
+            wants_retry: applied.was_cut_short()
+                || !applied.unread.is_empty()
+                || !plan.unknown.is_empty()
+                || lost_its_voice,
             next_try,
             done: earlier.len() + applied.done.len(),
             put_off: applied.put_off,
@@ -482,6 +487,8 @@ impl Engine {
 
         // propose
         let troubles = self.propose(&topic, &memory.proposals, offers, timeline).await?;
+        // Where no other replica has claimed the tenant by then, nobody says it but a look that comes after this one.
+        let lost_its_voice = held.going() == Going::Lost;
         let changed: BTreeSet<ResourceKey> = expected
             .keys()
             .chain(troubles.keys())
@@ -505,7 +512,8 @@ impl Engine {
                 openings.chain(attempts::next_wait(&attempts, planned_at, now)).min()
             }
         };
-        Ok(Passed { plan, desired, applied, next_try, undoes, refs: source.refs, commit: source.head, sources })
+        let Source { refs, head: commit, .. } = source;
+        Ok(Passed { plan, desired, applied, next_try, undoes, lost_its_voice, refs, commit, sources })
     }
 
     /// One advertisement, and the objects it names (R14).

@@ -39,6 +39,7 @@ impl Mirror {
         author: &Author,
         at: DateTime<Utc>,
     ) -> Result<ObjectHex, SourceError> {
+        let _call = tracing::debug_span!("git.commit", remote = %self.remote.shown(), base).entered();
         let repo = self.reader();
         let base = self.commit_id(base)?;
         let failed = |source| self.unreadable(&base.to_string(), source);

@@ -27,6 +27,7 @@ impl Mirror {
     /// # Errors
     /// When they conflict, have no history in common, or an object cannot be read or written.
     pub fn merge(&self, ours: Side<'_>, theirs: Side<'_>) -> Result<ObjectHex, SourceError> {
+        let _call = tracing::debug_span!("git.merge", remote = %self.remote.shown(), ours.name, theirs.name).entered();
         if self.contains(theirs.commit, ours.commit)? {
             return Ok(ours.commit.to_owned());
         }

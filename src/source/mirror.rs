@@ -112,6 +112,7 @@ impl Mirror {
     /// When the remote cannot be read whole. An empty repository and a missing branch are no errors.
     pub fn advertise(&self, branch: &str) -> Result<Refs, SourceError> {
         check_branch(branch)?;
+        let _call = tracing::debug_span!("git.advertise", remote = %self.remote.shown(), branch).entered();
         let first = self.read_refs(branch)?;
         let refs = if self.seems_vanished(&first) { self.read_refs(branch)? } else { first };
         self.remember(&refs);
@@ -125,6 +126,7 @@ impl Mirror {
     /// When the remote cannot be read whole; the mirror then holds what it held before.
     pub fn fetch(&self, branch: &str) -> Result<Refs, SourceError> {
         check_branch(branch)?;
+        let _call = tracing::debug_span!("git.fetch", remote = %self.remote.shown(), branch).entered();
         let _lock = lock(&self.path)?;
         self.remake_if_gone()?;
         self.clear_incoming()?;
@@ -217,6 +219,7 @@ impl Mirror {
     }
 
     fn download_once(&self, branch: &str) -> Result<Download, SourceError> {
+        let _call = tracing::debug_span!("git.download").entered();
         if let Address::Local(path) = &self.address
             && let local::Reading::Refs(refs) = local::refs(path, branch)?
         {
@@ -261,6 +264,7 @@ impl Mirror {
 
     /// Holds the objects of `refs`, and no longer those of branches that vanished.
     fn hold(&self, branch: &str, refs: &Refs) -> Result<(), SourceError> {
+        let _call = tracing::debug_span!("git.hold").entered();
         let failed = |source| SourceError::Mirror { path: self.path.clone(), source: Box::new(source) };
         let repo = self.reader();
         let mut edits = Vec::new();
@@ -301,6 +305,7 @@ impl Mirror {
         if packs <= MAX_PACKS && loose <= MAX_LOOSE_IN_ONE {
             return Ok(());
         }
+        let _call = tracing::debug_span!("git.pack", packs, loose).entered();
         let mut command = process::git("none");
         command.arg("--git-dir").arg(&self.path).args(["gc", "--quiet", &format!("--prune={UNHELD_KEPT}")]);
         let mirror = self.path.display();
@@ -425,6 +430,7 @@ fn reading() -> gix::open::Options {
 
 /// Makes an empty mirror at `path`, in the place of whatever is there. To be called under its lock.
 fn make(path: &Path) -> Result<ThreadSafeRepository, SourceError> {
+    let _call = tracing::debug_span!("git.make", path = %path.display()).entered();
     let failed = |source| SourceError::MirrorFiles { path: path.to_owned(), source };
     let unfinished = path.with_extension("new");
     for old in [path, unfinished.as_path()] {

@@ -9,6 +9,10 @@
 //! - Nothing runs that a URL names: remote helpers are refused, hooks are off, and no program ever asks at a terminal.
 //! - Every conversation with a remote ends: there is a limit to each, and what is late is killed.
 //! - Pushes move one branch, from where it was expected to be, or not at all.
+//! - Each call of a remote, and each write to a mirror, is one span of its own, at the level of debug: `git.advertise`,
+//!   `git.fetch` (in it each `git.download`, then `git.hold`, and `git.pack` where there is much), `git.make`, `git.commit`,
+//!   `git.merge` and `git.push`. So a line of the log says where it comes from, and whoever listens hears of a call before
+//!   it is made and after it was. They name the remote without its secrets.
 //!
 //! All calls block; the engine runs them on threads of their own. Everything here is `Send + Sync`.
 

@@ -44,6 +44,7 @@ impl Mirror {
         // The expected commit need not be in the mirror, but has to be a hash.
         let expected = expected.map(|rev| self.spelled_hash(rev)).transpose()?.unwrap_or_default();
         let (command, variables) = self.push_command(branch, &commit, &expected)?;
+        let _call = tracing::debug_span!("git.push", remote = %self.remote.shown(), branch, commit, expected).entered();
         let end = run(command, variables, PUSH_LIMIT, &self.remote.shown())?;
         self.judge(branch, &end)
     }

@@ -1,11 +1,13 @@
-//! Crash everywhere: a process of its own looks at a tenant and is killed before, or after, each call to a system and each
-//! write to its store, one after the other; the next one has to bring everything to where it would have come.
+//! Crash everywhere: a process of its own looks at a tenant and is killed before, or after, each call to a system or to git
+//! and each write to its store, one after the other; the next one has to bring everything to where it would have come.
 //!
 //! The process is this very binary ([`child`]), which counts the points that it comes by and kills itself at the one that
 //! it is told. Whatever it was about to do is not done, and whatever it did stays: the state, the files and git are real.
+//! Another ([`serving`]) is a whole `plumb serve`, but for its page.
 
 mod acts;
 mod servers;
+mod serving;
 mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,9 +15,9 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -30,6 +32,12 @@ use plumb::store::postgres::PostgresStore;
 use plumb::store::sqlite::SqliteStore;
 use plumb::store::{Mode, Store};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tracing::span::{Attributes, Id};
+use tracing::subscriber::Interest;
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 
 use self::acts::{ACTS, Act, FILES};
 use self::whole::{files_are_whole, mirrors_are_clean, nothing_is_done_twice, state_is_whole};
@@ -39,6 +47,8 @@ use crate::simulation::repository::Repository;
 /// The folder of the world that the child looks at, and the point at which it kills itself; without one it lives.
 const WORLD: &str = "PLUMB_CRASH_WORLD";
 const POINT: &str = "PLUMB_CRASH_POINT";
+/// How the last look of one that serves ends.
+const UNTIL: &str = "PLUMB_CRASH_UNTIL";
 const SIGKILL: i32 = 9;
 const TENANT: &str = "crash";
 
@@ -46,6 +56,8 @@ const TENANT: &str = "crash";
 const REFUSED: &str = "refused";
 /// What was done to the systems, a line for each thing.
 const EFFECTS: &str = "effects";
+/// What the process was killed at.
+const KILLED: &str = "killed";
 /// The address of the PostgreSQL that the state is on, where it is not SQLite's.
 const DATABASE: &str = "database";
 
@@ -62,22 +74,117 @@ struct Told {
     points: Vec<String>,
 }
 
-/// Counts the points that this process comes by, and kills it at one of them.
-struct Killer {
-    at: Option<usize>,
-    came_by: AtomicUsize,
-    points: Mutex<Vec<String>>,
+/// On which side of a call a point is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Before,
+    After,
 }
 
+/// Counts the points that this process comes by, and kills it at one of them.
+struct Killer {
+    world: PathBuf,
+    at: Option<usize>,
+    came_by: Mutex<CameBy>,
+    /// How many points there were.
+    number: watch::Sender<usize>,
+    /// How many signs of life its leases had, and whether a step is to wait for one still.
+    beats: watch::Sender<usize>,
+    waits_for_beat: AtomicBool,
+}
+
+#[derive(Default)]
+struct CameBy {
+    points: Vec<String>,
+    /// How many calls have begun and not ended.
+    under_way: usize,
+    is_silent: bool,
+}
+
+/// A sign of life of a lease. It ends with its look, and may never hear an answer.
+const BEAT: &str = "renew";
+
 impl Killer {
-    fn point(&self, when: &str, what: &str) {
-        let number = self.came_by.fetch_add(1, Ordering::SeqCst);
-        self.points.lock().unwrap().push(format!("{when} {what}"));
-        if self.at == Some(number) {
+    /// That of this process, which hears of all calls to git from now on.
+    fn of(world: &Path) -> Arc<Self> {
+        let killer = Arc::new(Self {
+            world: world.to_owned(),
+            at: std::env::var(POINT).ok().map(|at| at.parse().unwrap()),
+            came_by: Mutex::default(),
+            number: watch::Sender::new(0),
+            beats: watch::Sender::new(0),
+            waits_for_beat: AtomicBool::new(false),
+        });
+        let listening = tracing_subscriber::registry().with(CallsToGit(Arc::clone(&killer)));
+        tracing::subscriber::set_global_default(listening).unwrap();
+        killer
+    }
+
+    fn point(&self, side: Side, what: &str) {
+        let mut came_by = self.came_by();
+        if came_by.is_silent {
+            return;
+        }
+        let name = match side {
+            Side::Before => format!("before {what}"),
+            Side::After => format!("after {what}"),
+        };
+        if self.at == Some(came_by.points.len()) {
+            std::fs::write(self.world.join(KILLED), name).unwrap();
             let me = std::process::id().to_string();
             let _ = Command::new("kill").args(["-KILL", &me]).status();
             // The signal is on its way.
-            std::thread::sleep(std::time::Duration::from_secs(60));
+            std::thread::sleep(Duration::from_secs(60));
+            return;
+        }
+        came_by.points.push(name);
+        match side {
+            _ if what == BEAT => {}
+            Side::Before => came_by.under_way += 1,
+            Side::After => came_by.under_way -= 1,
+        }
+        let number = came_by.points.len();
+        drop(came_by);
+        self.number.send_replace(number);
+        if (side, what) == (Side::After, BEAT) {
+            self.beats.send_modify(|beats| *beats += 1);
+        }
+    }
+
+    fn came_by(&self) -> MutexGuard<'_, CameBy> {
+        self.came_by.lock().unwrap()
+    }
+
+    fn points(&self) -> Vec<String> {
+        self.came_by().points.clone()
+    }
+
+    /// How many points it came by, as that grows.
+    fn number(&self) -> watch::Receiver<usize> {
+        self.number.subscribe()
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.came_by().under_way > 0
+    }
+
+    /// What it does from now on has no points; gives those that it came by.
+    fn fall_silent(&self) -> Vec<String> {
+        let mut came_by = self.came_by();
+        came_by.is_silent = true;
+        came_by.points.clone()
+    }
+
+    /// From now on the first step takes so long that its look gives a sign of life meanwhile.
+    fn have_a_step_wait(&self) {
+        self.waits_for_beat.store(true, Ordering::SeqCst);
+    }
+
+    async fn beat(&self) {
+        if self.waits_for_beat.swap(false, Ordering::SeqCst) {
+            let mut beats = self.beats.subscribe();
+            beats.mark_unchanged();
+            beats.changed().await.unwrap();
         }
     }
 }
@@ -85,17 +192,50 @@ impl Killer {
 #[async_trait]
 impl Points for Killer {
     async fn before(&self, call: Call, what: &'static str) -> Fate {
-        if call == Call::Write {
-            self.point("before", what);
+        if is_point(call, what) {
+            self.point(Side::Before, what);
         }
         Fate::Go
     }
 
     async fn after(&self, call: Call, what: &'static str) -> Fate {
-        if call == Call::Write {
-            self.point("after", what);
+        if is_point(call, what) {
+            self.point(Side::After, what);
         }
         Fate::Go
+    }
+}
+
+/// Whether a call to the store changes something: who leads is a lock.
+fn is_point(call: Call, what: &str) -> bool {
+    call == Call::Write || what == "lead"
+}
+
+/// Hears of the calls to git, which are spans of the log: each begins and ends once.
+struct CallsToGit(Arc<Killer>);
+
+impl CallsToGit {
+    fn is_one(metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.name().starts_with("git.")
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for CallsToGit {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if Self::is_one(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        Self::is_one(metadata)
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
+        self.0.point(Side::Before, attributes.metadata().name());
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let span = context.span(&id).expect("it is closed after this");
+        self.0.point(Side::After, span.name());
     }
 }
 
@@ -117,9 +257,9 @@ struct Watched {
 
 impl Watched {
     async fn call<T>(&self, what: &str, call: impl Future<Output = T>) -> T {
-        self.killer.point("before", what);
+        self.killer.point(Side::Before, what);
         let done = call.await;
-        self.killer.point("after", what);
+        self.killer.point(Side::After, what);
         done
     }
 
@@ -128,6 +268,7 @@ impl Watched {
         if refused.lines().any(|name| name == step.key.name) {
             return Err(ManagerError::terminal(Reason::Rejected, "it is refused"));
         }
+        self.killer.beat().await;
         let done = self.inner.apply(step, cx).await?;
         self.tell(step);
         Ok(done)
@@ -184,12 +325,38 @@ impl ResourceManager for Watched {
 #[ignore = "started by the tests beside it"]
 async fn child() {
     let Some(world) = std::env::var_os(WORLD).map(PathBuf::from) else { return };
-    let at = std::env::var(POINT).ok().map(|at| at.parse().unwrap());
-    let killer = Arc::new(Killer { at, came_by: AtomicUsize::new(0), points: Mutex::default() });
+    let killer = Killer::of(&world);
+    let (engine, _) = engine_of(&world, &killer, LEASE).await;
+    let in_force = engine.platform().await.unwrap();
+    let ask = Ask { trigger: Trigger::CommandLine, width: Width::Deep };
+    let tenant = std::fs::read_to_string(world.join("tenant")).unwrap();
+    let mut points = None;
+    let mut looks = 0;
+    let told = loop {
+        let report = engine.reconcile(&in_force, &tenant, ask).await.unwrap();
+        looks += 1;
+        points.get_or_insert_with(|| killer.points());
+        let left = engine.preview(&in_force, &tenant, &PreviewSource::Head).await.unwrap().plan;
+        let failed = report.failed.into_iter();
+        let told = Told {
+            outcome: report.outcome,
+            rests: report.done == 0 && left.steps.is_empty() && left.settles.is_empty(),
+            failed: failed.map(|(key, (reason, message))| format!("{key}: {reason}: {message}")).collect(),
+            plan: left.id.0.clone(),
+            points: points.clone().unwrap_or_default(),
+        };
+        if told.rests || killer.at.is_some() || looks == LOOKS {
+            break told;
+        }
+    };
+    std::fs::write(world.join("told"), serde_json::to_vec(&told).unwrap()).unwrap();
+}
+
+/// The engine of a process in this folder, all of whose calls are points, and its store, where none is.
+async fn engine_of(world: &Path, killer: &Arc<Killer>, lease: Duration) -> (Engine, Arc<dyn Store>) {
     let data = world.join("data");
-    std::fs::write(world.join("pid"), std::process::id().to_string()).unwrap();
-    let store = open_store(&world, Mode::Reconcile).await;
-    let store: Arc<dyn Store> = Arc::new(FaultyStore::new(store, killer.clone()));
+    let inner = open_store(world, Mode::Reconcile).await;
+    let store: Arc<dyn Store> = Arc::new(FaultyStore::new(Arc::clone(&inner), killer.clone()));
     let vault = Vault::open(&data, None, &mut system_rng()).unwrap();
     let secrets =
         StoredSecrets::open(Arc::clone(&store), Arc::new(vault), Arc::new(SystemClock), system_rng()).await.unwrap();
@@ -200,45 +367,41 @@ async fn child() {
         data_dir: data,
         replica: Replica(format!("process {}", std::process::id())),
         person: "somebody".to_owned(),
-        lease: LEASE,
+        lease,
     };
-    let (watcher, folder) = (Arc::clone(&killer), world.clone());
+    let (watcher, folder) = (Arc::clone(killer), world.to_owned());
     let engine = Engine::new(settings, store, Arc::new(secrets), Arc::new(SystemClock), Arc::new(|_| {}))
         .with_managers(Arc::new(move |endpoint| {
             let (inner, killer, world) = (connect(endpoint)?, Arc::clone(&watcher), folder.clone());
             Ok(Arc::new(Watched { inner, killer, world }) as Arc<dyn ResourceManager>)
         }));
-    let in_force = engine.platform().await.unwrap();
-    let ask = Ask { trigger: Trigger::CommandLine, width: Width::Deep };
-    let tenant = std::fs::read_to_string(world.join("tenant")).unwrap();
-    let mut points = None;
-    let mut looks = 0;
-    let told = loop {
-        let report = engine.reconcile(&in_force, &tenant, ask).await.unwrap();
-        looks += 1;
-        points.get_or_insert_with(|| killer.points.lock().unwrap().clone());
-        let left = engine.preview(&in_force, &tenant, &PreviewSource::Head).await.unwrap().plan;
-        let failed = report.failed.into_iter();
-        let told = Told {
-            outcome: report.outcome,
-            rests: report.done == 0 && left.steps.is_empty() && left.settles.is_empty(),
-            failed: failed.map(|(key, (reason, message))| format!("{key}: {reason}: {message}")).collect(),
-            plan: left.id.0.clone(),
-            points: points.clone().unwrap_or_default(),
-        };
-        if told.rests || at.is_some() || looks == LOOKS {
-            break told;
-        }
-    };
-    std::fs::write(world.join("told"), serde_json::to_vec(&told).unwrap()).unwrap();
+    (engine, inner)
 }
 
 /// The state of the world in this folder.
 async fn open_store(world: &Path, mode: Mode) -> Arc<dyn Store> {
-    match std::fs::read_to_string(world.join(DATABASE)) {
-        Ok(url) => Arc::new(PostgresStore::open(&url, mode).await.unwrap()),
-        Err(_) => Arc::new(SqliteStore::open(world.join("data"), mode).await.unwrap()),
+    match database(world) {
+        Some(url) => Arc::new(PostgresStore::open(&url, mode).await.unwrap()),
+        None => Arc::new(SqliteStore::open(world.join("data"), mode).await.unwrap()),
     }
+}
+
+/// Works on the state of the world in this folder between two processes: it is closed afterwards, so that the folder can be
+/// copied.
+async fn with_store<T>(world: &Path, mode: Mode, work: impl AsyncFnOnce(&dyn Store) -> T) -> T {
+    match database(world) {
+        Some(url) => work(&PostgresStore::open(&url, mode).await.unwrap()).await,
+        None => {
+            let store = SqliteStore::open(world.join("data"), mode).await.unwrap();
+            let done = work(&store).await;
+            store.close().await;
+            done
+        }
+    }
+}
+
+fn database(world: &Path) -> Option<String> {
+    std::fs::read_to_string(world.join(DATABASE)).ok()
 }
 
 /// A platform, a tenant and their state in one folder. What is known of it has its path in it, so a copy of it is put back
@@ -253,8 +416,17 @@ struct World {
 /// How a child ended.
 #[derive(Debug)]
 enum Ended {
-    Killed,
+    Killed { at: String },
     Lived(Told),
+}
+
+/// What a child does until it rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// It looks.
+    Look,
+    /// It serves, until a look has ended so.
+    Serve { until: ExecutionOutcome },
 }
 
 fn at(seconds: i64) -> DateTime<Utc> {
@@ -269,7 +441,7 @@ impl World {
         let platform = Repository::make(&folder.join("platform.git"));
         let tenant = folder.join("tenant.git");
         let text = format!(
-            "apiVersion: plumb.dev/v1\nkind: Platform\nmetadata: {{name: crash}}\nspec: {{id: crash-platform}}\n---\n{providers}---\n\
+            "apiVersion: plumb.dev/v1\nkind: Platform\nmetadata: {{name: crash}}\nspec: {{id: crash-platform, pollInterval: 100ms}}\n---\n{providers}---\n\
              apiVersion: plumb.dev/v1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  repository: {{url: \
              \"{}\"}}\n  environments: [staging]\n  providers: {allowed}\n",
             tenant.display()
@@ -315,16 +487,23 @@ impl World {
         effects
     }
 
-    fn start(&self, point: Option<usize>) -> Ended {
+    fn start(&self, work: Work, point: Option<usize>) -> Ended {
         let told = self.folder.join("told");
         let _ = std::fs::remove_file(&told);
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "crashes::child", "--ignored", "--nocapture", "--test-threads=1"]);
+        let child = match work {
+            Work::Look => "crashes::child",
+            Work::Serve { until } => {
+                command.env(UNTIL, serde_json::to_string(&until).unwrap());
+                "crashes::serving::child"
+            }
+        };
+        command.args(["--exact", child, "--ignored", "--nocapture", "--test-threads=1"]);
         command.env(WORLD, &self.folder).env_remove(POINT).stdin(Stdio::null());
         command.envs(point.map(|point| (POINT, point.to_string())));
         let output = command.output().unwrap();
         match (was_killed(output.status), std::fs::read(told)) {
-            (true, _) => Ended::Killed,
+            (true, _) => Ended::Killed { at: std::fs::read_to_string(self.folder.join(KILLED)).unwrap() },
             (false, Ok(told)) => Ended::Lived(serde_json::from_slice(&told).unwrap()),
             (false, Err(_)) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
         }
@@ -332,9 +511,14 @@ impl World {
 
     /// A look that nobody kills.
     fn look(&self) -> Told {
-        match self.start(None) {
+        self.work(Work::Look)
+    }
+
+    /// What a process does that nobody kills.
+    fn work(&self, work: Work) -> Told {
+        match self.start(work, None) {
             Ended::Lived(told) => told,
-            Ended::Killed => panic!("nobody killed it"),
+            Ended::Killed { at } => panic!("nobody killed it, {at}"),
         }
     }
 
@@ -374,14 +558,29 @@ fn run_sql(file: &Path, sql: &'static str) {
 const LOOKS: usize = 5;
 
 /// Brings a world to rest whose process was killed, and says what is not as it should be.
-fn recover(world: &World, wanted: ExecutionOutcome) -> Vec<String> {
-    let told = world.look();
+fn recover(world: &World, work: Work, wanted: ExecutionOutcome) -> Vec<String> {
+    let told = world.work(work);
     let rests = told.rests && told.outcome == wanted;
     if rests { Vec::new() } else { vec![format!("it does not come to rest: {told:?}")] }
 }
 
 fn key(name: &str) -> ResourceKey {
     ResourceKey::new(TENANT, "staging", Kind::Database, name)
+}
+
+/// What is not as it should be where `act` has come to rest, and these things were to be done once.
+fn what_is_broken(act: Act, world: &World, effects: Vec<Effect>) -> Vec<String> {
+    let wanted = act.wanted();
+    let keys = wanted.keys().map(|name| key(name)).collect();
+    let mut broken = run_here(state_is_whole(world, &keys, &keys, &act.rest()));
+    broken.extend(run_here(files_are_whole(world, &wanted)));
+    broken.extend(nothing_is_done_twice(world, effects));
+    broken.extend(mirrors_are_clean(world));
+    let branches = world.tenant.branches("plumb");
+    if branches != act.branches() {
+        broken.push(format!("there are branches {branches:?}"));
+    }
+    broken
 }
 
 /// Visits every point of `act` whose number is `share` modulo `shares`; gives how many there were.
@@ -392,23 +591,14 @@ fn visit(act: Act, folder: &Path, share: usize, shares: usize, broken: &Mutex<Ve
     copy(&place, &base);
     let whole = world.look();
     let (points, effects) = (whole.points.len(), world.effects());
-    for point in (0..points).filter(|point| point % shares == share) {
+    for point in (0..points).filter(|point| point % shares == share && act.visits(&whole.points[*point])) {
         copy(&base, &place);
-        let mut wrong = match world.start(Some(point)) {
-            Ended::Killed => Vec::new(),
+        let mut wrong = match world.start(Work::Look, Some(point)) {
+            Ended::Killed { .. } => Vec::new(),
             Ended::Lived(told) => vec![format!("it was not killed: {told:?}")],
         };
-        wrong.extend(recover(&world, act.outcome()));
-        let wanted = act.wanted();
-        let keys = wanted.keys().map(|name| key(name)).collect();
-        wrong.extend(run_here(state_is_whole(&world, &keys, &keys, &act.rest())));
-        wrong.extend(run_here(files_are_whole(&world, &wanted)));
-        wrong.extend(nothing_is_done_twice(&world, effects.clone()));
-        wrong.extend(mirrors_are_clean(&world));
-        let branches = world.tenant.branches("plumb");
-        if branches != act.branches() {
-            wrong.push(format!("there are branches {branches:?}"));
-        }
+        wrong.extend(recover(&world, Work::Look, act.outcome()));
+        wrong.extend(what_is_broken(act, &world, effects.clone()));
         if !wrong.is_empty() {
             let place = &whole.points[point];
             let told = format!("{act:?}, point {point} ({place}):\n    {}", wrong.join("\n    "));

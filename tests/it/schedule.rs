@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use plumb::engine::schedule::Schedule;
-use plumb::engine::{Ask, Width, view};
+use plumb::engine::{Ask, LEASE, Width, view};
 use plumb::model::{
     Action, ConditionType, Event, EventKind, Execution, ExecutionOutcome, Place, ProposalStatus, Reason, ResourceKey,
     ResourceStatus, Trigger,
@@ -320,6 +320,52 @@ async fn to_forget_what_is_old_keeps_nobody_from_stopping() {
     // What was under way is undone by then, and nobody waits for it.
     let mut tx = world.store().begin(Scope::Platform).await.unwrap();
     assert_eq!(tx.prune_history(moment("2001-01-01T00:00:00Z")).await.unwrap(), 0);
+}
+
+/// A store that hears no sign of life, and writes down what was seen for as long as a lease lasts, once.
+struct Deaf {
+    lease: Duration,
+    is_slow: AtomicBool,
+}
+
+#[async_trait]
+impl Points for Deaf {
+    async fn before(&self, _: Call, what: &'static str) -> Fate {
+        if what == "put_statuses" && self.is_slow.swap(false, Ordering::SeqCst) {
+            tokio::time::sleep(self.lease).await;
+        }
+        if what == "renew" { Fate::Fail } else { Fate::Go }
+    }
+
+    async fn after(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_look_did_not_ask_since_its_lease_may_have_ended_is_asked_by_one_that_comes_by_itself() {
+    let mut world = World::with_files().await;
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    world.stop();
+    world.lease = Duration::from_millis(500);
+    let deaf = Arc::new(Deaf { lease: world.lease, is_slow: AtomicBool::new(true) });
+    world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, deaf.clone()))));
+    world.start().await;
+
+    let report = world.apply().await;
+    assert!(!report.plan.drift.is_empty() && world.proposal(ORDERS).await.is_none(), "{report:?}");
+    // Nobody else has claimed the tenant, and nobody scans before minutes have passed.
+    let place = world.store().place(&world.name).await.unwrap().unwrap();
+    let asked = place.asked.expect("another look is asked for");
+    assert_eq!(asked, Ask { trigger: Trigger::Retry, width: Width::Changed });
+    world.stop();
+    (world.lease, world.around_store) = (LEASE, None);
+    world.start().await;
+    world.scheduled().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
 }
 
 async fn until(what: &str, mut seen: impl AsyncFnMut() -> bool) {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use gix::objs::Write as _;
 use plumb::model::{ApprovalKind, ExecutionOutcome, Kind, SystemClock};
 use plumb::store::Mode;
 
 use super::whole::Rest;
-use super::{TENANT, World, key, open_store, run_here, run_sql};
+use super::{TENANT, World, key, run_here, run_sql, with_store};
 
 pub const FILES: &str = "apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {name: files}\nspec: {type: sqlite, url: \
                          \"sqlite:databases\", serves: [{kind: Database}]}\n";
@@ -18,8 +19,12 @@ pub const TOGETHER: &str = "plumb.dev/deletion: delete, plumb.dev/on-failure: ro
 pub enum Act {
     /// Three databases are made, one after another.
     Create,
+    /// The same of a repository with something so large in it that git brings all of it as one pack.
+    Clone,
     /// One is changed, one made anew since its page size changes, one removed.
     Change,
+    /// One is changed, where so much has come to the mirror that git makes one pack of it.
+    Pack,
     /// All are removed, and that is approved.
     Remove,
     /// One was changed by hand: people are asked.
@@ -36,9 +41,23 @@ pub enum Act {
     Retry,
 }
 
-pub const ACTS: [Act; 9] =
-    [Act::Create, Act::Change, Act::Remove, Act::Ask, Act::Accept, Act::Refuse, Act::Undo, Act::Mend, Act::Retry];
+pub const ACTS: [Act; 11] = [
+    Act::Create,
+    Act::Clone,
+    Act::Change,
+    Act::Pack,
+    Act::Remove,
+    Act::Ask,
+    Act::Accept,
+    Act::Refuse,
+    Act::Undo,
+    Act::Mend,
+    Act::Retry,
+];
 const BRANCH: &str = "plumb/drift/staging/database-a";
+
+/// How large a file is that is not copied from a repository on this machine as others are.
+const LARGE: usize = 4 * 1024 * 1024 + 1;
 
 impl Act {
     /// The world as it is before the look.
@@ -50,12 +69,22 @@ impl Act {
                 world.write(Kind::Database, "c", DELETE, "userVersion: 1, journalMode: wal");
                 world.commit("Add them");
             }
+            Act::Clone => {
+                world.files.insert("drawing.svg".to_owned(), "x".repeat(LARGE));
+                Act::Create.prepare(world);
+            }
             Act::Change => {
                 Act::Create.come_to_rest(world);
                 world.write(Kind::Database, "a", DELETE, "userVersion: 2");
                 world.write(Kind::Database, "b", DELETE, "userVersion: 1, pageSize: 8192");
                 world.remove("c");
                 world.commit("Change them");
+            }
+            Act::Pack => {
+                Act::Create.come_to_rest(world);
+                fill_mirrors(world);
+                world.write(Kind::Database, "a", DELETE, "userVersion: 2");
+                world.commit("Change one");
             }
             Act::Remove => {
                 Act::Create.come_to_rest(world);
@@ -101,12 +130,11 @@ impl Act {
             Act::Retry => {
                 Act::Undo.come_to_rest(world);
                 world.refuse(&[]);
-                run_here(async {
-                    let store = open_store(&world.folder, Mode::Append).await;
-                    let (tenant, clock, failed) = (TENANT, SystemClock, key("c"));
-                    let retried = plumb::engine::retry(&*store, &clock, tenant, Some(&failed), "ada").await.unwrap();
-                    assert_eq!(retried.keys, [failed]);
-                });
+                let failed = key("c");
+                let retried = run_here(with_store(&world.folder, Mode::Append, async |store| {
+                    plumb::engine::retry(store, &SystemClock, TENANT, Some(&failed), "ada").await.unwrap()
+                }));
+                assert_eq!(retried.keys, [failed]);
             }
         }
     }
@@ -117,11 +145,18 @@ impl Act {
         assert_eq!(told.outcome, self.outcome(), "{told:?}");
     }
 
+    /// Whether a point of it is visited: what another act comes by as well is not.
+    pub fn visits(self, point: &str) -> bool {
+        let is_own = || [" git.download", " git.hold", " git.pack"].iter().any(|call| point.contains(call));
+        !matches!(self, Act::Clone | Act::Pack) || is_own()
+    }
+
     /// The databases that are there in the end, with their version.
     pub fn wanted(self) -> BTreeMap<&'static str, i64> {
         match self {
-            Act::Create => [("a", 1), ("b", 1), ("c", 1)].into(),
+            Act::Create | Act::Clone => [("a", 1), ("b", 1), ("c", 1)].into(),
             Act::Change => [("a", 2), ("b", 1)].into(),
+            Act::Pack => [("a", 2), ("b", 1), ("c", 1)].into(),
             Act::Remove => [].into(),
             Act::Ask | Act::Accept => [("a", 7), ("b", 1), ("c", 1)].into(),
             Act::Refuse | Act::Undo => [("a", 1), ("b", 1), ("c", 1)].into(),
@@ -133,9 +168,15 @@ impl Act {
     pub fn outcome(self) -> ExecutionOutcome {
         match self {
             Act::Ask | Act::Undo => ExecutionOutcome::Blocked,
-            Act::Create | Act::Change | Act::Remove | Act::Accept | Act::Refuse | Act::Mend | Act::Retry => {
-                ExecutionOutcome::InSync
-            }
+            Act::Create
+            | Act::Clone
+            | Act::Change
+            | Act::Pack
+            | Act::Remove
+            | Act::Accept
+            | Act::Refuse
+            | Act::Mend
+            | Act::Retry => ExecutionOutcome::InSync,
         }
     }
 
@@ -143,7 +184,15 @@ impl Act {
         match self {
             Act::Ask => Rest::Asked,
             Act::Undo => Rest::Undone { failed: key("c") },
-            Act::Create | Act::Change | Act::Remove | Act::Accept | Act::Refuse | Act::Mend | Act::Retry => Rest::Ready,
+            Act::Create
+            | Act::Clone
+            | Act::Change
+            | Act::Pack
+            | Act::Remove
+            | Act::Accept
+            | Act::Refuse
+            | Act::Mend
+            | Act::Retry => Rest::Ready,
         }
     }
 
@@ -152,13 +201,37 @@ impl Act {
         match self {
             Act::Ask => vec![BRANCH.to_owned()],
             Act::Create
+            | Act::Clone
             | Act::Change
+            | Act::Pack
             | Act::Remove
             | Act::Accept
             | Act::Refuse
             | Act::Undo
             | Act::Mend
             | Act::Retry => Vec::new(),
+        }
+    }
+}
+
+/// Leaves so many loose objects in the mirrors that the next fetch has them packed: they are counted in one folder, as git
+/// counts them.
+fn fill_mirrors(world: &World) {
+    const COUNTED: u8 = 0x17;
+    const MANY: usize = 28;
+    let blob = gix::objs::Kind::Blob;
+    let is_counted = |text: &String| {
+        let id = gix::objs::compute_hash(gix::hash::Kind::Sha1, blob, text.as_bytes()).unwrap();
+        id.first_byte() == COUNTED
+    };
+    let texts: Vec<String> = (0..).map(|number: u32| number.to_string()).filter(is_counted).take(MANY).collect();
+    for entry in std::fs::read_dir(world.folder.join("data/mirrors")).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            let options = gix::open::Options::isolated().with(gix::sec::Trust::Full);
+            let mirror = gix::open_opts(entry.path(), options).unwrap();
+            for text in &texts {
+                mirror.objects.write_buf(blob, text.as_bytes()).unwrap();
+            }
         }
     }
 }

@@ -11,14 +11,17 @@ use plumb::store::postgres::PostgresStore;
 use sqlx::Row;
 
 use super::acts::{DELETE, TOGETHER};
+use super::serving::{is_at_peace, leave_work};
 use super::whole::{Rest, state_is_whole};
-use super::{DATABASE, Ended, World, recover};
+use super::{DATABASE, Ended, Work, World, recover};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::redis::{RedisOptions, RedisServer};
 
 /// Every so many points are visited where each takes a server, and every so many where each takes a look before it too.
 const EVERY: usize = 7;
 const EVERY_LATER: usize = 13;
+/// The same of processes that serve, which come by several times as many.
+const EVERY_SERVING: usize = 41;
 
 /// What is under way on the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +95,15 @@ impl Servers {
 
     /// Forgets what the dead had, which runs out by itself after seconds.
     async fn bury(&self, tenant: &str) {
+        self.give_locks_back();
+        let over = "UPDATE plumb.queue SET lease_until = claimed_at";
+        self.postgres.psql_in(&format!("state_{tenant}"), over).await;
+    }
+
+    fn give_locks_back(&self) {
         for lock in self.redis.cli(&["KEYS", "plumb:lock:*"]).lines().filter(|lock| !lock.is_empty()) {
             self.redis.cli(&["DEL", lock]);
         }
-        let over = "UPDATE plumb.queue SET lease_until = claimed_at";
-        self.postgres.psql_in(&format!("state_{tenant}"), over).await;
     }
 }
 
@@ -174,12 +181,12 @@ async fn visit(act: Act, servers: &Servers, broken: &mut Vec<String>) -> (usize,
     while point < points {
         let tenant = format!("{act:?}{point}").to_lowercase();
         let world = servers.world(act, &tenant).await;
-        match world.start(Some(point)) {
-            Ended::Killed => visited += 1,
+        match world.start(Work::Look, Some(point)) {
+            Ended::Killed { .. } => visited += 1,
             Ended::Lived(told) => points = told.points.len(),
         }
         servers.bury(&tenant).await;
-        let mut wrong = recover(&world, act.outcome());
+        let mut wrong = recover(&world, Work::Look, act.outcome());
         wrong.extend(act.broken(servers, &world, &tenant).await);
         if !wrong.is_empty() {
             broken.push(format!("{act:?}, point {point}:\n    {}", wrong.join("\n    ")));
@@ -187,6 +194,43 @@ async fn visit(act: Act, servers: &Servers, broken: &mut Vec<String>) -> (usize,
         point += act.every();
     }
     (visited, points)
+}
+
+/// Visits some points of processes that serve; gives at what they were killed. Leases and the lead of the dead are left to
+/// end by themselves.
+async fn visit_serving(act: Act, servers: &Servers, broken: &mut Vec<String>) -> Vec<String> {
+    let work = Work::Serve { until: act.outcome() };
+    let mut killed = Vec::new();
+    for point in (0..).step_by(EVERY_SERVING) {
+        let tenant = format!("{act:?}serving{point}").to_lowercase();
+        let world = servers.world(act, &tenant).await;
+        leave_work(&world, &[]).await;
+        let (at, mut wrong) = match world.start(work, Some(point)) {
+            Ended::Killed { at } => {
+                servers.give_locks_back();
+                killed.push(at.clone());
+                (at, recover(&world, work, act.outcome()))
+            }
+            Ended::Lived(told) if told.rests => break,
+            Ended::Lived(told) => ("not killed".to_owned(), vec![format!("it does not rest: {told:?}")]),
+        };
+        wrong.extend(act.broken(servers, &world, &tenant).await);
+        wrong.extend(is_at_peace(&world, 2).await);
+        if !wrong.is_empty() {
+            broken.push(format!("{act:?} serving, point {point} ({at}):\n    {}", wrong.join("\n    ")));
+        }
+    }
+    killed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_serving_process_that_is_killed_at_work_on_servers_leaves_what_the_next_one_brings_to_rest() {
+    let servers = Servers::start();
+    let (started, mut broken) = (Instant::now(), Vec::new());
+    let killed = visit_serving(Act::Make, &servers, &mut broken).await;
+    println!("serving, on PostgreSQL and Redis: {} points, {:?}: {killed:?}", killed.len(), started.elapsed());
+    assert!(killed.len() > 5, "{killed:?}");
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

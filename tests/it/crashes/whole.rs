@@ -218,20 +218,22 @@ pub async fn files_are_whole(world: &World, wanted: &BTreeMap<&str, i64>) -> Vec
     broken
 }
 
-/// Leftovers of git in the mirrors.
+/// Leftovers of git in the mirrors: locks, but for those beside them, marks of packs that nobody receives, and what is half
+/// written or half made.
 pub fn mirrors_are_clean(world: &World) -> Vec<String> {
-    let mut folders = vec![world.folder.join("data/mirrors")];
+    let mirrors = world.folder.join("data/mirrors");
+    let mut folders = vec![mirrors.clone()];
     let mut broken = Vec::new();
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path
-                .extension()
-                .is_some_and(|end| end == "lock" && path.parent().is_some_and(|p| !p.ends_with("mirrors")))
-            {
+        for entry in std::fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
+            let is_lock = name.ends_with(".lock") && folder != mirrors;
+            let is_unfinished = [".keep", ".new"].iter().any(|end| name.ends_with(end))
+                || ["tmp", ".tmp"].iter().any(|start| name.starts_with(start));
+            if is_lock || is_unfinished {
                 broken.push(format!("{} was left", path.display()));
+            } else if path.is_dir() {
+                folders.push(path);
             }
         }
     }

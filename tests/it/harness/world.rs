@@ -45,6 +45,8 @@ pub struct World {
     pub connect: Option<Connect>,
     /// How many tenants are looked at at once, and how long each does steps while others wait, where it is not the usual.
     pub places: Option<(usize, Duration)>,
+    /// How long it keeps a tenant without a sign of life.
+    pub lease: Duration,
     /// The PostgreSQL database that the state is in, where it is not in a file.
     pub database: Option<String>,
     /// What is put around the store, where something is.
@@ -131,6 +133,7 @@ impl World {
             clock: Arc::new(SystemClock),
             connect: None,
             places: None,
+            lease: LEASE,
             database: None,
             around_store: None,
             running: None,
@@ -229,7 +232,7 @@ impl World {
             data_dir: self.data(),
             replica: Replica("test".to_owned()),
             person: "tester".to_owned(),
-            lease: LEASE,
+            lease: self.lease,
         };
         let (events, hook) = (Arc::clone(&self.events), Arc::clone(&self.hook));
         let listener = Arc::new(move |event: &Event| {

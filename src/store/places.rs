@@ -30,7 +30,7 @@ const HORIZON: TimeDelta = TimeDelta::hours(1);
 /// How long a tenant waits, give or take a half, whose look was abandoned twice in a row, doubling with each more; and the
 /// longest. A look that ends its process ends all others there, and the next process with it.
 const AFTER_DEATHS: TimeDelta = TimeDelta::seconds(10);
-const AFTER_MANY_DEATHS: TimeDelta = TimeDelta::minutes(5);
+pub(super) const AFTER_MANY_DEATHS: TimeDelta = TimeDelta::minutes(5);
 
 /// How many looks at a tenant were abandoned in a row.
 const ABANDONED: &str = "COALESCE((SELECT looks FROM abandoned WHERE abandoned.tenant = queue.tenant), 0) AS abandoned";
@@ -204,9 +204,6 @@ fn wait_after_deaths(tenant: &str, deaths: i64) -> TimeDelta {
     let digest = Sha256::digest(format!("{tenant} {deaths}"));
     whole / 2 + whole * i32::from(digest[0]) / i32::from(u8::MAX)
 }
-
-/// The longest wait after deaths.
-pub(super) const LONGEST_AFTER_DEATHS: TimeDelta = TimeDelta::seconds(AFTER_MANY_DEATHS.num_seconds() * 3 / 2);
 
 /// Remembers how many looks in a row were abandoned.
 async fn count_abandoned(connection: &mut Connection, found: &Free) -> Result<(), StoreError> {

@@ -473,7 +473,7 @@ async fn free_all(connection: &mut SqliteConnection, now: DateTime<Utc>) -> Resu
     for (sql, latest) in [
         ("UPDATE queue SET lease_until = MIN(lease_until, $1) WHERE holder IS NOT NULL".to_owned(), now),
         (format!("{wait} NOT IN {suspects}"), now),
-        (format!("{wait} IN {suspects}"), now + places::LONGEST_AFTER_DEATHS),
+        (format!("{wait} IN {suspects}"), now + places::AFTER_MANY_DEATHS * 3 / 2),
     ] {
         sqlx::query(AssertSqlSafe(sql)).bind(time(latest)).execute(&mut *connection).await?;
     }

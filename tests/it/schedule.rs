@@ -260,10 +260,10 @@ impl Points for Queue {
 }
 
 /// Hears nothing of what comes into the queue.
-struct Deaf;
+struct Unwoken;
 
 #[async_trait]
-impl Points for Deaf {
+impl Points for Unwoken {
     async fn before(&self, _: Call, _: &'static str) -> Fate {
         Fate::Go
     }
@@ -466,7 +466,7 @@ async fn what_is_damaged_of_one_tenant_keeps_neither_others_nor_scans_waiting() 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_is_woken_for_is_found_by_looking_into_the_queue() {
     let mut world = suspended_world().await;
-    world.around_store = Some(Box::new(|store| Arc::new(FaultyStore::new(store, Arc::new(Deaf)))));
+    world.around_store = Some(Box::new(|store| Arc::new(FaultyStore::new(store, Arc::new(Unwoken)))));
     world.start().await;
     let running = Running::start(&world).await;
     let before = looks(&world).await.len();

@@ -7,6 +7,7 @@ mod stopped;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,6 +16,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use notify::event::{ModifyKind, RenameMode};
 use notify::{RecursiveMode, Watcher as _};
+use plumb::engine::schedule::Schedule;
 use plumb::engine::{Engine, NoPasswords, Settings};
 use plumb::model::{
     Action, ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Place, Reason, Replica as ReplicaId,
@@ -22,12 +24,13 @@ use plumb::model::{
 };
 use plumb::store::postgres::PostgresStore;
 use plumb::store::{HistoryFilter, Mode, Queue, Scope, Store};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::harness::desk::Desk;
 use crate::harness::git::GitRepo;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::replica::Replica;
+use crate::harness::running::Running;
 use crate::harness::world::{World, held};
 use crate::simulation::faulty::{Call, Fate, FaultyStore, Points};
 
@@ -386,6 +389,97 @@ async fn three_replicas_make_everything_once_though_one_is_killed_and_one_is_pau
     );
 }
 
+/// The URL of a new database.
+async fn database(name: &str) -> String {
+    let server = PostgresServer::shared();
+    let (login, password) = server.login();
+    server.psql(&format!("CREATE DATABASE {name} OWNER {login}")).await;
+    format!("postgres://{login}:{password}@127.0.0.1:{}/{name}", server.port())
+}
+
+/// A replica beside the one of `world`, on the same database.
+async fn beside(world: &World, data: &Path, points: Arc<dyn Points>) -> Engine {
+    let settings = Settings {
+        platform: world.platform.url(),
+        platform_branch: None,
+        platform_token: None,
+        data_dir: data.to_owned(),
+        replica: ReplicaId("beside".to_owned()),
+        person: "somebody".to_owned(),
+        lease: LEASE,
+    };
+    let store = PostgresStore::open(world.database.as_ref().unwrap(), Mode::Reconcile).await.unwrap();
+    let store: Arc<dyn Store> = Arc::new(FaultyStore::new(Arc::new(store), points));
+    Engine::new(settings, store, Arc::new(NoPasswords), Arc::new(SystemClock), Arc::new(|_| {}))
+}
+
+/// Counts how often a replica has tried to lead, and has done what one does for all.
+#[derive(Default)]
+struct ForAll {
+    tries: AtomicUsize,
+    places: AtomicUsize,
+    forgets: AtomicUsize,
+}
+
+impl ForAll {
+    fn done(&self) -> (usize, usize) {
+        (self.places.load(Ordering::SeqCst), self.forgets.load(Ordering::SeqCst))
+    }
+
+    /// Waits until `seen` is content.
+    async fn until(&self, what: &str, seen: impl Fn(&Self) -> bool) {
+        let start = Instant::now();
+        while !seen(self) {
+            assert!(start.elapsed() < PATIENCE, "{what} does not come");
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Points for ForAll {
+    async fn before(&self, _: Call, what: &'static str) -> Fate {
+        match what {
+            "keep_only" => drop(self.places.fetch_add(1, Ordering::SeqCst)),
+            "prune_history" => drop(self.forgets.fetch_add(1, Ordering::SeqCst)),
+            _ => {}
+        }
+        Fate::Go
+    }
+
+    async fn after(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+
+    fn leads(&self) -> Option<bool> {
+        self.tries.fetch_add(1, Ordering::SeqCst);
+        None
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_does_for_all_is_done_by_one_until_it_is_gone_and_then_by_another() {
+    let mut world = World::with_files().await;
+    world.database = Some(database("singletons").await);
+    let (first, second) = (Arc::new(ForAll::default()), Arc::new(ForAll::default()));
+    let counted = Arc::clone(&first);
+    world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, counted.clone()))));
+    world.restart().await;
+    let leading = Running::start(&world).await;
+    first.until("forgetting", |first| first.done().1 > 0).await;
+    let data = tempfile::tempdir().unwrap();
+    let waiting = Arc::new(beside(&world, data.path(), second.clone()).await);
+    let (schedule, _looks, _ready) = Schedule::new(waiting);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let waiting = tokio::spawn(schedule.run(async move { stopped.await.unwrap() }));
+    second.until("a second try to lead", |second| second.tries.load(Ordering::SeqCst) > 1).await;
+    assert_eq!(second.done(), (0, 0), "there is one that leads");
+    leading.stop().await;
+    second.until("another that leads", |second| second.done().0 > 0 && second.done().1 > 0).await;
+    stop.send(()).unwrap();
+    waiting.await.unwrap();
+}
+
 /// What happens before the first transaction that writes.
 struct BeforeWriting(Mutex<Option<BoxFuture<'static, ()>>>);
 
@@ -408,12 +502,8 @@ impl Points for BeforeWriting {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_revision_of_the_platform_never_replaces_a_newer_one() {
     const ORDERS: &str = "checkout/staging/Database/orders";
-    let server = PostgresServer::shared();
-    let (login, password) = server.login();
-    server.psql(&format!("CREATE DATABASE revisions OWNER {login}")).await;
-    let url = format!("postgres://{login}:{password}@127.0.0.1:{}/revisions", server.port());
     let mut world = World::with_files().await;
-    world.database = Some(url.clone());
+    world.database = Some(database("revisions").await);
     world.restart().await;
     world.write_database("staging", "orders", "userVersion: 1");
     world.tenant.commit("Add orders");
@@ -445,19 +535,7 @@ async fn an_older_revision_of_the_platform_never_replaces_a_newer_one() {
         .boxed()
     };
     let data = tempfile::tempdir().unwrap();
-    let settings = Settings {
-        platform: world.platform.url(),
-        platform_branch: None,
-        platform_token: None,
-        data_dir: data.path().to_owned(),
-        replica: ReplicaId("late".to_owned()),
-        person: "late".to_owned(),
-        lease: LEASE,
-    };
-    let store = PostgresStore::open(&url, Mode::Reconcile).await.unwrap();
-    let points = Arc::new(BeforeWriting(Mutex::new(Some(meanwhile))));
-    let store: Arc<dyn Store> = Arc::new(FaultyStore::new(Arc::new(store), points));
-    let late = Engine::new(settings, store, Arc::new(NoPasswords), Arc::new(SystemClock), Arc::new(|_| {}));
+    let late = beside(&world, data.path(), Arc::new(BeforeWriting(Mutex::new(Some(meanwhile))))).await;
     let read = late.platform().await.unwrap();
     let newer = world.platform.head();
     assert_ne!(older, newer);

@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use crate::managers::{Cx, Found, ManagerError};
 use crate::model::{
-    Depth, DesiredState, FieldPath, Inventory, Observation, Observations, Ownership, Platform, ProviderIdentity,
+    Depth, DesiredState, FieldPath, Inventory, Kind, Observation, Observations, Ownership, Platform, ProviderIdentity,
     Reason, ResourceKey, Stray, Target, TenantSpec, Unknown,
 };
 use crate::plan::object_name;
@@ -186,25 +186,50 @@ impl Doubts<'_> {
     /// that name (R10), and any provider of a tenant of which nothing else tells what was where.
     fn about(&self, key: &ResourceKey) -> Option<String> {
         let is_alike = |(of, stray): &(&ResourceKey, &Stray)| {
-            (of.kind, &of.name) == (key.kind, &key.name) && self.silent.contains(&stray.provider)
+            let may_have_it = self.tenant.providers.contains(&stray.provider) || !self.knows(&stray.provider);
+            (of.kind, &of.name) == (key.kind, &key.name) && may_have_it && self.is_unheard(of, stray)
         };
         if self.memory.inventory.get(key).is_none()
             && let Some((of, Stray { provider, object_name, .. })) = self.memory.strays.iter().find(is_alike)
         {
             return Some(format!(
-                "it is not there, and {provider}, which does not answer, had {object_name} with the mark of {of} when it was \
-                 heard last. It goes on once {provider} answers, or is no longer the tenant's"
+                "it is not there, and {provider}, which is not heard now, had {object_name} with the mark of {of} when it was \
+                 heard last. It goes on once {provider} is heard, or is no longer the tenant's"
             ));
         }
-        let serves = |provider: &&String| {
-            let spec = self.platform.providers.get(*provider).filter(|_| self.silent.contains(*provider));
-            spec.is_some_and(|spec| spec.provider_type.supports(key.kind).is_some())
-        };
-        let provider = self.tenant.providers.iter().filter(|_| self.memory.is_new()).find(serves)?;
+        let providers = self.tenant.providers.iter().filter(|_| self.memory.is_new());
+        let provider = providers.into_iter().find(|provider| self.is_silent_on(provider, key.kind))?;
         Some(format!(
-            "it is not there, and {provider}, which does not answer, may have it: no look has heard all providers of the \
-             tenant yet. It goes on once {provider} answers, or is no longer the tenant's"
+            "it is not there, and {provider}, which is not heard now, may have it: no look has heard all providers of the \
+             tenant and read all of its files yet. It goes on once {provider} is heard, or is no longer the tenant's"
         ))
+    }
+
+    fn knows(&self, provider: &str) -> bool {
+        self.platform.providers.contains_key(provider)
+    }
+
+    fn is_silent_on(&self, provider: &str, kind: Kind) -> bool {
+        is_silent_on(self.platform, self.silent, provider, kind)
+    }
+
+    fn is_unheard(&self, key: &ResourceKey, stray: &Stray) -> bool {
+        is_unheard(self.platform, self.silent, key, stray)
+    }
+}
+
+/// Whether a provider that serves `kind` did not answer.
+fn is_silent_on(platform: &Platform, silent: &BTreeSet<String>, provider: &str, kind: Kind) -> bool {
+    let spec = platform.providers.get(provider).filter(|_| silent.contains(provider));
+    spec.is_some_and(|spec| spec.provider_type.supports(kind).is_some())
+}
+
+/// Whether nobody could ask for a stray where it was seen last. A provider that is not described any more may have another
+/// name now (R10): then any that did not answer may have it.
+pub(super) fn is_unheard(platform: &Platform, silent: &BTreeSet<String>, key: &ResourceKey, stray: &Stray) -> bool {
+    match platform.providers.contains_key(&stray.provider) {
+        true => silent.contains(&stray.provider),
+        false => silent.iter().any(|provider| is_silent_on(platform, silent, provider, key.kind)),
     }
 }
 

@@ -14,6 +14,7 @@ use super::Engine;
 use super::apply::Applied;
 use super::attempts::{self, Attempts};
 use super::memory::Changes;
+use super::observe::is_unheard;
 use super::propose::Troubles;
 use super::status::{self, Verdict};
 
@@ -363,7 +364,7 @@ async fn record_strays(pass: &Pass<'_>, tx: &mut dyn Tx) -> Result<(), StoreErro
     let read_whole = desired.unreadable.is_empty();
     strays.retain(|key, _| wanted(key) || read_whole || known.contains_key(key));
     for (key, stray) in known {
-        if pass.silent.contains(&stray.provider) {
+        if is_unheard(pass.platform, pass.silent, &key, &stray) {
             strays.entry(key).or_insert(stray);
         }
     }

@@ -244,8 +244,8 @@ pub struct TenantState {
     pub branch: String,
     pub path: String,
     /// The head of the pass that was recorded last, full or narrowed, whatever became of its steps; approvals are
-    /// looked for in the commits after it. `None` also after passes of a new tenant that have not heard all its providers: it
-    /// may have data that nobody has seen.
+    /// looked for in the commits after it. `None` also after passes of a new tenant that have not heard all its providers,
+    /// or not read all of its files: it may have data that nobody has seen.
     pub applied: Option<ObjectHex>,
     /// The head that was looked at last.
     pub head: Option<ObjectHex>,

@@ -439,3 +439,27 @@ async fn r4_an_orphan_is_not_made_again_once_its_server_falls_silent() {
     let key = "checkout/production/Database/orders";
     is_not_made_on_the_other(&[remove_orders], in_production, key, Reason::PossibleRename).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_what_stands_elsewhere_is_not_made_again_though_its_silent_provider_has_another_name() {
+    let mut world = World::new(&format!("{FILES}---{}", other()), "[files, other]").await;
+    world.write_database("staging", "orders", "provider: files\nuserVersion: 1");
+    world.write_database("staging", "else", "provider: other\nuserVersion: 2");
+    world.tenant.commit("Add two");
+    world.in_sync().await;
+    want_orders_on_the_other(&world);
+    world.tenant.commit("Want it on the other");
+    world.lose_state().await;
+    assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::MoveRefused));
+    silence(&world);
+    world.platform.write("providers.yaml", format!("{}---{}", FILES.replace("name: files", "name: former"), other()));
+    world.write_tenant("providers: [former, other]");
+    world.platform.commit("Call it otherwise");
+    for look in 0..2 {
+        let report = world.apply().await;
+        assert_eq!(unseen(&report.plan, ORDERS), Some(Reason::NotObserved), "look {look}: {:#?}", report.plan);
+        assert!(!world.data().join("elsewhere/checkout_staging_orders.db").exists());
+    }
+    answer_again(&world);
+    assert_eq!(held(&world.apply().await.plan, ORDERS), Some(Reason::MoveRefused));
+}

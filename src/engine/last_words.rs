@@ -3,7 +3,7 @@
 //! Only one tree is looked at, that of the head. Whoever first says to keep an object and then removes its document, and
 //! pushes both at once, has said it all the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::model::{Annotations, Deletion, DesiredState, EventKind, Inventory, ObjectHex, Reason, Record, ResourceKey};
 use crate::source::{CommitInfo, MAX_COMMITS, Mirror, SourceError};
@@ -115,6 +115,7 @@ impl Engine {
             return Ok(None);
         }
         let (mut said, mut heard) = (Said::new(), 0);
+        let mut lineage = Lineage { mirror: &source.mirror, known: HashMap::new() };
         for CommitInfo { id, .. } in commits {
             let by_it = said_by(&self.validator, owner, &source.mirror, id)?;
             heard += usize::from(by_it.is_some());
@@ -122,10 +123,27 @@ impl Engine {
                 return Ok(None);
             }
             for (key, annotations) in by_it.into_iter().flatten().filter(|(key, _)| is_gone(key)) {
-                add(said.entry(key).or_default(), id, annotations, &source.mirror)?;
+                add(said.entry(key).or_default(), id, annotations, &mut lineage)?;
             }
         }
         Ok(Some(said))
+    }
+}
+
+/// Which commits lie behind which. The same is asked for every key of a commit, and takes a walk.
+struct Lineage<'m, 'a> {
+    mirror: &'m Mirror,
+    known: HashMap<(&'a ObjectHex, &'a ObjectHex), bool>,
+}
+
+impl<'a> Lineage<'_, 'a> {
+    fn contains(&mut self, ancestor: &'a ObjectHex, head: &'a ObjectHex) -> Result<bool, SourceError> {
+        if let Some(known) = self.known.get(&(ancestor, head)) {
+            return Ok(*known);
+        }
+        let contains = self.mirror.contains(ancestor, head)?;
+        self.known.insert((ancestor, head), contains);
+        Ok(contains)
     }
 }
 
@@ -134,15 +152,15 @@ fn add<'a>(
     said: &mut Vec<(&'a ObjectHex, Annotations)>,
     commit: &'a ObjectHex,
     annotations: Annotations,
-    mirror: &Mirror,
+    lineage: &mut Lineage<'_, 'a>,
 ) -> Result<(), SourceError> {
     for (later, _) in said.iter() {
-        if mirror.contains(commit, later)? {
+        if lineage.contains(commit, later)? {
             return Ok(());
         }
     }
     for (earlier, annotations) in std::mem::take(said) {
-        if !mirror.contains(earlier, commit)? {
+        if !lineage.contains(earlier, commit)? {
             said.push((earlier, annotations));
         }
     }

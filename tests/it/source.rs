@@ -648,6 +648,8 @@ mod trees {
         assert!(!pair.tree(".").plain, "what is ignored may be edited");
         pair.repo.write(".plumbignore", "team/\n");
         assert_eq!(edits("."), None, "what is ignored was edited");
+        pair.repo.write(".plumbignore", "team/b.yaml\n");
+        assert_eq!(edits("team"), None, "what is ignored above the folder was edited");
     }
 }
 

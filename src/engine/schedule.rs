@@ -212,7 +212,9 @@ impl Schedule {
                 }
                 Some(wish) = self.requests.recv() => {
                     self.wishes.push_back(wish);
-                    self.ask_for_wishes().await;
+                    if Instant::now() >= self.wishes_at {
+                        self.ask_for_wishes().await;
+                    }
                     platform_at = Instant::now();
                 }
                 Some(done) = tasks.join_next() => match done {
@@ -232,7 +234,12 @@ impl Schedule {
             self.wishes.push_back(wish);
         }
         // Whoever leads next looks at what was asked for last.
-        let _ = tokio::time::timeout(LEAD_PATIENCE, self.ask_for_wishes()).await;
+        let asking = async {
+            for _ in 0..self.wishes.len() {
+                self.ask_for_wishes().await;
+            }
+        };
+        let _ = tokio::time::timeout(LEAD_PATIENCE, asking).await;
         // Others may lead while the last looks end here.
         self.lead = None;
         if let Some(pruning) = self.pruning.take() {
@@ -401,18 +408,15 @@ impl Schedule {
     }
 
     /// Asks for the looks that somebody wishes for, once it is on record who does. What the store does not take is tried
-    /// again; it keeps nobody else waiting, since the damage may be one tenant's alone.
+    /// again, behind the others: the damage may be one tenant's alone. Nobody waits for a second one that is not taken.
     async fn ask_for_wishes(&mut self) {
-        let mut left = VecDeque::new();
-        for mut wish in std::mem::take(&mut self.wishes) {
+        while let Some(mut wish) = self.wishes.pop_front() {
             if !self.ask_for(&mut wish).await {
-                left.push_back(wish);
+                self.wishes.push_back(wish);
+                self.wishes_at = Instant::now() + ASK_AGAIN;
+                return;
             }
         }
-        if !left.is_empty() {
-            self.wishes_at = Instant::now() + ASK_AGAIN;
-        }
-        self.wishes = left;
     }
 
     /// Asks for a look that somebody wishes for; says whether that worked.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::model::platform::Span;
 use crate::model::{Clock, SystemClock};
 use crate::store::audit::{
-    ALL_CUT, AuditAction, AuditEntry, AuditFilter, AuditHead, ChainBreak, ChainWalk, chain_name,
+    ALL_CUT, AuditAction, AuditEntry, AuditFilter, AuditHead, ChainBreak, ChainWalk, PLATFORM_CHAIN, chain_name,
 };
 use crate::store::{Scope, Store, Tx};
 
@@ -63,8 +63,9 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         return Ok(0);
     }
     if args.verify {
+        let is_whole_log = scope == Scope::Platform;
         let mut tx = store.read(scope).await?;
-        return verify(tx.as_mut(), common).await;
+        return verify(tx.as_mut(), is_whole_log, common).await;
     }
     let mut newest = Newest::of(args.limit);
     while let Some(page) = rows.next_alone(store.as_ref(), &scope).await? {
@@ -105,11 +106,10 @@ impl Newest {
     }
 }
 
-async fn verify(tx: &mut dyn Tx, common: &Common) -> anyhow::Result<u8> {
+async fn verify(tx: &mut dyn Tx, is_whole_log: bool, common: &Common) -> anyhow::Result<u8> {
     let mut verdict = Verdict::default();
     let mut heads: Vec<AuditHead> = tx.audit_heads().await?;
-    let cut: i64 = heads.iter().map(AuditHead::cut).sum();
-    let mut last_cut: Option<AuditEntry> = None;
+    let mut cuts = Cuts::of(&heads);
     heads.reverse();
     let mut rows = Pages { filter: AuditFilter { since: None, after: None, limit: PAGE } };
     let mut walk: Option<ChainWalk> = None;
@@ -118,9 +118,7 @@ async fn verify(tx: &mut dyn Tx, common: &Common) -> anyhow::Result<u8> {
     let mut is_broken = false;
     while let Some(page) = rows.next(tx).await? {
         for entry in &page {
-            if tells_of_cut(entry) {
-                last_cut = Some(entry.clone());
-            }
+            cuts.step(entry);
             if current.as_ref() != Some(&entry.tenant) {
                 verdict.end(walk.take().filter(|_| !is_broken));
                 while let Some(empty) = heads.pop_if(|head| head.tenant < entry.tenant) {
@@ -149,12 +147,8 @@ async fn verify(tx: &mut dyn Tx, common: &Common) -> anyhow::Result<u8> {
     for empty in heads.into_iter().rev() {
         verdict.end(Some(ChainWalk::from(empty)));
     }
-    // Those that were written before it was told say nothing.
-    if let Some(AuditEntry { tenant, id, details, .. }) = last_cut
-        && details.get(ALL_CUT).is_some_and(|told| told.as_i64() != Some(cut))
-    {
-        let why = "tells of fewer rows, or more, that were cut off the beginnings of all chains than are missing there";
-        verdict.broken.push(ChainBreak { tenant, id, why });
+    if is_whole_log {
+        verdict.broken.extend(cuts.end());
     }
     match common.output {
         Format::Json => output::print(&serde_json::to_string(&verdict)?)?,
@@ -163,9 +157,61 @@ async fn verify(tx: &mut dyn Tx, common: &Common) -> anyhow::Result<u8> {
     Ok(u8::from(!verdict.broken.is_empty()))
 }
 
-/// Whether it says that rows of the audit log were cut off.
-fn tells_of_cut(entry: &AuditEntry) -> bool {
-    entry.action == AuditAction::Pruned && entry.details.get("what").is_some_and(|what| what == "audit log")
+/// What the platform's chain tells of rows that were cut off the beginnings of chains, beside what is missing there. Each
+/// cut is told with it, in a row that is newer than what it cuts off.
+struct Cuts {
+    /// How many are missing, by chain.
+    heads: Vec<AuditHead>,
+    /// How many had been cut off by the last row that tells; `None` as long as that cannot be known.
+    told: Option<i64>,
+    /// The last row that tells.
+    last: Option<i64>,
+    broken: Option<ChainBreak>,
+}
+
+impl Cuts {
+    fn of(heads: &[AuditHead]) -> Self {
+        let is_whole = |head: &AuditHead| head.tenant == PLATFORM_CHAIN && head.cut() > 0;
+        let told = (!heads.iter().any(is_whole)).then_some(0);
+        Self { heads: heads.to_vec(), told, last: None, broken: None }
+    }
+
+    fn step(&mut self, entry: &AuditEntry) {
+        let AuditEntry { id, action, details, .. } = entry;
+        if *action != AuditAction::Pruned || details.get("what").is_none_or(|what| what != "audit log") {
+            return;
+        }
+        let number = |name: &str| details.get(name).and_then(serde_json::Value::as_i64);
+        let rows = number("rows").unwrap_or_default();
+        let sum = self.told.map(|told| told + rows);
+        // Rows that were written by an older version do not say how many have been in all.
+        self.told = number(ALL_CUT).or(sum);
+        self.last = Some(*id);
+        if self.broken.is_none() && sum.is_some_and(|sum| self.told != Some(sum)) {
+            self.broken = Some(Self::unlike(*id));
+        }
+    }
+
+    /// What does not fit, if anything.
+    fn end(self) -> Option<ChainBreak> {
+        let cut: i64 = self.heads.iter().map(AuditHead::cut).sum();
+        match (self.broken, self.last) {
+            (Some(broken), _) => Some(broken),
+            (None, Some(id)) if self.told.is_some_and(|told| told != cut) => Some(Self::unlike(id)),
+            (None, None) if cut > 0 => {
+                let head = self.heads.into_iter().find(|head| head.cut() > 0)?;
+                let why = "is missing, at the beginning, and nothing tells that it was forgotten";
+                Some(ChainBreak { tenant: head.tenant, id: head.first_id - 1, why })
+            }
+            (None, _) => None,
+        }
+    }
+
+    fn unlike(id: i64) -> ChainBreak {
+        let why =
+            "tells of another number of rows that were cut off the beginnings of all chains than are missing there";
+        ChainBreak { tenant: PLATFORM_CHAIN.to_owned(), id, why }
+    }
 }
 
 impl Verdict {
@@ -251,5 +297,53 @@ fn moment(text: &str, now: DateTime<Utc>) -> anyhow::Result<DateTime<Utc>> {
     match ago.and_then(|ago| now.checked_sub_signed(ago)) {
         Some(at) => Ok(at),
         None => bail!("--since {text:?} is neither a time such as 2026-11-01T00:00:00Z nor a span such as 7d"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::audit::{AuditDetails, NewAudit, ORIGIN};
+    use serde_json::json;
+
+    fn head(tenant: &str, cut: i64) -> AuditHead {
+        let (first_previous, last_hash) = (ORIGIN.to_owned(), ORIGIN.to_owned());
+        AuditHead { tenant: tenant.to_owned(), first_id: cut + 1, first_previous, last_id: 100, last_hash }
+    }
+
+    /// A row that tells of so many rows that were cut off, and of how many had been in all by then.
+    fn told(id: i64, rows: i64, all: Option<i64>) -> AuditEntry {
+        let mut details =
+            AuditDetails::from([("what".to_owned(), json!("audit log")), ("rows".to_owned(), json!(rows))]);
+        details.extend(all.map(|all| (ALL_CUT.to_owned(), json!(all))));
+        let (actor, action) = ("plumb".to_owned(), AuditAction::Pruned);
+        let new = NewAudit { at: DateTime::UNIX_EPOCH, actor, action, key: None, details };
+        AuditEntry::after(PLATFORM_CHAIN, id, ORIGIN, &new)
+    }
+
+    /// The chain and row that do not fit where chains lack so many rows, of the platform and of a tenant.
+    fn broken(platform: i64, tenant: i64, rows: &[AuditEntry]) -> Option<(String, i64)> {
+        let mut cuts = Cuts::of(&[head(PLATFORM_CHAIN, platform), head("checkout", tenant)]);
+        rows.iter().for_each(|row| cuts.step(row));
+        cuts.end().map(|broken| (broken.tenant, broken.id))
+    }
+
+    #[test]
+    fn what_was_cut_off_beside_retention_shows_for_good() {
+        let at = |tenant: &str, id| Some((tenant.to_owned(), id));
+        let retention = [told(7, 3, Some(3)), told(9, 2, Some(5))];
+        assert_eq!(broken(0, 5, &retention), None);
+        assert_eq!(broken(0, 6, &retention), at("", 9), "one more is missing");
+        assert_eq!(
+            broken(0, 55, &[retention[0].clone(), told(9, 2, Some(55))]),
+            at("", 9),
+            "and was before the last cut"
+        );
+        assert_eq!(broken(0, 50, &[]), at("checkout", 50), "nothing was ever forgotten");
+        assert_eq!(broken(4, 1, &retention), None, "of the platform too, with what told of earlier cuts");
+        // A version that did not say how many had been in all.
+        assert_eq!(broken(0, 9, &[told(7, 3, None), told(9, 6, Some(9))]), None);
+        assert_eq!(broken(0, 9, &[told(7, 3, None), told(9, 5, Some(9))]), at("", 9));
+        assert_eq!(broken(2, 9, &[told(7, 3, None)]), None, "what it cannot say is not held against it");
     }
 }

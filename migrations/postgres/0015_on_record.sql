@@ -1,6 +1,6 @@
--- What is on record is added to. The service forgets what is old, and changes nothing: as retention works, for the platform
--- alone, and of the audit log what its chain begins behind. Whoever owns the tables may do as they like with them; of the
--- audit log, the chain shows it.
+-- What is on record is added to. The service changes nothing, and removes only as retention does: for the platform alone, and
+-- of the audit log from the beginning of a chain. What is old the database does not know; of what was cut off beside
+-- retention, `plumb audit --verify` tells. Whoever owns the tables may do as they like with them.
 CREATE OR REPLACE FUNCTION keep_on_record() RETURNS trigger LANGUAGE plpgsql SET search_path = plumb, pg_temp AS $$
 DECLARE
     is_owner boolean := pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE');
@@ -23,8 +23,10 @@ $$;
 -- A chain goes on at its end, and is cut at its beginning as retention works.
 CREATE OR REPLACE FUNCTION keep_chain() RETURNS trigger LANGUAGE plpgsql SET search_path = plumb, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.tenant = OLD.tenant AND NEW.last_id >= OLD.last_id AND NEW.first_id >= OLD.first_id
-        AND (NEW.first_id = OLD.first_id OR works_for_platform()) THEN
+    IF TG_OP = 'UPDATE' AND NEW.tenant = OLD.tenant
+        AND (NEW.last_id > OLD.last_id OR (NEW.last_id, NEW.last_hash) = (OLD.last_id, OLD.last_hash))
+        AND ((NEW.first_id, NEW.first_previous) = (OLD.first_id, OLD.first_previous)
+             OR (NEW.first_id > OLD.first_id AND works_for_platform())) THEN
         RETURN NEW;
     ELSIF pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE') THEN
         RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;

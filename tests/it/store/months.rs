@@ -144,6 +144,8 @@ async fn the_service_neither_changes_nor_removes_what_is_on_record() {
         (PLATFORM, "DELETE FROM audit_2023_11"),
         (PLATFORM, "DELETE FROM audit_default"),
         (TENANT, "UPDATE audit_heads SET first_id = 2"),
+        (TENANT, "UPDATE audit_heads SET last_hash = 'none'"),
+        (TENANT, "UPDATE audit_heads SET first_previous = 'none'"),
         (TENANT, "DELETE FROM audit_heads"),
         (PLATFORM, "DELETE FROM audit_heads"),
         (PLATFORM, "UPDATE audit_heads SET last_id = 1, last_hash = 'none'"),

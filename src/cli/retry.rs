@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use serde_json::json;
 
-use crate::engine::{Ask, Retried, Width, request_looks, retry};
+use crate::engine::{Ask, Retried, Width, can_retry, request_looks, retry};
 use crate::model::{Request, ResourceKey, SystemClock, Trigger};
 use crate::store::{Mode, Scope};
 
@@ -34,6 +34,11 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         Some(tenant) => bail!("there is no tenant {tenant:?}; the state knows {}", known.join(", ")),
         None => known,
     };
+    if let Some(key) = &args.key
+        && !can_retry(store.as_ref(), &SystemClock, &key.tenant, Some(key)).await?
+    {
+        bail!("no step of {key} has failed; `plumb explain {key}` says what it waits for");
+    }
     // Who waits for a provider is looked at as well.
     let ask = Ask { trigger: Trigger::Request, width: Width::Deep };
     // Should this process end when the steps are due and the looks not asked for, these come all the same.
@@ -46,12 +51,6 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         retried.providers.extend(providers);
     }
     let Retried { keys, providers } = retried;
-    if let Some(key) = &args.key
-        && keys.is_empty()
-        && providers.is_empty()
-    {
-        bail!("no step of {key} has failed; `plumb explain {key}` says what it waits for");
-    }
     request_looks(store.as_ref(), &SystemClock, &tenants, ask, &by).await?;
     output::print_as(common, &json!({"retried": keys, "askedAgain": providers}), || {
         if keys.is_empty() && providers.is_empty() {

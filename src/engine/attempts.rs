@@ -190,6 +190,21 @@ pub async fn retry(
     try_again(store, clock.now(), tenant, key, by, Again::Anew).await
 }
 
+/// Whether there is anything that [`retry`] would have tried again.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn can_retry(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    tenant: &str,
+    key: Option<&ResourceKey>,
+) -> Result<bool, StoreError> {
+    let mut tx = store.read(Scope::Tenant(tenant.to_owned())).await?;
+    let silent = silent(tx.as_mut(), tenant, key, clock.now()).await?;
+    Ok(!silent.is_empty() || !Failed::of(tx.as_mut(), tenant, key, Again::Anew).await?.is_nothing())
+}
+
 /// What is tried again at the next look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retried {

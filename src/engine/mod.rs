@@ -55,7 +55,7 @@ use fleet::Fleet;
 use mirrors::Mirrors;
 
 pub use crate::model::{Ask, Width};
-pub use attempts::{Retried, retry};
+pub use attempts::{Retried, can_retry, retry};
 pub use audit::request_looks;
 pub use check::{Check, CheckResult};
 pub use desired::Sources;

@@ -61,7 +61,8 @@ pub struct Common {
     )]
     pub database: Option<String>,
 
-    /// Ask this running server, not the state database (get, describe, diff, events, reconcile)
+    /// Ask this running server, not the state database (get, describe, diff, explain, tree, history, timeline, compare,
+    /// events, reconcile)
     #[arg(
         long,
         global = true,
@@ -96,7 +97,14 @@ pub struct Common {
     pub quiet: bool,
 
     /// Tell more on stderr; twice for everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Common")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "PLUMB_VERBOSE",
+        action = clap::ArgAction::Count,
+        help_heading = "Common"
+    )]
     pub verbose: u8,
 
     /// No colours (NO_COLOR does the same)
@@ -120,6 +128,15 @@ pub enum Database {
 }
 
 impl Common {
+    /// Refuses `--server` for a command that works on the state itself: `why` says so.
+    pub fn expect_no_server(&self, why: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.server.is_none(),
+            "{why}: give --data-dir or --database where the server runs, not --server"
+        );
+        Ok(())
+    }
+
     /// The same, where an empty variable (or value) is none: what scripts leave behind that unset by emptying.
     pub fn without_empty(self) -> Self {
         let some = |value: Option<String>| value.filter(|value| !value.is_empty());

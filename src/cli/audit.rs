@@ -47,6 +47,7 @@ struct Verdict {
 
 /// Shows the log, or verifies it.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
+    common.expect_no_server("audit reads the state database")?;
     let since = args.since.as_deref().map(|text| moment(text, SystemClock.now())).transpose()?;
     let scope = common.tenant.clone().map_or(Scope::Platform, Scope::Tenant);
     let store = house::reading(common).await?;

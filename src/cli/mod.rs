@@ -94,7 +94,7 @@ enum Command {
     ///
     /// Exits with 0 for no drift, 1 for drift, 2 when something failed or could not be seen.
     Drift(drift::Args),
-    /// List resources, or orphans.
+    /// List resources; or orphans, dead letters, providers.
     Get(read::GetArgs),
     /// Show one resource: conditions, desired and live values, events.
     Describe(read::DescribeArgs),

@@ -23,9 +23,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Has failed steps tried again at the next look, and asks for that look.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
-    if common.server.is_some() {
-        bail!("retry writes to the state database: give --data-dir or --database where the server runs, not --server");
-    }
+    common.expect_no_server("retry writes to the state database")?;
     let store = house::existing_store(common, Mode::Append).await?;
     let wanted = args.key.as_ref().map(|key| key.tenant.clone()).or_else(|| common.tenant.clone());
     let known: Vec<String> = store.read(Scope::Platform).await?.tenants().await?.into_keys().collect();

@@ -40,6 +40,7 @@ enum SecretCommand {
 
 /// Shows the password.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
+    common.expect_no_server("secret get needs the state database and its key")?;
     let SecretCommand::Get { key, role } = args.command;
     let store = house::existing_store(common, Mode::Append).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

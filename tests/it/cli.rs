@@ -454,9 +454,14 @@ fn the_demo_tells_the_whole_story_and_leaves_nothing() {
     let folder = desk.folder().display().to_string();
     let said = desk.plumb_with(&["demo", "--exit"], &[("TMPDIR", folder.as_str())]);
     assert_eq!(said.code, 0, "{said:?}");
-    for part in
-        ["2 to create", "user_version 8", "+  userVersion: 42", "Everything is in plumb again", "journalMode: fast"]
-    {
+    for part in [
+        "2 to create",
+        "user_version 8",
+        "+  userVersion: 42",
+        "Everything is in plumb again",
+        "journalMode: fast",
+        "http://127.0.0.1:",
+    ] {
         assert!(said.stdout.contains(part), "{part} in {}", said.stdout);
     }
     let left: Vec<_> = std::fs::read_dir(desk.folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

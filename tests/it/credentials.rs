@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use crate::harness::git::{GitHttpServer, PrivateCa};
+use crate::harness::postgres::PostgresServer;
 use crate::harness::world::World;
 
 const TOKEN: &str = "platform-token-3c4d";
@@ -63,4 +64,32 @@ async fn gits_credential_helper_is_asked_where_there_is_no_token() {
     let (code, said) = plan(&closed, &[("HOME", home.path().to_str().unwrap())]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("+ create checkout/staging/Database/orders"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_providers_password_comes_from_the_variable_that_it_names() {
+    let server = PostgresServer::shared();
+    let mut world = World::with_postgres(server).await;
+    world.stop();
+    let provider = format!(
+        "apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: pg}}\nspec:\n  type: postgres\n  url: {}\n  \
+         credentials: {{env: PG_MAIN_PASSWORD}}\n  serves: [{{kind: Database}}]\n",
+        server.url()
+    );
+    world.platform.write("providers.yaml", provider);
+    world.write_tenant("providers: [pg]");
+    world.platform.commit("Take the password from a variable");
+    world.write_resource("staging", "Database", "orders", "", "");
+    world.tenant.commit("Add orders");
+    let apply = |variables: &[(&str, &str)]| {
+        let output = world.plumb(&["apply"]).envs(variables.iter().copied()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), said)
+    };
+    let (code, said) = apply(&[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("CredentialMissing") && said.contains("PG_MAIN_PASSWORD"), "{said}");
+    let (code, said) = apply(&[("PG_MAIN_PASSWORD", server.login().1)]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains(server.login().1), "{said}");
 }

@@ -42,6 +42,10 @@ fn no_room_imports_what_the_table_forbids() {
                     wrong.push(format!("{} uses crate::{used}", file.strip_prefix(&src).unwrap().display()));
                 }
             }
+            let within = file.strip_prefix(&src).unwrap();
+            if steps_up(&code) >= depth(within) {
+                wrong.push(format!("{} leaves its room by super", within.display()));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -66,7 +70,20 @@ fn the_check_sees_forbidden_arrows_and_only_in_code() {
     let long = "use crate::{\n    model::{A, B}, // one\n    store::{C, web},\n    engine,\n};\nlet x = diag::y;";
     assert_eq!(rooms_used(long), ["engine".to_owned(), "model".to_owned(), "store".to_owned()].into());
     assert!(rooms_used("// use crate::engine::Engine;\n/// [`crate::web`]").is_empty());
+    assert_eq!((steps_up("use super::super::a;\nuse super::b;"), depth(Path::new("engine/view/look.rs"))), (2, 3));
     assert!(rooms_used("fn a() {}\n#[cfg(test)]\nmod tests {\n    use crate::engine::Engine;\n}\n").is_empty());
+}
+
+/// How deep the module of a file stands below the crate.
+fn depth(file: &Path) -> usize {
+    let parts = file.components().count();
+    if file.ends_with("mod.rs") { parts - 1 } else { parts }
+}
+
+/// The longest way up that code takes: how many `super` stand in a row.
+fn steps_up(code: &str) -> usize {
+    let code = without_comments_and_tests(code);
+    (1..).take_while(|steps| code.contains(&"super::".repeat(*steps))).last().unwrap_or(0)
 }
 
 fn rust_files(room: &Path) -> Vec<PathBuf> {

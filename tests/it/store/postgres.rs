@@ -103,12 +103,17 @@ async fn the_database_keeps_tenants_apart_whatever_is_asked() {
         let own = count(&mut service, format!("{all} WHERE tenant = 'checkout'")).await;
         assert!(own > 0 && everything > own, "{table} holds rows of both");
         assert_eq!(count(&mut service, all).await, own, "{table}");
-        let touched = run(&mut service, format!("UPDATE {table} SET tenant = tenant")).await.unwrap();
-        assert_eq!(touched as i64, own, "{table}");
         let gone = run(&mut service, format!("DELETE FROM {table} WHERE tenant = 'billing'")).await.unwrap();
         assert_eq!(gone, 0, "{table}");
+        // What is on record nobody changes, own rows or others'.
+        if !["events", "audit"].contains(&table) {
+            let touched = run(&mut service, format!("UPDATE {table} SET tenant = tenant")).await.unwrap();
+            assert_eq!(touched as i64, own, "{table}");
+        }
         let given_away = run(&mut service, format!("UPDATE {table} SET tenant = 'billing'")).await.unwrap_err();
-        assert!(given_away.to_string().contains("row-level security"), "{table}: {given_away}");
+        let why =
+            if ["events", "audit", "audit_heads"].contains(&table) { "neither changed" } else { "row-level security" };
+        assert!(given_away.to_string().contains(why), "{table}: {given_away}");
         run(&mut service, "ROLLBACK".to_owned()).await.unwrap();
     }
 }

@@ -172,8 +172,9 @@ struct Cuts {
 
 impl Cuts {
     fn of(heads: &[AuditHead]) -> Self {
-        let is_whole = |head: &AuditHead| head.tenant == PLATFORM_CHAIN && head.cut() > 0;
-        let told = (!heads.iter().any(is_whole)).then_some(0);
+        // What told of the first cuts may have been cut off itself.
+        let is_cut = heads.iter().any(|head| head.tenant == PLATFORM_CHAIN && head.cut() > 0);
+        let told = (!is_cut).then_some(0);
         Self { heads: heads.to_vec(), told, last: None, broken: None }
     }
 

@@ -200,9 +200,21 @@ pub async fn can_retry(
     tenant: &str,
     key: Option<&ResourceKey>,
 ) -> Result<bool, StoreError> {
+    Ok(what_waits(store, clock.now(), tenant, key, Again::Anew).await?.is_some())
+}
+
+/// The silent providers that are to be asked again, where there is one, or anything else to be tried again.
+async fn what_waits(
+    store: &dyn Store,
+    now: DateTime<Utc>,
+    tenant: &str,
+    key: Option<&ResourceKey>,
+    again: Again,
+) -> Result<Option<BTreeSet<String>>, StoreError> {
     let mut tx = store.read(Scope::Tenant(tenant.to_owned())).await?;
-    let silent = silent(tx.as_mut(), tenant, key, clock.now()).await?;
-    Ok(!silent.is_empty() || !Failed::of(tx.as_mut(), tenant, key, Again::Anew).await?.is_nothing())
+    let silent = silent(tx.as_mut(), tenant, key, now).await?;
+    let is_nothing = silent.is_empty() && Failed::of(tx.as_mut(), tenant, key, again).await?.is_nothing();
+    Ok((!is_nothing).then_some(silent))
 }
 
 /// What is tried again at the next look.
@@ -241,16 +253,11 @@ async fn try_again(
     by: &str,
     again: Again,
 ) -> Result<Retried, StoreError> {
-    let scope = Scope::Tenant(tenant.to_owned());
-    let mut tx = store.read(scope.clone()).await?;
-    let silent = silent(tx.as_mut(), tenant, key, now).await?;
-    if Failed::of(tx.as_mut(), tenant, key, again).await?.is_nothing() && silent.is_empty() {
-        return Ok(Retried::default());
-    }
-    drop(tx);
+    let Some(silent) = what_waits(store, now, tenant, key, again).await? else { return Ok(Retried::default()) };
     let mut providers = Vec::new();
     // Providers are all tenants'.
-    let mut tx = store.begin(if silent.is_empty() { scope } else { Scope::Platform }).await?;
+    let scope = if silent.is_empty() { Scope::Tenant(tenant.to_owned()) } else { Scope::Platform };
+    let mut tx = store.begin(scope).await?;
     if !silent.is_empty() {
         let mut rows = Vec::new();
         let is_silent = |circuit: &Circuit| circuit.is_open(now) && silent.contains(&circuit.provider);

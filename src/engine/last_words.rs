@@ -77,7 +77,7 @@ impl Engine {
         if earlier.is_empty() {
             return Ok(LastWords::default());
         }
-        let may_go = |record: &&Record| record.annotations.deletion_of(record.key.kind) == Deletion::Delete;
+        let may_go = |record: &&Record| record.annotations.allow_deletion(record.key.kind);
         let gone: BTreeMap<&ResourceKey, &Record> =
             prior.unwanted(desired).filter(may_go).map(|record| (&record.key, record)).collect();
         if gone.is_empty() {

@@ -185,36 +185,28 @@ impl Doubts<'_> {
     /// Who may have what `key` is about, so that it would be made a second time, empty (R4, R5): a provider with a stray of
     /// that name (R10), and any provider of a tenant of which nothing else tells what was where.
     fn about(&self, key: &ResourceKey) -> Option<String> {
+        let Self { platform, tenant, silent, memory } = *self;
         let is_alike = |(of, stray): &(&ResourceKey, &Stray)| {
-            let may_have_it = self.tenant.providers.contains(&stray.provider) || !self.knows(&stray.provider);
-            (of.kind, &of.name) == (key.kind, &key.name) && may_have_it && self.is_unheard(of, stray)
+            let is_known = platform.providers.contains_key(&stray.provider);
+            let may_have_it = tenant.providers.contains(&stray.provider) || !is_known;
+            (of.kind, &of.name) == (key.kind, &key.name) && may_have_it && is_unheard(platform, silent, of, stray)
         };
-        if self.memory.inventory.get(key).is_none()
-            && let Some((of, Stray { provider, object_name, .. })) = self.memory.strays.iter().find(is_alike)
+        if memory.inventory.get(key).is_none()
+            && let Some((of, Stray { provider, object_name, .. })) = memory.strays.iter().find(is_alike)
         {
             return Some(format!(
                 "it is not there, and {provider}, which is not heard now, had {object_name} with the mark of {of} when it was \
                  heard last. It goes on once {provider} is heard, or is no longer the tenant's"
             ));
         }
-        let providers = self.tenant.providers.iter().filter(|_| self.memory.is_new());
-        let provider = providers.into_iter().find(|provider| self.is_silent_on(provider, key.kind))?;
+        if !memory.is_new() {
+            return None;
+        }
+        let provider = tenant.providers.iter().find(|provider| is_silent_on(platform, silent, provider, key.kind))?;
         Some(format!(
             "it is not there, and {provider}, which is not heard now, may have it: no look has heard all providers of the \
              tenant and read all of its files yet. It goes on once {provider} is heard, or is no longer the tenant's"
         ))
-    }
-
-    fn knows(&self, provider: &str) -> bool {
-        self.platform.providers.contains_key(provider)
-    }
-
-    fn is_silent_on(&self, provider: &str, kind: Kind) -> bool {
-        is_silent_on(self.platform, self.silent, provider, kind)
-    }
-
-    fn is_unheard(&self, key: &ResourceKey, stray: &Stray) -> bool {
-        is_unheard(self.platform, self.silent, key, stray)
     }
 }
 

@@ -83,6 +83,11 @@ impl Annotations {
         self.deletion.unwrap_or(if kind.info().data_bearing { Deletion::Protect } else { Deletion::Delete })
     }
 
+    /// Whether an object of `kind` may be deleted, or made anew, once nobody wants what it is.
+    pub fn allow_deletion(&self, kind: Kind) -> bool {
+        self.deletion_of(kind) == Deletion::Delete
+    }
+
     /// These, of an object of `kind`, with what `newer` says to keep it safer: a word that protects holds from the commit
     /// that says it, whatever else of that commit has to wait (R7).
     pub fn kept_safer_by(&self, newer: &Self, kind: Kind) -> Self {

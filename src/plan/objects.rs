@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{
-    Action, Annotations, ApprovalKind, Blocked, Change, Deletion, Drift, DriftMode, DriftedField, Expect, FieldHash,
-    FieldPath, Fields, Live, Mark, ObjectId, Observation, Ownership, PlanScope, ProposedField, Reason, Record,
-    Resource, ResourceKey, Settle, Step, Unknown,
+    Action, Annotations, ApprovalKind, Blocked, Change, Drift, DriftMode, DriftedField, Expect, FieldHash, FieldPath,
+    Fields, Live, Mark, ObjectId, Observation, Ownership, PlanScope, ProposedField, Reason, Record, Resource,
+    ResourceKey, Settle, Step, Unknown,
 };
 
 use super::compare::{self, Comparison, Verdicts};
@@ -271,7 +271,7 @@ impl Draft<'_> {
         held: &BTreeSet<FieldPath>,
     ) {
         let key = &resource.key;
-        let allows = |annotations: &Annotations| annotations.deletion_of(key.kind) == Deletion::Delete;
+        let allows = |annotations: &Annotations| annotations.allow_deletion(key.kind);
         let Some(path) = super::record::asks_to_replace(resource, record, mark, held) else { return };
         if !allows(&resource.annotations) || record.is_some_and(|record| allows(&record.annotations)) {
             return;
@@ -389,7 +389,7 @@ impl Draft<'_> {
         };
         step.action = Action::Replace;
         step.destructive.insert(0, format!("deletes {} and makes it again", step.object_name));
-        let allows = |annotations: &Annotations| annotations.deletion_of(key.kind) == Deletion::Delete;
+        let allows = |annotations: &Annotations| annotations.allow_deletion(key.kind);
         // What the same commit takes back is not allowed either (R7).
         let allowed = record.is_some_and(|record| allows(&record.annotations)) && allows(&resource.annotations);
         if key.kind.info().data_bearing && !allowed {

@@ -43,18 +43,12 @@ impl Wanted {
     pub(super) fn takes_edit(self, folder: &str, path: &[u8]) -> Option<bool> {
         let path = std::str::from_utf8(path).ok().filter(|path| !path.chars().any(char::is_control))?;
         let scope: String = components(folder)?.iter().flat_map(|part| [part, "/"]).collect();
-        let Some(below) = path.strip_prefix(&scope) else {
-            // Those above the folder count in it too.
-            let above = path.strip_suffix(IGNORE_FILE).filter(|above| scope.starts_with(above));
-            return if above.is_some_and(|above| above.is_empty() || above.ends_with('/')) {
-                None
-            } else {
-                Some(false)
-            };
-        };
         if path.rsplit('/').next() == Some(IGNORE_FILE) {
-            return None;
+            // Those above the folder count in it too.
+            let place = &path[..path.len() - IGNORE_FILE.len()];
+            return if place.starts_with(&scope) || scope.starts_with(place) { None } else { Some(false) };
         }
+        let Some(below) = path.strip_prefix(&scope) else { return Some(false) };
         Some(!below.split('/').any(|part| part.starts_with('.')) && self.takes(below.as_bytes()))
     }
 

@@ -166,17 +166,9 @@ impl Act {
     }
 
     pub fn outcome(self) -> ExecutionOutcome {
-        match self {
-            Act::Ask | Act::Undo => ExecutionOutcome::Blocked,
-            Act::Create
-            | Act::Clone
-            | Act::Change
-            | Act::Pack
-            | Act::Remove
-            | Act::Accept
-            | Act::Refuse
-            | Act::Mend
-            | Act::Retry => ExecutionOutcome::InSync,
+        match self.rest() {
+            Rest::Asked | Rest::Undone { .. } => ExecutionOutcome::Blocked,
+            Rest::Ready => ExecutionOutcome::InSync,
         }
     }
 
@@ -198,18 +190,9 @@ impl Act {
 
     /// The branches that are there in the end, beside `main`.
     pub fn branches(self) -> Vec<String> {
-        match self {
-            Act::Ask => vec![BRANCH.to_owned()],
-            Act::Create
-            | Act::Clone
-            | Act::Change
-            | Act::Pack
-            | Act::Remove
-            | Act::Accept
-            | Act::Refuse
-            | Act::Undo
-            | Act::Mend
-            | Act::Retry => Vec::new(),
+        match self.rest() {
+            Rest::Asked => vec![BRANCH.to_owned()],
+            Rest::Ready | Rest::Undone { .. } => Vec::new(),
         }
     }
 }

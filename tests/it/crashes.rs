@@ -6,6 +6,7 @@
 //! Another ([`serving`]) is a whole `plumb serve`, but for its page.
 
 mod acts;
+mod opening;
 mod servers;
 mod serving;
 mod whole;
@@ -131,8 +132,7 @@ impl Killer {
         };
         if self.at == Some(came_by.points.len()) {
             std::fs::write(self.world.join(KILLED), name).unwrap();
-            let me = std::process::id().to_string();
-            let _ = Command::new("kill").args(["-KILL", &me]).status();
+            kill(std::process::id());
             // The signal is on its way.
             std::thread::sleep(Duration::from_secs(60));
             return;
@@ -208,7 +208,7 @@ impl Points for Killer {
 
 /// Whether a call to the store changes something: who leads is a lock.
 fn is_point(call: Call, what: &str) -> bool {
-    call == Call::Write || what == "lead"
+    call == Call::Write || matches!(what, "lead" | "still leads")
 }
 
 /// Hears of the calls to git, which are spans of the log: each begins and ends once.
@@ -525,6 +525,10 @@ impl World {
     fn databases(&self) -> PathBuf {
         self.folder.join("data/databases")
     }
+}
+
+fn kill(process: u32) {
+    let _ = Command::new("kill").args(["-KILL", &process.to_string()]).status();
 }
 
 fn was_killed(status: ExitStatus) -> bool {

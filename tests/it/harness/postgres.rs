@@ -234,6 +234,14 @@ impl PostgresServer {
         rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
+    /// One of PostgreSQL's own programs, as the superuser.
+    pub fn tool(&self, name: &str) -> Command {
+        let mut command = Command::new(binaries().join(name));
+        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string());
+        command.env("PGUSER", SUPERUSER).env("PGPASSWORD", SUPERUSER_PASSWORD);
+        command
+    }
+
     async fn superuser(&self, database: &str) -> PgConnection {
         let options: PgConnectOptions = self.superuser_url().parse().expect("an address of ours");
         options.database(database).connect().await.expect("the superuser connects")

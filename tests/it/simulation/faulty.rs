@@ -174,7 +174,10 @@ impl Queue for FaultyStore {
         let led = async {
             match self.points.leads() {
                 Some(leads) => Ok(leads.then(|| Box::new(Leading) as Box<dyn Lead>)),
-                None => self.inner.lead().await,
+                None => {
+                    let lead = self.inner.lead().await?;
+                    Ok(lead.map(|inner| Box::new(Led { inner, store: self.clone() }) as Box<dyn Lead>))
+                }
             }
         };
         self.call(Call::Read, "lead", led).await
@@ -188,6 +191,21 @@ struct Leading;
 impl Lead for Leading {
     async fn still_leads(&mut self) -> bool {
         true
+    }
+}
+
+/// Being the leader for as long as the store says so.
+struct Led {
+    inner: Box<dyn Lead>,
+    store: FaultyStore,
+}
+
+#[async_trait]
+impl Lead for Led {
+    async fn still_leads(&mut self) -> bool {
+        let Self { inner, store } = self;
+        let asked = store.call(Call::Read, "still leads", async { Ok(inner.still_leads().await) });
+        asked.await.unwrap_or(false)
     }
 }
 

@@ -100,12 +100,16 @@ impl Engine {
         Ok(None)
     }
 
-    /// Remembers that a provider did not answer.
-    pub(super) async fn note_silence(&self, provider: &str, error: &ManagerError) {
+    /// Remembers that a provider did not answer what it was `asked` then. Looks that were all under way when it fell
+    /// silent have heard one silence: what was asked before the last one was noted says nothing new.
+    pub(super) async fn note_silence(&self, provider: &str, asked: DateTime<Utc>, error: &ManagerError) {
         let noted = async {
             let now = self.clock.now();
             let mut tx = self.store.begin(Scope::Platform).await?;
             let known = tx.circuits().await?.remove(provider);
+            if known.as_ref().is_some_and(|known| asked < known.asked_at) {
+                return Ok(());
+            }
             let failures = known.as_ref().map_or(0, |known| known.failures).saturating_add(1);
             let circuit = Circuit {
                 provider: provider.to_owned(),

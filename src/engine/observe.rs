@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use futures::future::join_all;
 
 use crate::managers::{Cx, Found, ManagerError};
@@ -86,20 +87,21 @@ impl Engine {
         if let Err(not_asked) = self.may_ask(look, &provider).await {
             return unknown(not_asked, None, targets);
         }
+        let asked = self.clock.now();
         let identity = match manager.identity().await {
             Ok(identity) => identity,
             Err(error) => {
-                self.note(look, &provider, Some(&error)).await;
+                self.note(look, &provider, asked, Some(&error)).await;
                 return unknown(Unknown::from(&error), None, targets);
             }
         };
         if let Some(changed) = identity_changed(look, &provider, identity.as_ref()) {
             // It answered, and what it said is what a person has to hear of.
-            self.note(look, &provider, None).await;
+            self.note(look, &provider, asked, None).await;
             return unknown(changed, None, targets);
         }
         let seen = manager.observe(&targets, look.depth, &cx).await;
-        self.note(look, &provider, seen.as_ref().err()).await;
+        self.note(look, &provider, asked, seen.as_ref().err()).await;
         match seen {
             Ok(seen) if seen.len() == targets.len() => {
                 let of_key = targets.iter().zip(&seen).filter(|(target, seen)| bears_mark_of(&target.key, seen));
@@ -115,11 +117,11 @@ impl Engine {
         }
     }
 
-    /// Remembers whether a provider answered.
-    async fn note(&self, look: &Look<'_>, provider: &str, error: Option<&ManagerError>) {
+    /// Remembers whether a provider answered what it was `asked` then.
+    async fn note(&self, look: &Look<'_>, provider: &str, asked: DateTime<Utc>, error: Option<&ManagerError>) {
         let Some(circuits) = look.circuits else { return };
         match error {
-            Some(error) if is_silence(error) => self.note_silence(provider, error).await,
+            Some(error) if is_silence(error) => self.note_silence(provider, asked, error).await,
             _ if circuits.contains_key(provider) => self.note_answer(look.platform, provider).await,
             _ => {}
         }

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
-use plumb::engine::{Retried, Width, view};
+use plumb::engine::{Ask, Retried, Width, view};
 use plumb::managers::ManagerError;
 use plumb::model::{
     Attempt, Circuit, ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason, ResourceKey,
+    SystemClock, Trigger,
 };
 use plumb::store::Scope;
 use plumb::store::audit::{AuditAction, AuditFilter};
@@ -398,6 +399,47 @@ async fn a_provider_that_does_not_answer_is_left_alone_until_it_is_back() {
     assert!(place.asked.is_some(), "{place:?}");
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_several_looks_hear_at_one_moment_is_one_silence() {
+    const NEIGHBOURS: [&str; 3] = ["billing", "orders", "reports"];
+    let (mut world, faults, _clock) = faulty_world().await;
+    // Moments are told apart by a clock that runs.
+    world.stop();
+    world.clock = Arc::new(SystemClock);
+    world.start().await;
+    let tenant = world.platform.show("main:tenants.yaml");
+    let neighbours = NEIGHBOURS.map(|name| {
+        world.tenant.write(
+            &format!("{name}/environments/staging/orders.yaml"),
+            world.tenant.show("main:environments/staging/orders.yaml"),
+        );
+        let named = tenant.replace("name: checkout", &format!("name: {name}"));
+        named.replace("repository: {", &format!("repository: {{path: {name}, "))
+    });
+    world.tenant.commit("Add a database of each");
+    world.platform.write("tenants.yaml", neighbours.join("---\n"));
+    world.platform.commit("Other tenants");
+    let in_force = world.engine().platform().await.unwrap();
+    faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
+    let ask = Ask { trigger: Trigger::Poll, width: Width::Shallow };
+    let look = |name| world.engine().reconcile(&in_force, name, ask);
+    let all = async || {
+        faults.gather(Some(NEIGHBOURS.len()));
+        for report in futures::future::join_all(NEIGHBOURS.map(look)).await {
+            assert!(report.unwrap().wants_retry);
+        }
+        faults.gather(None);
+        circuits(&world).await.remove("files").expect("it is remembered")
+    };
+    let once = all().await;
+    assert_eq!((once.failures, once.retry_at), (1, None), "{once:?}");
+    // One silence after the other is another thing.
+    for number in 2..=3 {
+        look(NEIGHBOURS[0]).await.unwrap();
+        assert_eq!(circuits(&world).await["files"].failures, number);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

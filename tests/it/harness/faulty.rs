@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use plumb::engine::Connect;
 use plumb::managers::{self, Cx, Found, ManagerError, Outcome, ResourceManager};
 use plumb::model::{Depth, Kind, Observation, ProviderIdentity, Step, Target};
+use tokio::sync::Barrier;
 
 /// What fails, and what was asked for.
 #[derive(Default)]
@@ -21,6 +22,8 @@ pub struct Faults {
     /// How long each step takes beside its work.
     slowness: Mutex<Duration>,
     asked: Mutex<usize>,
+    /// Where those meet who ask who a system is, before they hear anything.
+    meeting: Mutex<Option<Arc<Barrier>>>,
     tried: Mutex<Vec<String>>,
 }
 
@@ -59,6 +62,11 @@ impl Faults {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
 
+    /// From now on so many ask at one moment, or each when it likes.
+    pub fn gather(&self, number: Option<usize>) {
+        *self.meeting.lock().unwrap() = number.map(|number| Arc::new(Barrier::new(number)));
+    }
+
     /// The names of the resources whose steps were tried since the last call.
     pub fn tried(&self) -> Vec<String> {
         std::mem::take(&mut self.tried.lock().unwrap())
@@ -91,6 +99,10 @@ impl ResourceManager for Faulty {
 
     async fn identity(&self) -> Result<Option<ProviderIdentity>, ManagerError> {
         *self.faults.asked.lock().unwrap() += 1;
+        let meeting = self.faults.meeting.lock().unwrap().clone();
+        if let Some(meeting) = meeting {
+            meeting.wait().await;
+        }
         self.faults.answer()?;
         let another = self.faults.identity.lock().unwrap().clone();
         match another {

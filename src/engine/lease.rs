@@ -124,6 +124,16 @@ impl Held {
         self.seat.make_room();
         self.going()
     }
+
+    /// Waits until the look is to be given up as it is.
+    pub(super) async fn given_up(&self) {
+        self.seat.given_up().await;
+    }
+
+    /// Does what waits for another's server; others may have the look's place meanwhile, where that takes long.
+    pub(super) async fn wait_for<T>(&self, work: impl Future<Output = T>) -> T {
+        self.seat.wait_for(work).await
+    }
 }
 
 impl News {

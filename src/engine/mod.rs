@@ -14,6 +14,7 @@ mod decide;
 mod desired;
 mod fleet;
 mod holds;
+mod hosts;
 mod last_words;
 mod lease;
 mod memory;
@@ -26,6 +27,7 @@ mod propose;
 mod reconcile;
 mod record;
 mod replay;
+mod room;
 mod sagas;
 pub mod schedule;
 mod seat;
@@ -52,6 +54,7 @@ use crate::validate::Validator;
 
 use desired::Workspace;
 use fleet::Fleet;
+use hosts::Hosts;
 use mirrors::Mirrors;
 
 pub use crate::model::{Ask, Width};
@@ -114,6 +117,9 @@ pub enum EngineError {
     /// There is something else to do than what somebody wanted done.
     #[error("nothing is applied: what there is to do for tenant {tenant} is plan {plan}, and not {wanted}")]
     AnotherPlan { tenant: String, plan: crate::model::PlanId, wanted: String },
+    /// The process was told to stop.
+    #[error("it was told to stop while it waited for the host of a repository")]
+    Stopped,
     /// A thread of the engine ended early.
     #[error("an engine task was cut short")]
     Task,
@@ -138,7 +144,7 @@ impl EngineError {
             Self::Source { .. } | Self::BranchGone(_) => Reason::SourceUnavailable,
             Self::Credential { .. } => Reason::CredentialMissing,
             Self::AnotherPlan { .. } => Reason::Conflict,
-            Self::Store(_) | Self::Task => Reason::Internal,
+            Self::Store(_) | Self::Stopped | Self::Task => Reason::Internal,
         }
     }
 }
@@ -155,6 +161,7 @@ pub struct Engine {
     validator: Arc<Validator>,
     fleet: Fleet,
     mirrors: Mirrors,
+    hosts: Hosts,
     listener: Listener,
     /// The platform as it was read last, by the head that was read.
     platform: Mutex<Option<(ObjectHex, PlatformStatus)>>,
@@ -186,6 +193,7 @@ impl Engine {
             validator: Arc::new(Validator::new()),
             fleet,
             mirrors,
+            hosts: Hosts::default(),
             listener,
             platform: Mutex::default(),
             reads_in_force: tokio::sync::Mutex::default(),

@@ -16,7 +16,7 @@ use crate::model::{
     Saga, Summary, TenantSpec, Unknown, Width,
 };
 use crate::plan::{self, Terms};
-use crate::source::{CommitInfo, Mirror, Refs};
+use crate::source::{CommitInfo, Mirror, Refs, SourceError};
 use crate::store::Scope;
 use crate::store::audit::NewAudit;
 
@@ -208,7 +208,8 @@ impl Engine {
         let mut workspace = std::mem::take(&mut *shared);
         workspace.expect_generation(lease.generation);
         let open = Timeline::open(self.store.as_ref(), &self.listener, self.clock.as_ref(), lease, ask.trigger, asked);
-        let (timeline, mut started) = tokio::join!(open, self.start(subject, &mut workspace));
+        let start = held.wait_for(self.start(subject, &mut workspace));
+        let (timeline, mut started) = tokio::join!(open, start);
         let mut timeline = timeline?;
         let mut ask = ask;
         let (mut replans, mut earlier) = (0, Vec::new());
@@ -227,7 +228,7 @@ impl Engine {
                         && replans < MOST_REPLANS
                         && held.going() == Going::On =>
                 {
-                    started = self.start(subject, &mut workspace).await;
+                    started = held.wait_for(self.start(subject, &mut workspace)).await;
                     // Nobody has seen what a newer head asks for. Under it nothing is undone either: the next look applies it.
                     let is_same = |start: &Start| start.source.head == passed.commit;
                     if only.is_some() && !started.as_ref().is_ok_and(is_same) {
@@ -521,7 +522,7 @@ impl Engine {
         let Subject { in_force, tenant, spec } = subject;
         let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec).await?;
         let (reader, wanted) = (Arc::clone(&mirror), branch.to_owned());
-        let refs = blocking(move || reader.fetch(&wanted)).await?.map_err(|source| unreadable(tenant, source))?;
+        let refs = self.ask_host(&mirror, tenant, move || reader.fetch(&wanted)).await?;
         let Some(head) = refs.head.clone() else {
             let message = format!(
                 "the repository of tenant {tenant} has no branch {branch}; nothing is changed until it is there again"
@@ -529,6 +530,19 @@ impl Engine {
             return Err(EngineError::BranchGone(message));
         };
         Ok(Source { mirror, refs, head })
+    }
+
+    /// Has a conversation with the host of a tenant's repository, beside the async threads.
+    pub(super) async fn ask_host<T: Send + 'static>(
+        &self,
+        mirror: &Mirror,
+        tenant: &str,
+        conversation: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let turn = self.hosts.turn(mirror.host()).map_err(|source| unreadable(tenant, source))?;
+        let said = blocking(conversation).await?;
+        turn.note(said.as_ref().err());
+        said.map_err(|source| unreadable(tenant, source))
     }
 
     /// Brings the proposals to where the refs say they are, and remembers that before anything is done about it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,8 +23,9 @@ use crate::store::{Lead, Scope, Tx};
 use super::lease::news_of_platform;
 use super::platform::PlatformStatus;
 use super::reconcile::chain;
+use super::room::Room;
 use super::worker::{Worker, name_of};
-use super::{Engine, EngineError, audit, blocking, windows};
+use super::{Engine, EngineError, audit, windows};
 
 /// How many repositories are asked for their refs at once.
 const POLLS_AT_ONCE: usize = 8;
@@ -102,7 +103,7 @@ pub struct Schedule {
     /// While this process leads.
     lead: Option<Box<dyn Lead>>,
     polled: BTreeMap<String, Polled>,
-    slots: Arc<Semaphore>,
+    room: Room,
     in_force: Option<PlatformStatus>,
     /// Why every tenant is to be looked at, until the queue was asked for it.
     to_place: Option<Trigger>,
@@ -152,7 +153,7 @@ impl Schedule {
             ready,
             lead: None,
             polled: BTreeMap::new(),
-            slots: Arc::new(Semaphore::new(POLLS_AT_ONCE)),
+            room: Room::of(POLLS_AT_ONCE),
             in_force: None,
             to_place: None,
             reads_platform: false,
@@ -229,7 +230,7 @@ impl Schedule {
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
-        self.slots.close();
+        self.room.close();
         while let Ok(wish) = self.requests.try_recv() {
             self.wishes.push_back(wish);
         }
@@ -252,7 +253,8 @@ impl Schedule {
         if let Err(error) = working.await {
             tracing::error!(%error, "the worker ended early");
         }
-        while tasks.join_next().await.is_some() {}
+        // Nobody waits for what they would say.
+        tasks.shutdown().await;
     }
 
     /// After a task that panicked, nothing waits for its answer for ever. Nobody knows which it was, and what is asked for
@@ -476,11 +478,13 @@ impl Schedule {
                 polled.busy = true;
                 polled.poll_at = now + jittered(tenant, in_force.platform.spec.poll_interval.0);
                 let engine = Arc::clone(&self.engine);
-                let (slots, tenant, in_force) = (Arc::clone(&self.slots), tenant.clone(), in_force.clone());
+                let (room, tenant, in_force) = (self.room.clone(), tenant.clone(), in_force.clone());
                 tasks.spawn(async move {
-                    // Closed slots are the end of the schedule, to which nobody answers.
-                    let _slot = slots.acquire().await;
-                    let refs = engine.advertised(&in_force, &tenant).await;
+                    let refs = match room.enter().await {
+                        Some(place) => place.wait_for(engine.advertised(&in_force, &tenant)).await,
+                        // That is the end of the schedule, to which nobody answers.
+                        None => Err(EngineError::Task),
+                    };
                     Done::Polled(tenant, refs)
                 });
             }
@@ -599,9 +603,8 @@ impl Engine {
             in_force.platform.tenants.get(tenant).ok_or_else(|| EngineError::no_tenant(&in_force.platform, tenant))?;
         let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec).await?;
         let branch = spec.repository.branch.clone();
-        blocking(move || mirror.advertise(&branch))
-            .await?
-            .map_err(|source| EngineError::Source { what: format!("the repository of tenant {tenant}"), source })
+        let reader = Arc::clone(&mirror);
+        self.ask_host(&mirror, tenant, move || reader.advertise(&branch)).await
     }
 
     /// Writes down who asked for a look: in the tenant's chain, or the platform's.

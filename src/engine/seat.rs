@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::room::Place;
+
 /// How long a look does steps before it makes room for others that wait, where nothing else is said. Long beside the
 /// seconds that it takes to plan the largest tenants anew, so that a long push costs little more for it; short enough that
 /// a small change does not wait for all of somebody's thousand.
@@ -60,6 +62,8 @@ impl Waiting {
 pub(super) struct Seat {
     stopped: watch::Receiver<bool>,
     waiting: Arc<Waiting>,
+    /// `None` where there is room for any number.
+    place: Option<Place>,
     slice: Duration,
     /// When its first step was to begin.
     began: OnceLock<Instant>,
@@ -68,13 +72,18 @@ pub(super) struct Seat {
 
 impl Seat {
     /// One of a worker's: `stopped` turns true once nothing more is to be begun.
-    pub(super) fn new(stopped: watch::Receiver<bool>, waiting: Arc<Waiting>, slice: Duration) -> Self {
-        Self { stopped, waiting, slice, began: OnceLock::new(), has_left: AtomicBool::new(false) }
+    pub(super) fn new(
+        stopped: watch::Receiver<bool>,
+        waiting: Arc<Waiting>,
+        place: Option<Place>,
+        slice: Duration,
+    ) -> Self {
+        Self { stopped, waiting, place, slice, began: OnceLock::new(), has_left: AtomicBool::new(false) }
     }
 
     /// The place of a look that somebody waits for: nobody stops it but by ending the process, and it is in nobody's way.
     pub(super) fn alone() -> Self {
-        Self::new(watch::channel(false).1, Arc::default(), Duration::MAX)
+        Self::new(watch::channel(false).1, Arc::default(), None, Duration::MAX)
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -86,6 +95,24 @@ impl Seat {
         let began = self.began.get_or_init(Instant::now);
         if began.elapsed() >= self.slice && !self.has_left() && self.waiting.promise() {
             self.has_left.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Does what waits for another's server; others may have the place meanwhile, where that takes long.
+    pub(super) async fn wait_for<T>(&self, work: impl Future<Output = T>) -> T {
+        match &self.place {
+            Some(place) => place.wait_for(work).await,
+            None => work.await,
+        }
+    }
+
+    /// Waits until it is told to stop while it waits for a server that says nothing: nobody waits for that.
+    pub(super) async fn given_up(&self) {
+        let mut stopped = self.stopped.clone();
+        match &self.place {
+            // Whoever could have stopped it is gone, or it has begun something that it ends.
+            Some(place) if stopped.wait_for(|stopped| *stopped).await.is_ok() => place.left().await,
+            _ => std::future::pending().await,
         }
     }
 
@@ -111,7 +138,7 @@ mod tests {
     async fn one_at_a_time_makes_room_after_a_slice_of_steps() {
         let (stop, stopped) = watch::channel(false);
         let waiting = Arc::new(Waiting::default());
-        let seat = || Seat::new(stopped.clone(), Arc::clone(&waiting), SLICE);
+        let seat = || Seat::new(stopped.clone(), Arc::clone(&waiting), None, SLICE);
         let (first, second, alone) = (seat(), seat(), Seat::alone());
         let next_step = |seats: &[&Seat]| -> Vec<bool> {
             seats.iter().for_each(|seat| seat.make_room());

@@ -22,6 +22,7 @@ use super::lease::Held;
 use super::platform::PlatformStatus;
 use super::reconcile::{Order, Report, chain};
 use super::replay::Only;
+use super::room::Room;
 use super::schedule::share_of;
 use super::seat::{Seat, Waiting};
 use super::{Engine, EngineError, audit};
@@ -110,7 +111,12 @@ impl Engine {
         order: Order<'_>,
     ) -> Result<Report, EngineError> {
         let Claim { lease, ask, failures, due: _, news } = claim;
-        let looked = AssertUnwindSafe(self.look(in_force, &held, ask, order)).catch_unwind().await;
+        let looked = tokio::select! {
+            biased;
+            looked = AssertUnwindSafe(self.look(in_force, &held, ask, order)).catch_unwind() => looked,
+            // The next look ends what it has begun in the timeline.
+            () = held.given_up() => Ok(Err(EngineError::Stopped)),
+        };
         drop(held);
         let looked = looked.map_err(|panic| {
             // The thread has told of it.
@@ -121,6 +127,7 @@ impl Engine {
         let patient = (patience(&lease.tenant, failures), failures.saturating_add(1));
         let (retry, seen) = match &looked {
             Ok(report) => (again(report, failures, patient), Some(name_of(&report.refs))),
+            Err(EngineError::Stopped) => (Some((Duration::ZERO, failures)), None),
             Err(_) => (Some(patient), None),
         };
         match (self.store.release(&lease, &Release { seen, retry, news }).await, looked) {
@@ -154,6 +161,7 @@ fn again(report: &Report, before: u32, patient: (Duration, u32)) -> Option<(Dura
 pub(super) struct Worker {
     engine: Arc<Engine>,
     tasks: JoinSet<()>,
+    room: Room,
     /// Whether a tenant waits for one of the places.
     waiting: Arc<Waiting>,
     /// What the queue could not be asked for last time, so that it is logged once.
@@ -162,7 +170,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, tasks: JoinSet::new(), waiting: Arc::default(), error: None }
+        Self { room: Room::of(engine.places), engine, tasks: JoinSet::new(), waiting: Arc::default(), error: None }
     }
 
     /// Works until `stopped` turns true; the looks that are under way begin nothing more then, and end.
@@ -174,7 +182,7 @@ impl Worker {
         while !*stopped.borrow() {
             woken.mark_unchanged();
             self.claim_what_is_due(&stopped).await;
-            let is_full = self.is_full();
+            let is_full = self.room.is_full();
             let due = match self.error {
                 None => store.until_due().await.ok().flatten(),
                 Some(_) => None,
@@ -196,12 +204,8 @@ impl Worker {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    fn is_full(&self) -> bool {
-        self.tasks.len() >= self.engine.places
-    }
-
     async fn claim_what_is_due(&mut self, stopped: &watch::Receiver<bool>) {
-        if self.is_full() {
+        if self.room.is_full() {
             return;
         }
         let engine = &self.engine;
@@ -212,12 +216,14 @@ impl Worker {
             Err(error @ EngineError::NoPlatform { .. }) => return self.error = Some(chain(&error)),
             Err(error) => return self.cannot(&error),
         }
-        while self.tasks.len() < engine.places && !*stopped.borrow() {
+        while !*stopped.borrow()
+            && let Some(place) = self.room.try_enter()
+        {
             let claimed = Instant::now();
             match engine.store.claim(&engine.settings.replica, engine.settings.lease).await {
                 Ok(Some(claim)) => {
                     self.error = None;
-                    let seat = Seat::new(stopped.clone(), Arc::clone(&self.waiting), engine.slice);
+                    let seat = Seat::new(stopped.clone(), Arc::clone(&self.waiting), Some(place), engine.slice);
                     let engine = Arc::clone(engine);
                     self.tasks.spawn(async move { engine.work(claim, claimed, seat).await });
                 }

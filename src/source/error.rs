@@ -61,6 +61,9 @@ pub enum SourceError {
     /// The remote was too slow.
     #[error("{remote} did not finish within {seconds} s; it is tried again")]
     TimedOut { remote: String, seconds: u64 },
+    /// Its host did not answer lately, so it was not asked.
+    #[error("{host} did not answer {failures} times in a row ({why}); it is asked again in {seconds} s")]
+    Silent { host: String, failures: u32, why: String, seconds: u64 },
     /// What the remote advertised could not be had, even from an empty mirror.
     #[error("{remote} advertised {commit} but did not send it whole; run `git fsck` there")]
     Incomplete { remote: String, commit: String },
@@ -145,6 +148,7 @@ impl SourceError {
             | Self::Refs { .. }
             | Self::RefsMoving { .. }
             | Self::Unreachable { .. }
+            | Self::Silent { .. }
             | Self::Untrusted { .. }
             | Self::Incomplete { .. }
             | Self::MirrorFiles { .. }
@@ -165,6 +169,7 @@ impl SourceError {
             | Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::NoRepository { .. }
+            | Self::Silent { .. }
             | Self::Stale { .. } => true,
             Self::RefusedUrl { .. }
             | Self::RefusedBranch { .. }

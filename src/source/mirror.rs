@@ -63,6 +63,7 @@ impl Refs {
 pub struct Mirror {
     pub(super) remote: Remote,
     pub(super) address: Address,
+    host: String,
     pub(super) path: PathBuf,
     repo: RwLock<ThreadSafeRepository>,
     /// The drift branches of the last advertisement, by the hash of their names.
@@ -87,6 +88,7 @@ impl Mirror {
         };
         let known = held(&repo.to_thread_local(), HELD_DRIFT);
         Ok(Self {
+            host: remote.host(),
             remote,
             address,
             path,
@@ -104,6 +106,11 @@ impl Mirror {
     /// Where the mirror is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the remote is: what is silent there is silent for all of its repositories.
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// The head of `branch` and all drift branches, in one advertisement. The mirror stays as it is.

@@ -72,6 +72,19 @@ impl Remote {
         shown(&self.url)
     }
 
+    /// Where it is: the name of a server, with the port where one is given, or the repository itself on this machine.
+    pub fn host(&self) -> String {
+        match self.address() {
+            Ok(Address::Http(url)) => match (url.host_str(), url.port()) {
+                (Some(host), Some(port)) => format!("{host}:{port}"),
+                (host, _) => host.unwrap_or_default().to_owned(),
+            },
+            Ok(Address::Ssh(SshAddress { host, port: Some(port), .. })) => format!("{host}:{port}"),
+            Ok(Address::Ssh(SshAddress { host, .. })) => host,
+            Ok(Address::Local(_)) | Err(_) => self.shown(),
+        }
+    }
+
     /// `text` without this remote's credential and without the user part of URLs in it.
     pub(super) fn redact(&self, text: &str) -> String {
         let text = match &self.credential {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plumb::engine::schedule::Schedule;
 use plumb::engine::{Ask, EngineError, Report, Width};
@@ -653,4 +653,58 @@ async fn a_tenant_whose_repository_cannot_be_read_does_not_stop_the_others() {
     assert_eq!(output.status.code(), Some(1));
     assert!(contains(&output.stderr, b"aardvark"), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(world.file("staging", "orders").exists());
+}
+
+/// Takes connections, and says nothing; gives its port.
+async fn tarpit() -> u16 {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repositories_that_hang_keep_no_other_waiting_nor_the_process_from_stopping() {
+    // More than are polled, and more than are looked at, at once.
+    const HANGING: usize = 2 * 8 + 1;
+    const SOON: Duration = Duration::from_secs(30);
+    let world = World::with_files().await;
+    world.write_platform("id: test-platform\npollInterval: 200ms");
+    let tenant = world.platform.show("main:tenants.yaml");
+    let port = tarpit().await;
+    let hanging = (0..HANGING).map(|number| {
+        // Before the other in every order.
+        let named = tenant.replace("name: checkout", &format!("name: a{number}"));
+        named.replace(&world.tenant.url(), &format!("http://127.0.0.1:{port}/{number}.git"))
+    });
+    let hanging: Vec<String> = hanging.collect();
+    world.platform.write("tenants.yaml", format!("{tenant}---\n{}", hanging.join("---\n")));
+    world.platform.commit("Many tenants");
+    let (done, mut is_done) = tokio::sync::mpsc::unbounded_channel();
+    world.on_event(move |event| {
+        if matches!(event.kind, EventKind::StepDone { .. }) {
+            done.send(()).unwrap();
+        }
+    });
+    let (schedule, _looks, _ready) = Schedule::new(Arc::clone(world.engine()));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(schedule.run(async {
+        stopped.await.unwrap();
+    }));
+    for (number, name) in ["orders", "carts", "reports"].into_iter().enumerate() {
+        let began = Instant::now();
+        world.write_database("staging", name, "userVersion: 1");
+        world.tenant.commit("Add one more");
+        tokio::time::timeout(SOON, is_done.recv()).await.expect("it waits for none of the others").unwrap();
+        println!("commit {number} was applied after {:?}", began.elapsed());
+    }
+    stop.send(()).unwrap();
+    tokio::time::timeout(SOON, serving).await.expect("it waits for none of them").unwrap();
+    let places = world.store().places().await.unwrap();
+    assert!(places.iter().all(|place| place.holder.is_none()), "all are given back: {places:?}");
 }

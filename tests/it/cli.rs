@@ -398,6 +398,38 @@ fn exit_codes_are_those_of_the_table() {
 }
 
 #[test]
+fn a_plan_of_which_all_is_held_exits_as_one_that_changes_something() {
+    let desk = Desk::with_starter();
+    let help = desk.plumb(&["plan", "--help"]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let told =
+        "Exit with 0 for no change, 2 for changes (or something held), 1 for errors (or something that cannot be seen)";
+    assert!(help.contains(told), "{help}");
+
+    let (platform, tenants) = (desk.platform.show("main:platform.yaml"), desk.platform.show("main:tenants.yaml"));
+    for (why, platform, tenants, reason) in [
+        (
+            "Close the window",
+            format!("{platform}  windows: [{{mode: deny, schedule: \"* * * * *\", duration: 1h}}]\n"),
+            tenants.clone(),
+            "WindowClosed",
+        ),
+        ("Suspend it", platform.clone(), format!("{tenants}  suspend: true\n"), "Suspended"),
+        ("Allow none", platform.clone(), tenants.replace("{Database: 10}", "{Database: 0}"), "QuotaExceeded"),
+    ] {
+        desk.platform.write("platform.yaml", platform);
+        desk.platform.write("tenants.yaml", tenants);
+        desk.platform.commit(why);
+        let planned = desk.plumb(&["plan", "--detailed-exitcode", "-o", "json"]);
+        let plans: serde_json::Value = serde_json::from_str(&planned.stdout).unwrap();
+        assert_eq!(plans[0]["steps"], serde_json::json!([]), "{why}: {plans:#}");
+        let held = plans[0]["blocked"].as_array().unwrap();
+        assert!(held.len() == 2 && held.iter().all(|blocked| blocked["reason"] == reason), "{why}: {plans:#}");
+        assert_eq!(planned.code, 2, "{why}: {planned:?}");
+        assert_eq!(desk.plumb(&["plan"]).code, 0, "{why}: only who asks for it is told by the exit code");
+    }
+}
+
+#[test]
 fn switches_are_understood_as_people_set_them() {
     let desk = Desk::with_starter();
     let platform = desk.platform.url();

@@ -430,6 +430,43 @@ fn a_plan_of_which_all_is_held_exits_as_one_that_changes_something() {
 }
 
 #[test]
+fn colours_are_for_terminals_and_for_those_who_do_not_refuse_them() {
+    let desk = Desk::with_starter();
+    desk.tenant.write("wrong.yaml", "kind: Nothing\n");
+    let (platform, work) = (desk.platform.url(), desk.tenant.work().display().to_string());
+    let commands: [&[&str]; 6] = [
+        &["plan"],
+        &["validate", &work],
+        &["plan", "--tenant", "nobody"],
+        &["apply", "--verbose"],
+        &["--help"],
+        &["plan", "--nonsense"],
+    ];
+    let has_colours = |said: &Said| said.stdout.contains('\x1b') || said.stderr.contains('\x1b');
+    let variables = |more| [("PLUMB_PLATFORM", platform.as_str()), more];
+    for command in commands {
+        let seen = desk.on_a_terminal(command, &variables(("TERM", "xterm")));
+        assert!(has_colours(&seen), "{command:?}: {seen:?}");
+        for refusal in [("NO_COLOR", "1"), ("PLUMB_NO_COLOR", "1"), ("TERM", "dumb")] {
+            let seen = desk.on_a_terminal(command, &variables(refusal));
+            assert!(!has_colours(&seen), "{command:?} with {refusal:?}: {seen:?}");
+        }
+        let seen = desk.on_a_terminal(&[command, &["--no-color"]].concat(), &variables(("TERM", "xterm")));
+        assert!(!has_colours(&seen), "{command:?} --no-color: {seen:?}");
+        let said = desk.plumb_with(command, &variables(("TERM", "xterm")));
+        assert!(!has_colours(&said), "{command:?} into a pipe: {said:?}");
+    }
+    // Results for programs have none anywhere, and what refuses nothing is no refusal.
+    let seen = desk.on_a_terminal(&["plan", "--output", "json"], &variables(("TERM", "xterm")));
+    assert!(!has_colours(&seen) && seen.code == 0, "{seen:?}");
+    for nothing in [("NO_COLOR", ""), ("PLUMB_NO_COLOR", "0")] {
+        for command in [commands[2], commands[4]] {
+            assert!(has_colours(&desk.on_a_terminal(command, &variables(nothing))), "{command:?} with {nothing:?}");
+        }
+    }
+}
+
+#[test]
 fn switches_are_understood_as_people_set_them() {
     let desk = Desk::with_starter();
     let platform = desk.platform.url();

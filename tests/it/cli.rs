@@ -467,6 +467,24 @@ fn colours_are_for_terminals_and_for_those_who_do_not_refuse_them() {
 }
 
 #[test]
+fn a_manifest_that_may_not_be_read_is_told_and_nothing_is_removed_for_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let (work, file) = (desk.tenant.work().display().to_string(), desk.tenant.work().join(MANIFEST));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o000)).unwrap();
+    let found = desk.plumb_within_permissions(&["validate", "-o", "json", &work]);
+    let found: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
+    let [finding] = &found["diagnostics"].as_array().unwrap()[..] else { panic!("{found:#}") };
+    assert_eq!((&finding["code"], &finding["file"]), (&"FileUnreadable".into(), &MANIFEST.into()), "{found:#}");
+    assert_eq!(finding["help"], "check its permissions, or name it in .plumbignore");
+    let planned = desk.plumb_within_permissions(&["plan", "-t", "checkout", "--dir", &work, "-o", "json"]);
+    let plans: serde_json::Value = serde_json::from_str(&planned.stdout).unwrap();
+    assert_eq!(plans[0]["steps"], serde_json::json!([]), "{plans:#}");
+    assert_eq!(plans[0]["blocked"][0]["reason"], "UnreadableManifest", "{plans:#}");
+}
+
+#[test]
 fn switches_are_understood_as_people_set_them() {
     let desk = Desk::with_starter();
     let platform = desk.platform.url();

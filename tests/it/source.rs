@@ -568,6 +568,19 @@ mod trees {
         assert!(tree.refused.contains("."));
     }
 
+    #[test]
+    fn a_folder_in_the_place_of_an_ignore_file_is_unreadable_and_ignores_nothing() {
+        let pair = Pair::new();
+        pair.repo.write("a.yaml", "a: 1\n");
+        pair.repo.write(".plumbignore/note.txt", "a.yaml\n");
+        pair.repo.commit("A folder");
+        let tree = pair.tree(".");
+        assert_eq!(codes(&tree), finding("FileUnreadable", ".plumbignore"));
+        assert_eq!(tree.findings[0].help.as_deref(), Some("put a file in its place"));
+        assert!(tree.findings[0].is_error() && tree.refused.contains(".plumbignore"));
+        assert_eq!(paths(&tree), ["a.yaml"]);
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_path_that_is_no_text_is_refused() {
@@ -1106,6 +1119,20 @@ mod working_trees {
         repo.git(&["commit", "--quiet", "--allow-empty", "-m", "Only .git"]);
         WorkingTree::new(repo.work()).read(".", Wanted::Manifests).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_that_is_called_like_a_manifest_is_unreadable_and_nobody_waits_for_it() {
+        let repo = GitRepo::new();
+        repo.write("a.yaml", "a: 1\n");
+        shell(&repo.work(), "mkfifo pipe.yaml pipe.txt");
+        let read = WorkingTree::new(repo.work()).read(".", Wanted::Manifests).unwrap();
+        assert_eq!(read.files.keys().collect::<Vec<_>>(), ["a.yaml"]);
+        let [finding] = &read.findings[..] else { panic!("{:?}", read.findings) };
+        assert_eq!((finding.code.0.as_ref(), finding.file.as_str()), ("FileUnreadable", "pipe.yaml"));
+        assert_eq!(finding.message, "it is no regular file");
+        assert!(read.refused.contains("pipe.yaml"));
+    }
+
         runtime.block_on(async {
             let quiet = tokio::time::timeout(Duration::from_millis(1000), watcher.changed()).await;
             assert!(quiet.is_err(), "a signal for .git or for reading");

@@ -82,6 +82,15 @@ impl Desk {
         said(command.output().expect("script is installed; Debian has it in bsdutils"))
     }
 
+    /// Runs the program, with the platform set, as somebody for whom permissions hold: they do not for root.
+    pub fn plumb_within_permissions(&self, args: &[&str]) -> Said {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-dac_override,-dac_read_search", "--"]);
+        command.arg(PLUMB).args(args);
+        let variables = [("PLUMB_PLATFORM", &*self.platform.url())];
+        said(self.surrounded(command, &variables).output().expect("setpriv is installed"))
+    }
+
     /// Applies once more what replicas have made, with their database and key; there is nothing left to do.
     pub fn applies_nothing_more(&self, database: &str) {
         let key = "11".repeat(32);

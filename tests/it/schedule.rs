@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::harness::clock::{SetClock, moment};
 use crate::harness::faulty::Faults;
-use crate::harness::git::GitRepo;
+use crate::harness::git::{GitHttpServer, GitRepo, Request};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::running::Running;
 use crate::harness::world::{World, run_sql};
@@ -141,6 +141,48 @@ async fn a_tenant_is_looked_at_at_once_when_it_is_suspended_no_more() {
     running.stop().await;
     assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 7);
     assert!(looks(&world).await.iter().all(|look| look.trigger != Trigger::DriftScan));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_polls_ask_for_the_refs_alone_and_what_has_moved_is_read_in_one_conversation() {
+    let mut world = World::with_files().await;
+    world.stop();
+    let server = GitHttpServer::start(world.tenant.remote().parent().unwrap(), None);
+    let url = server.url("remote.git");
+    world.write_tenant_spec(&format!("repository: {{url: \"{url}\"}}\nenvironments: [staging]\nproviders: [files]"));
+    world.write_platform("id: test-platform\npollInterval: 200ms\ndrift: {schedule: \"0 0 1 6 *\", jitter: 1s}");
+    world.platform.commit("Poll over http");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.start().await;
+    let running = Running::start(&world).await;
+    until("rest", async || world.store().places().await.unwrap().iter().all(Place::is_idle)).await;
+
+    // The first of these polls may have begun before.
+    server.requests();
+    let mut polls = Vec::new();
+    until("polls", async || {
+        polls.extend(server.requests());
+        polls.iter().filter(|request| **request == Request::LsRefs).count() > 3
+    })
+    .await;
+    assert!(polls.iter().all(|request| matches!(request, Request::Handshake | Request::LsRefs)), "{polls:?}");
+
+    world.write_database("staging", "orders", "userVersion: 8");
+    world.tenant.commit("Expect 8");
+    let mut asked = Vec::new();
+    until("the look", async || {
+        asked.extend(server.requests());
+        world.number("staging", "orders", "PRAGMA user_version").await == 8
+    })
+    .await;
+    running.stop().await;
+    asked.extend(server.requests());
+    let is = |wanted: Request| move |request: &&Request| **request == wanted;
+    assert_eq!(asked.iter().filter(is(Request::Fetch)).count(), 1, "{asked:?}");
+    let before = asked.iter().take_while(|request| **request != Request::Fetch).filter(is(Request::LsRefs)).count();
+    assert!(before >= 2, "the poll that saw it fetched it: {asked:?}");
+    assert!(!asked.iter().any(|request| matches!(request, Request::Other(_))), "{asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -284,11 +284,16 @@ async fn pruned(world: &World) -> Vec<AuditEntry> {
 struct Queue {
     is_shut: AtomicBool,
     refused: AtomicUsize,
+    /// How often somebody asked which platform is in force: who reads its repository does so first.
+    readings: AtomicUsize,
 }
 
 #[async_trait]
 impl Points for Queue {
     async fn before(&self, _: Call, what: &'static str) -> Fate {
+        if what == "platform" {
+            self.readings.fetch_add(1, Ordering::SeqCst);
+        }
         if what != "request" || !self.is_shut.load(Ordering::SeqCst) {
             return Fate::Go;
         }
@@ -443,8 +448,9 @@ async fn a_revision_of_the_platform_is_not_forgotten_while_the_queue_cannot_be_a
     world.write_tenant("providers: [files]");
     world.platform.commit("Go on");
     until("the refusal", async || queue.refused.load(Ordering::SeqCst) > 0).await;
-    // It is in force by now, and later readings of it find nothing new.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // It is in force by now, and later readings of it find nothing new: the first of two is over when the second begins.
+    let before = queue.readings.load(Ordering::SeqCst);
+    until("later readings", async || queue.readings.load(Ordering::SeqCst) >= before + 2).await;
     assert!(!world.file("staging", "orders").exists());
     queue.is_shut.store(false, Ordering::SeqCst);
     until("the look", async || world.file("staging", "orders").exists()).await;

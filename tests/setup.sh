@@ -19,6 +19,10 @@ if [ "$wanted" = test ]; then
     command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
     # One of them speaks https, with a certificate made for it.
     command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
+    # One speaks ssh.
+    [ -x /usr/sbin/sshd ] || missing="$missing openssh-server"
+    # What the program shows on a terminal is seen on one.
+    command -v script >/dev/null 2>&1 || missing="$missing bsdutils"
     # The tests run servers as other users and send them signals.
     command -v setpriv >/dev/null 2>&1 || missing="$missing util-linux"
     [ -x /bin/kill ] || [ -x /usr/bin/kill ] || missing="$missing procps"
@@ -43,6 +47,14 @@ case "$missing" in
     $sudo mkdir -p /etc/postgresql-common/createcluster.d
     printf 'create_main_cluster = false\n' |
         $sudo tee /etc/postgresql-common/createcluster.d/plumb-tests.conf >/dev/null
+    ;;
+esac
+case "$missing" in
+*openssh-server*)
+    # The tests start one of their own; the package's must let nobody into this machine. Who wants it unmasks it.
+    for unit in ssh.service ssh.socket; do
+        [ -e /etc/systemd/system/$unit ] || $sudo ln -s /dev/null /etc/systemd/system/$unit
+    done
     ;;
 esac
 $sudo env DEBIAN_FRONTEND=noninteractive apt-get update -qq

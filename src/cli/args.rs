@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-use clap::builder::FalseyValueParser;
+use clap::builder::{FalseyValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 
 /// How results are printed.
@@ -107,15 +107,26 @@ pub struct Common {
     )]
     pub verbose: u8,
 
-    /// No colours (NO_COLOR does the same)
+    /// No colours (NO_COLOR and TERM=dumb do the same)
     #[arg(
         long,
         global = true,
-        env = "PLUMB_NO_COLOR",
+        env = NO_COLOR_VARIABLE,
         value_parser = FalseyValueParser::new(),
         help_heading = "Common"
     )]
     pub no_color: bool,
+}
+
+/// Stands for `--no-color`.
+const NO_COLOR_VARIABLE: &str = "PLUMB_NO_COLOR";
+
+/// Whether help, and what is said of wrong usage, has colours on a terminal: it is made before there is a [`Common`].
+pub fn colors_of_help(command: &clap::Command) -> clap::ColorChoice {
+    let is_set = |value: std::ffi::OsString| FalseyValueParser::new().parse_ref(command, None, &value).unwrap_or(true);
+    let asked_not = std::env::args_os().any(|argument| argument == "--no-color")
+        || std::env::var_os(NO_COLOR_VARIABLE).is_some_and(is_set);
+    if asked_not { clap::ColorChoice::Never } else { clap::ColorChoice::Auto }
 }
 
 /// Where the state is.
@@ -154,7 +165,8 @@ impl Common {
     /// Whether a stream that `is_terminal` gets colours.
     pub fn colors(&self, is_terminal: bool) -> bool {
         let asked_not = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        is_terminal && !self.no_color && !asked_not
+        let cannot = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+        is_terminal && !self.no_color && !asked_not && !cannot
     }
 
     /// The data directory, absolute: relative paths of embedded providers are relative to it.

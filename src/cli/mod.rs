@@ -35,7 +35,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use args::Common;
 
@@ -159,7 +159,9 @@ enum Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let command = Cli::command();
+    let colors = args::colors_of_help(&command);
+    let cli = Cli::from_arg_matches(&command.color(colors).get_matches()).unwrap_or_else(|error| error.exit());
     let cli = Cli { common: cli.common.without_empty(), ..cli };
     telemetry::start(&cli.common, matches!(cli.command, Command::Serve(_)));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

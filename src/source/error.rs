@@ -55,6 +55,12 @@ pub enum SourceError {
          of authorities in SSL_CERT_FILE"
     )]
     Untrusted { remote: String, why: String },
+    /// Nobody here has said that this is the host, or another was said to be.
+    #[error(
+        "the host key of {remote} is not known here, or another one is: {why}; compare it with what the host's operator \
+         says, and add it to known_hosts"
+    )]
+    UnknownHost { remote: String, why: String },
     /// The remote wants other credentials.
     #[error("{remote} refused the login: {why}; check the `credentials` of the repository, or its ssh key")]
     Unauthorized { remote: String, why: String },
@@ -150,6 +156,7 @@ impl SourceError {
             | Self::Unreachable { .. }
             | Self::Silent { .. }
             | Self::Untrusted { .. }
+            | Self::UnknownHost { .. }
             | Self::Incomplete { .. }
             | Self::MirrorFiles { .. }
             | Self::Mirror { .. }
@@ -175,6 +182,7 @@ impl SourceError {
             | Self::RefusedBranch { .. }
             | Self::Refs { .. }
             | Self::Untrusted { .. }
+            | Self::UnknownHost { .. }
             | Self::Unauthorized { .. }
             | Self::Incomplete { .. }
             | Self::MirrorFiles { .. }

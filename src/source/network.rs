@@ -26,7 +26,7 @@ use url::Url;
 
 use super::error::{SourceError, is_disk_full};
 use super::mirror::{INCOMING, Refs};
-use super::process::{CONNECT_TIMEOUT, Interrupt, Ssh, bounded, local_upload_pack};
+use super::process::{CONNECT_TIMEOUT, Interrupt, Ssh, UNKNOWN_HOST, bounded, local_upload_pack};
 use super::remote::{Address, Remote, is_loopback};
 use super::{DRIFT_PREFIX, HEAD};
 
@@ -258,13 +258,17 @@ impl Conversation {
                 why.push(text);
             }
         }
-        login |= said.contains("Permission denied") || said.contains("Host key verification failed");
+        login |= said.contains("Permission denied");
+        let unknown_host = said.contains(UNKNOWN_HOST);
         if let Some(why) = untrusted {
             return SourceError::Untrusted { remote, why: why.to_string() };
         }
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
         let why = if said.is_empty() { why.join(": ") } else { said };
         let why: String = self.remote.redact(&why).chars().take(MAX_WHY).collect();
+        if unknown_host {
+            return SourceError::UnknownHost { remote, why };
+        }
         if login { SourceError::Unauthorized { remote, why } } else { SourceError::Unreachable { remote, why } }
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn git(protocols: &str) -> Command {
 /// The ssh program, as the person's git is set up to use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ssh {
-    /// `ssh` itself, told never to ask.
+    /// `ssh` itself.
     Plain,
     /// `core.sshCommand` or `GIT_SSH_COMMAND`: a line for the shell.
     Line(OsString),
@@ -80,9 +80,13 @@ pub(super) enum Ssh {
     Program(OsString),
 }
 
-/// Options that keep ssh from asking and from waiting forever.
+/// Options that keep ssh from asking and from waiting forever, whoever says how it is called; other programs than
+/// OpenSSH's do not know them.
 const SSH_OPTIONS: &[&str] =
     &["-oBatchMode=yes", "-oConnectTimeout=15", "-oServerAliveInterval=15", "-oServerAliveCountMax=4"];
+
+/// What ssh says of a host that is not known, or by another key.
+pub(super) const UNKNOWN_HOST: &str = "Host key verification failed";
 
 impl Ssh {
     /// As configured for `repo`.
@@ -97,21 +101,22 @@ impl Ssh {
 
     /// What `GIT_SSH_COMMAND` has to be so that git does the same; `None` leaves it to git.
     pub fn for_git(&self) -> Option<String> {
-        match self {
-            Self::Plain => Some(format!("ssh {}", SSH_OPTIONS.join(" "))),
-            Self::Line(_) | Self::Program(_) => None,
+        if !self.is_openssh() {
+            return None;
         }
+        let line = match self {
+            Self::Plain => "ssh".to_owned(),
+            Self::Line(line) => line.to_str()?.to_owned(),
+            Self::Program(program) => quoted(program.to_str()?),
+        };
+        Some(format!("{line} {}", SSH_OPTIONS.join(" ")))
     }
 
     /// Runs `git-upload-pack` at the other end.
     pub fn upload_pack(&self, address: &SshAddress) -> Command {
         let SshAddress { user, host, port, path } = address;
         let mut command = match self {
-            Self::Plain => {
-                let mut command = Command::new("ssh");
-                command.args(SSH_OPTIONS);
-                command
-            }
+            Self::Plain => Command::new("ssh"),
             Self::Program(program) => Command::new(program),
             Self::Line(line) => {
                 let mut script = line.clone();
@@ -122,7 +127,8 @@ impl Ssh {
             }
         };
         if self.is_openssh() {
-            command.args(["-o", "SendEnv=GIT_PROTOCOL"]);
+            // Of an option that is given twice ssh takes the first: what the person says stands.
+            command.args(SSH_OPTIONS).args(["-o", "SendEnv=GIT_PROTOCOL"]);
         }
         if let Some(port) = port {
             command.arg("-p").arg(port.to_string());
@@ -326,6 +332,16 @@ mod tests {
         assert_eq!(quoted("~me/x.git"), "~me/'x.git'");
         assert_eq!(quoted("~/x.git"), "~/'x.git'");
         assert_eq!(quoted("~$(x)/x.git"), "'~$(x)/x.git'");
+    }
+
+    #[test]
+    fn an_ssh_of_the_persons_own_is_told_never_to_ask_where_it_knows_how() {
+        let told = |ssh: Ssh| ssh.for_git().map(|line| line.replace(&SSH_OPTIONS.join(" "), "[OPTIONS]"));
+        assert_eq!(told(Ssh::Plain).as_deref(), Some("ssh [OPTIONS]"));
+        assert_eq!(told(Ssh::Line("ssh -i key".into())).as_deref(), Some("ssh -i key [OPTIONS]"));
+        assert_eq!(told(Ssh::Program("/my ssh/ssh".into())).as_deref(), Some("'/my ssh/ssh' [OPTIONS]"));
+        assert_eq!(told(Ssh::Line("plink -batch".into())), None);
+        assert_eq!(told(Ssh::Program("/usr/bin/plink".into())), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 
 use super::error::SourceError;
 use super::mirror::{Mirror, check_branch_to_push};
-use super::process::{End, Ssh, Variables, git, run};
+use super::process::{End, Ssh, UNKNOWN_HOST, Variables, git, run};
 use super::remote::{Address, Remote};
 
 /// How long one push may take; it sends one small commit.
@@ -123,10 +123,12 @@ impl Mirror {
             "could not read Username",
             "could not read Password",
             "Permission denied",
-            "Host key verification failed",
             "returned error: 401",
             "returned error: 403",
         ];
+        if end.stderr.contains(UNKNOWN_HOST) {
+            return Err(SourceError::UnknownHost { remote, why });
+        }
         if LOGIN.iter().any(|word| end.stderr.contains(word)) {
             return Err(SourceError::Unauthorized { remote, why });
         }

@@ -120,10 +120,6 @@ impl Validator {
         let mut diagnostics = parsed.diagnostics.clone();
         let mut documents = Vec::with_capacity(parsed.documents.len());
         for document in &parsed.documents {
-            // An empty document says nothing: the rest of a file that ends in `---`.
-            if document.value.is_null() {
-                continue;
-            }
             let mut findings = Findings::new(parsed, document);
             let mut checked = self.check_document(document, &mut findings);
             if findings.faulty
@@ -147,20 +143,11 @@ impl Validator {
     fn check_document(&self, document: &Document, findings: &mut Findings<'_>) -> CheckedDocument {
         let value = &*document.value;
         let mut checked = CheckedDocument::unknown(document);
-        let Some(fields) = value.as_object() else {
-            findings.error(
-                codes::NOT_A_RESOURCE,
-                "",
-                format!("a document must be a mapping with apiVersion, kind, metadata and spec, not {}", shown(value)),
-                "remove it, or name the file in .plumbignore",
-            );
-            return checked;
-        };
-        checked.kind = kind_of(fields.get("kind"), findings);
+        checked.kind = kind_of(value.get("kind"), findings);
         // Under a name that cannot be, it may be any resource.
         checked.name = text_at(value, "/metadata/name").filter(|name| is_label(name));
         checked.environment = text_at(value, "/metadata/environment");
-        let version = version_of(fields.get("apiVersion"), findings);
+        let version = version_of(value.get("apiVersion"), findings);
         let (Some(kind), VersionVerdict::Known) = (checked.kind, version) else { return checked };
 
         self.check_schema(kind, value, findings);

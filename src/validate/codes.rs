@@ -12,8 +12,6 @@ macro_rules! codes {
 }
 
 codes! {
-    /// A document is not a mapping with apiVersion, kind, metadata and spec.
-    NOT_A_RESOURCE = "NotAResource",
     /// `apiVersion` is none that this Plumb knows.
     UNKNOWN_VERSION = "UnknownVersion",
     /// `kind` is none that this Plumb knows.

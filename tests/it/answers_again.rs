@@ -273,7 +273,7 @@ async fn what_git_set_after_the_question_is_gits_though_its_step_had_to_wait() {
 }
 
 /// Three tenants of one repository, of which each has these databases, with a proposal open about each.
-async fn three_tenants_that_ask(names: &[&str]) -> (World, Arc<SetClock>) {
+pub async fn three_tenants_that_ask(names: &[&str]) -> (World, Arc<SetClock>) {
     let mut world = World::with_files().await;
     let clock = SetClock::at("2030-01-02T09:00:00Z");
     world.clock = clock.clone();
@@ -298,7 +298,7 @@ async fn three_tenants_that_ask(names: &[&str]) -> (World, Arc<SetClock>) {
     (world, clock)
 }
 
-const TENANTS: [&str; 3] = ["one", "two", "three"];
+pub const TENANTS: [&str; 3] = ["one", "two", "three"];
 
 /// Writes the Tenant documents of these, and commits them.
 fn write_tenants(world: &World, names: &[&str]) {
@@ -313,7 +313,7 @@ fn write_tenants(world: &World, names: &[&str]) {
     world.platform.commit(&format!("These tenants: {names:?}"));
 }
 
-async fn look_at(world: &World, tenant: &str) -> Report {
+pub async fn look_at(world: &World, tenant: &str) -> Report {
     let ask = Ask { trigger: Trigger::CommandLine, width: Width::Deep };
     world.engine().reconcile(&world.in_force().await, tenant, ask).await.unwrap()
 }

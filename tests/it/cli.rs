@@ -398,6 +398,93 @@ fn exit_codes_are_those_of_the_table() {
 }
 
 #[test]
+fn a_plan_of_which_all_is_held_exits_as_one_that_changes_something() {
+    let desk = Desk::with_starter();
+    let help = desk.plumb(&["plan", "--help"]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let told =
+        "Exit with 0 for no change, 2 for changes (or something held), 1 for errors (or something that cannot be seen)";
+    assert!(help.contains(told), "{help}");
+
+    let (platform, tenants) = (desk.platform.show("main:platform.yaml"), desk.platform.show("main:tenants.yaml"));
+    for (why, platform, tenants, reason) in [
+        (
+            "Close the window",
+            format!("{platform}  windows: [{{mode: deny, schedule: \"* * * * *\", duration: 1h}}]\n"),
+            tenants.clone(),
+            "WindowClosed",
+        ),
+        ("Suspend it", platform.clone(), format!("{tenants}  suspend: true\n"), "Suspended"),
+        ("Allow none", platform.clone(), tenants.replace("{Database: 10}", "{Database: 0}"), "QuotaExceeded"),
+    ] {
+        desk.platform.write("platform.yaml", platform);
+        desk.platform.write("tenants.yaml", tenants);
+        desk.platform.commit(why);
+        let planned = desk.plumb(&["plan", "--detailed-exitcode", "-o", "json"]);
+        let plans: serde_json::Value = serde_json::from_str(&planned.stdout).unwrap();
+        assert_eq!(plans[0]["steps"], serde_json::json!([]), "{why}: {plans:#}");
+        let held = plans[0]["blocked"].as_array().unwrap();
+        assert!(held.len() == 2 && held.iter().all(|blocked| blocked["reason"] == reason), "{why}: {plans:#}");
+        assert_eq!(planned.code, 2, "{why}: {planned:?}");
+        assert_eq!(desk.plumb(&["plan"]).code, 0, "{why}: only who asks for it is told by the exit code");
+    }
+}
+
+#[test]
+fn colours_are_for_terminals_and_for_those_who_do_not_refuse_them() {
+    let desk = Desk::with_starter();
+    desk.tenant.write("wrong.yaml", "kind: Nothing\n");
+    let (platform, work) = (desk.platform.url(), desk.tenant.work().display().to_string());
+    let commands: [&[&str]; 6] = [
+        &["plan"],
+        &["validate", &work],
+        &["plan", "--tenant", "nobody"],
+        &["apply", "--verbose"],
+        &["--help"],
+        &["plan", "--nonsense"],
+    ];
+    let has_colours = |said: &Said| said.stdout.contains('\x1b') || said.stderr.contains('\x1b');
+    let variables = |more| [("PLUMB_PLATFORM", platform.as_str()), more];
+    for command in commands {
+        let seen = desk.on_a_terminal(command, &variables(("TERM", "xterm")));
+        assert!(has_colours(&seen), "{command:?}: {seen:?}");
+        for refusal in [("NO_COLOR", "1"), ("PLUMB_NO_COLOR", "1"), ("TERM", "dumb")] {
+            let seen = desk.on_a_terminal(command, &variables(refusal));
+            assert!(!has_colours(&seen), "{command:?} with {refusal:?}: {seen:?}");
+        }
+        let seen = desk.on_a_terminal(&[command, &["--no-color"]].concat(), &variables(("TERM", "xterm")));
+        assert!(!has_colours(&seen), "{command:?} --no-color: {seen:?}");
+        let said = desk.plumb_with(command, &variables(("TERM", "xterm")));
+        assert!(!has_colours(&said), "{command:?} into a pipe: {said:?}");
+    }
+    // Results for programs have none anywhere, and what refuses nothing is no refusal.
+    let seen = desk.on_a_terminal(&["plan", "--output", "json"], &variables(("TERM", "xterm")));
+    assert!(!has_colours(&seen) && seen.code == 0, "{seen:?}");
+    for nothing in [("NO_COLOR", ""), ("PLUMB_NO_COLOR", "0")] {
+        for command in [commands[2], commands[4]] {
+            assert!(has_colours(&desk.on_a_terminal(command, &variables(nothing))), "{command:?} with {nothing:?}");
+        }
+    }
+}
+
+#[test]
+fn a_manifest_that_may_not_be_read_is_told_and_nothing_is_removed_for_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let (work, file) = (desk.tenant.work().display().to_string(), desk.tenant.work().join(MANIFEST));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o000)).unwrap();
+    let found = desk.plumb_within_permissions(&["validate", "-o", "json", &work]);
+    let found: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
+    let [finding] = &found["diagnostics"].as_array().unwrap()[..] else { panic!("{found:#}") };
+    assert_eq!((&finding["code"], &finding["file"]), (&"FileUnreadable".into(), &MANIFEST.into()), "{found:#}");
+    assert_eq!(finding["help"], "check its permissions, or name it in .plumbignore");
+    let planned = desk.plumb_within_permissions(&["plan", "-t", "checkout", "--dir", &work, "-o", "json"]);
+    let plans: serde_json::Value = serde_json::from_str(&planned.stdout).unwrap();
+    assert_eq!(plans[0]["steps"], serde_json::json!([]), "{plans:#}");
+    assert_eq!(plans[0]["blocked"][0]["reason"], "UnreadableManifest", "{plans:#}");
+}
+
+#[test]
 fn switches_are_understood_as_people_set_them() {
     let desk = Desk::with_starter();
     let platform = desk.platform.url();

@@ -1,8 +1,13 @@
 //! Drift is a conversation in git: every way to open, decide and end one, on real repositories and real files.
 
 use plumb::engine::Width;
-use plumb::model::{Ask, ConditionType, EventKind, ExecutionOutcome, ProposalKind, ProposalStatus, Reason, Trigger};
+use plumb::model::{
+    Ask, ConditionStatus, ConditionType, EventKind, ExecutionOutcome, ProposalKind, ProposalStatus, Reason,
+    ResourceStatus, Trigger,
+};
+use plumb::store::Scope;
 
+use crate::answers_again::{TENANTS, look_at, three_tenants_that_ask};
 use crate::harness::git::MergeHow;
 use crate::harness::world::{World, number_in, run_sql};
 
@@ -181,6 +186,13 @@ async fn on_close_ignore_leaves_the_difference_alone_until_it_changes() {
     assert_eq!((report.done, report.outcome), (0, ExecutionOutcome::InSync), "{:#?}", report.plan);
     assert_eq!(world.number("staging", "orders", VERSION).await, 42);
     assert!(world.tenant.branches().iter().all(|branch| branch != BRANCH));
+    assert_eq!(drifted(&world).await.0, Reason::DriftIgnored);
+    let status = world.status(ORDERS).await.unwrap();
+    assert_eq!(
+        status.condition(ConditionType::Ready).unwrap().status,
+        ConditionStatus::True,
+        "nobody need do anything"
+    );
     world.by_hand("staging", "orders", "PRAGMA user_version = 43").await;
     world.apply().await;
     assert!(world.tenant.branches().contains(&BRANCH.to_owned()), "a new difference is a new question");
@@ -662,6 +674,35 @@ async fn at_most_ten_proposals_are_open_and_the_next_comes_when_one_is_decided()
     world.apply().await;
     assert_eq!(open(), 10);
     assert!(world.tenant.branches().contains(&"plumb/drift/staging/database-db10".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_most_ten_proposals_are_open_in_a_repository_whosever_they_are() {
+    let (world, _clock) = three_tenants_that_ask(&["a", "b", "c", "d"]).await;
+    let open = |tenant: &str| {
+        let part = format!("plumb/drift/{tenant}/");
+        world.tenant.branches().into_iter().filter(|branch| branch.starts_with(&part)).count()
+    };
+    let waits = async |tenant: &str| {
+        let statuses = world.store().read(Scope::Tenant(tenant.to_owned())).await.unwrap().statuses().await.unwrap();
+        let drifted = |status: &ResourceStatus| status.condition(ConditionType::Drifted).unwrap().clone();
+        let waiting = statuses.values().map(drifted).filter(|drifted| drifted.reason == Reason::ProposalLimit);
+        let told = "10 proposals are open in this repository; this one waits for one of them";
+        waiting.inspect(|drifted| assert!(drifted.message.ends_with(told), "{}", drifted.message)).count()
+    };
+    // Each has asked in turn, and none about more than four; together they would be twelve.
+    assert_eq!(TENANTS.map(open), [4, 4, 2]);
+    for (tenant, waiting) in TENANTS.into_iter().zip([0, 0, 2]) {
+        assert_eq!(waits(tenant).await, waiting, "{tenant}");
+        look_at(&world, tenant).await;
+    }
+    assert_eq!(TENANTS.map(open), [4, 4, 2], "another look asks about no more");
+    // Where one of a neighbour is decided, there is room for one.
+    world.tenant.merge("plumb/drift/one/staging/database-a", MergeHow::FastForward);
+    for tenant in TENANTS {
+        look_at(&world, tenant).await;
+    }
+    assert_eq!((TENANTS.map(open), waits("three").await), ([3, 4, 3], 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,7 @@ mod schedule;
 mod serve;
 mod simulation;
 mod source;
+mod ssh;
 mod store;
 mod story;
 mod tls;

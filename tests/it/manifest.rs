@@ -179,6 +179,23 @@ fn files_that_are_no_text_are_refused() {
 }
 
 #[test]
+fn a_file_with_very_many_findings_is_read_no_further_and_says_where_it_was_left() {
+    let faulty = "- a list\n---\n";
+    // The first two hundred are told one by one.
+    let parsed = parse(&(faulty.repeat(300) + "kind: Database\n"));
+    let (last, told) = parsed.diagnostics.split_last().unwrap();
+    assert_eq!(told.len(), 200);
+    assert!(told.iter().all(|finding| finding.code == codes::NOT_A_MAPPING));
+    assert_eq!((last.code.clone(), last.span.unwrap().line), (codes::TOO_MANY_FINDINGS, 400), "{last:?}");
+    assert_eq!(last.help.as_deref(), Some("correct the findings above first"));
+    assert!(parsed.documents.is_empty() && parsed.unreadable, "what comes after it is not known");
+    // As many as are told are not too many.
+    let parsed = parse(&(faulty.repeat(199) + "- a list\n"));
+    assert_eq!(parsed.diagnostics.len(), 200);
+    assert!(parsed.diagnostics.iter().all(|finding| finding.code == codes::NOT_A_MAPPING));
+}
+
+#[test]
 fn files_without_documents_are_fine() {
     for text in ["", "\u{feff}", "# only\n", "---\n...\n---\n# x\n", "\r\n\r\n"] {
         let parsed = parse(text);

@@ -11,6 +11,8 @@ mod renames;
 mod three_way;
 mod unknown;
 
+use plumb::model::{EventKind, Reason};
+
 use crate::harness::world::World;
 
 const VERSION: &str = "PRAGMA user_version";
@@ -33,6 +35,17 @@ fn remove(world: &World, names: &[&str]) {
     for name in names {
         world.tenant.remove(&format!("environments/staging/{name}.yaml"));
     }
+}
+
+/// As what a resource was recorded, since events were asked for last.
+fn recorded(world: &World, key: &str) -> Vec<Reason> {
+    let about_it =
+        world.events().into_iter().filter(|event| event.key.as_ref().is_some_and(|of| of.to_string() == key));
+    let reasons = about_it.filter_map(|event| match event.kind {
+        EventKind::Recorded { reason } => Some(reason),
+        _ => None,
+    });
+    reasons.collect()
 }
 
 /// Which of these databases of staging have a file.

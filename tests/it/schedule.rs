@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::harness::clock::{SetClock, moment};
 use crate::harness::faulty::Faults;
-use crate::harness::git::GitRepo;
+use crate::harness::git::{GitHttpServer, GitRepo, Request};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::running::Running;
 use crate::harness::world::{World, run_sql};
@@ -144,6 +144,48 @@ async fn a_tenant_is_looked_at_at_once_when_it_is_suspended_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r14_polls_ask_for_the_refs_alone_and_what_has_moved_is_read_in_one_conversation() {
+    let mut world = World::with_files().await;
+    world.stop();
+    let server = GitHttpServer::start(world.tenant.remote().parent().unwrap(), None);
+    let url = server.url("remote.git");
+    world.write_tenant_spec(&format!("repository: {{url: \"{url}\"}}\nenvironments: [staging]\nproviders: [files]"));
+    world.write_platform("id: test-platform\npollInterval: 200ms\ndrift: {schedule: \"0 0 1 6 *\", jitter: 1s}");
+    world.platform.commit("Poll over http");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.start().await;
+    let running = Running::start(&world).await;
+    until("rest", async || world.store().places().await.unwrap().iter().all(Place::is_idle)).await;
+
+    // The first of these polls may have begun before.
+    server.requests();
+    let mut polls = Vec::new();
+    until("polls", async || {
+        polls.extend(server.requests());
+        polls.iter().filter(|request| **request == Request::LsRefs).count() > 3
+    })
+    .await;
+    assert!(polls.iter().all(|request| matches!(request, Request::Handshake | Request::LsRefs)), "{polls:?}");
+
+    world.write_database("staging", "orders", "userVersion: 8");
+    world.tenant.commit("Expect 8");
+    let mut asked = Vec::new();
+    until("the look", async || {
+        asked.extend(server.requests());
+        world.number("staging", "orders", "PRAGMA user_version").await == 8
+    })
+    .await;
+    running.stop().await;
+    asked.extend(server.requests());
+    let is = |wanted: Request| move |request: &&Request| **request == wanted;
+    assert_eq!(asked.iter().filter(is(Request::Fetch)).count(), 1, "{asked:?}");
+    let before = asked.iter().take_while(|request| **request != Request::Fetch).filter(is(Request::LsRefs)).count();
+    assert!(before >= 2, "the poll that saw it fetched it: {asked:?}");
+    assert!(!asked.iter().any(|request| matches!(request, Request::Other(_))), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_sixth_scan_looks_inside_each_object() {
     let server = PostgresServer::shared();
     let mut world = World::with_postgres(server).await;
@@ -242,11 +284,16 @@ async fn pruned(world: &World) -> Vec<AuditEntry> {
 struct Queue {
     is_shut: AtomicBool,
     refused: AtomicUsize,
+    /// How often somebody asked which platform is in force: who reads its repository does so first.
+    readings: AtomicUsize,
 }
 
 #[async_trait]
 impl Points for Queue {
     async fn before(&self, _: Call, what: &'static str) -> Fate {
+        if what == "platform" {
+            self.readings.fetch_add(1, Ordering::SeqCst);
+        }
         if what != "request" || !self.is_shut.load(Ordering::SeqCst) {
             return Fate::Go;
         }
@@ -401,8 +448,9 @@ async fn a_revision_of_the_platform_is_not_forgotten_while_the_queue_cannot_be_a
     world.write_tenant("providers: [files]");
     world.platform.commit("Go on");
     until("the refusal", async || queue.refused.load(Ordering::SeqCst) > 0).await;
-    // It is in force by now, and later readings of it find nothing new.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // It is in force by now, and later readings of it find nothing new: the first of two is over when the second begins.
+    let before = queue.readings.load(Ordering::SeqCst);
+    until("later readings", async || queue.readings.load(Ordering::SeqCst) >= before + 2).await;
     assert!(!world.file("staging", "orders").exists());
     queue.is_shut.store(false, Ordering::SeqCst);
     until("the look", async || world.file("staging", "orders").exists()).await;

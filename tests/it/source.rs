@@ -13,7 +13,7 @@ use plumb::source::{
 };
 use tempfile::TempDir;
 
-use crate::harness::git::{GitHttpServer, GitRepo, MergeHow};
+use crate::harness::git::{GitHttpServer, GitRepo, MergeHow, Request};
 
 const DRIFT: &str = "plumb/drift/staging/database-orders";
 
@@ -568,6 +568,19 @@ mod trees {
         assert!(tree.refused.contains("."));
     }
 
+    #[test]
+    fn a_folder_in_the_place_of_an_ignore_file_is_unreadable_and_ignores_nothing() {
+        let pair = Pair::new();
+        pair.repo.write("a.yaml", "a: 1\n");
+        pair.repo.write(".plumbignore/note.txt", "a.yaml\n");
+        pair.repo.commit("A folder");
+        let tree = pair.tree(".");
+        assert_eq!(codes(&tree), finding("FileUnreadable", ".plumbignore"));
+        assert_eq!(tree.findings[0].help.as_deref(), Some("put a file in its place"));
+        assert!(tree.findings[0].is_error() && tree.refused.contains(".plumbignore"));
+        assert_eq!(paths(&tree), ["a.yaml"]);
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_path_that_is_no_text_is_refused() {
@@ -977,6 +990,35 @@ mod remotes {
     }
 
     #[test]
+    fn what_has_not_moved_is_asked_for_its_refs_and_for_nothing_else() {
+        let repo = GitRepo::new();
+        let server = GitHttpServer::start(repo.remote().parent().unwrap(), None);
+        let folder = TempDir::new().unwrap();
+        let mirror = Mirror::open(folder.path(), Remote::new(server.url("remote.git"))).unwrap();
+        repo.write("a.yaml", "a: 1\n");
+        repo.commit("First");
+        repo.remote_git(&["branch", DRIFT, "main"]);
+        const REFS: [Request; 2] = [Request::Handshake, Request::LsRefs];
+        const OBJECTS: [Request; 3] = [Request::Handshake, Request::LsRefs, Request::Fetch];
+        mirror.advertise("main").unwrap();
+        assert_eq!(server.requests(), REFS, "a poll that has never seen anything");
+        mirror.fetch("main").unwrap();
+        assert_eq!(server.requests(), OBJECTS);
+        for _ in 0..2 {
+            mirror.advertise("main").unwrap();
+            assert_eq!(server.requests(), REFS, "a poll");
+            mirror.fetch("main").unwrap();
+            assert_eq!(server.requests(), REFS, "a look");
+        }
+        repo.write("a.yaml", "a: 2\n");
+        repo.commit("Second");
+        mirror.advertise("main").unwrap();
+        assert_eq!(server.requests(), REFS, "a poll sees that it has moved");
+        mirror.fetch("main").unwrap();
+        assert_eq!(server.requests(), OBJECTS);
+    }
+
+    #[test]
     fn another_user_name_stands_in_the_url() {
         let repo = GitRepo::new();
         let root = repo.remote().parent().unwrap().to_owned();
@@ -1075,6 +1117,20 @@ mod working_trees {
         assert_eq!(read.refused.len(), 4);
         let read = WorkingTree::new(repo.work()).read("x", Wanted::Manifests).unwrap();
         assert_eq!(read.files.keys().collect::<Vec<_>>(), ["x/b.yml"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_that_is_called_like_a_manifest_is_unreadable_and_nobody_waits_for_it() {
+        let repo = GitRepo::new();
+        repo.write("a.yaml", "a: 1\n");
+        shell(&repo.work(), "mkfifo pipe.yaml pipe.txt");
+        let read = WorkingTree::new(repo.work()).read(".", Wanted::Manifests).unwrap();
+        assert_eq!(read.files.keys().collect::<Vec<_>>(), ["a.yaml"]);
+        let [finding] = &read.findings[..] else { panic!("{:?}", read.findings) };
+        assert_eq!((finding.code.0.as_ref(), finding.file.as_str()), ("FileUnreadable", "pipe.yaml"));
+        assert_eq!(finding.message, "it is no regular file");
+        assert!(read.refused.contains("pipe.yaml"));
     }
 
     #[test]

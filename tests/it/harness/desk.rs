@@ -70,6 +70,27 @@ impl Desk {
         said(self.command(args, variables).output().expect("the program starts"))
     }
 
+    /// Runs the program on a terminal of its own, where nobody types anything. What it says on stderr stands between what it
+    /// prints, as people see it.
+    pub fn on_a_terminal(&self, args: &[&str], variables: &[(&str, &str)]) -> Said {
+        let line: Vec<String> = [PLUMB].iter().chain(args).map(|word| format!("'{word}'")).collect();
+        let mut command = self.surrounded(Command::new("script"), variables);
+        command.args(["--quiet", "--return", "--command", &format!("exec {}", line.join(" ")), "/dev/null"]);
+        if !variables.iter().any(|(name, _)| *name == "TERM") {
+            command.env("TERM", "xterm");
+        }
+        said(command.output().expect("script is installed; Debian has it in bsdutils"))
+    }
+
+    /// Runs the program, with the platform set, as somebody for whom permissions hold: they do not for root.
+    pub fn plumb_within_permissions(&self, args: &[&str]) -> Said {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-dac_override,-dac_read_search", "--"]);
+        command.arg(PLUMB).args(args);
+        let variables = [("PLUMB_PLATFORM", &*self.platform.url())];
+        said(self.surrounded(command, &variables).output().expect("setpriv is installed"))
+    }
+
     /// Applies once more what replicas have made, with their database and key; there is nothing left to do.
     pub fn applies_nothing_more(&self, database: &str) {
         let key = "11".repeat(32);
@@ -138,7 +159,13 @@ impl Desk {
 
     fn command(&self, args: &[&str], variables: &[(&str, &str)]) -> Command {
         let mut command = Command::new(PLUMB);
-        command.args(args).current_dir(self.folder()).env_clear().stdin(Stdio::null());
+        command.args(args);
+        self.surrounded(command, variables)
+    }
+
+    /// A command in the folder to work in, with the environment that holds no surprises.
+    pub fn surrounded(&self, mut command: Command, variables: &[(&str, &str)]) -> Command {
+        command.current_dir(self.folder()).env_clear().stdin(Stdio::null());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.folder()).env("TMPDIR", std::env::temp_dir());
         command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("LC_ALL", "C.UTF-8");
@@ -147,7 +174,8 @@ impl Desk {
     }
 }
 
-fn said(output: std::process::Output) -> Said {
+/// What a program said that has ended.
+pub fn said(output: std::process::Output) -> Said {
     Said {
         stdout: String::from_utf8(output.stdout).expect("text"),
         stderr: String::from_utf8(output.stderr).expect("text"),

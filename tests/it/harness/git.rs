@@ -17,8 +17,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
@@ -258,6 +258,35 @@ impl Default for GitRepo {
 pub struct GitHttpServer {
     scheme: &'static str,
     address: SocketAddr,
+    requests: Requests,
+}
+
+/// What it was asked for, oldest first.
+type Requests = Arc<Mutex<Vec<Request>>>;
+
+/// What a client wants of a repository, in the words of git's protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// To begin: what the server can do, and in older versions of the protocol its refs.
+    Handshake,
+    /// The refs.
+    LsRefs,
+    /// Objects.
+    Fetch,
+    /// Anything else: its method and its path.
+    Other(String),
+}
+
+impl Request {
+    fn of(method: &str, target: &str, body: &[u8]) -> Self {
+        let begins = |command: &[u8]| body.get(4..).is_some_and(|body| body.starts_with(command));
+        match method {
+            "GET" if target.ends_with("/info/refs?service=git-upload-pack") => Self::Handshake,
+            "POST" if target.ends_with("/git-upload-pack") && begins(b"command=ls-refs") => Self::LsRefs,
+            "POST" if target.ends_with("/git-upload-pack") => Self::Fetch,
+            _ => Self::Other(format!("{method} {target}")),
+        }
+    }
 }
 
 impl GitHttpServer {
@@ -278,20 +307,27 @@ impl GitHttpServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let (root, login) = (root.to_owned(), login.map(basic));
+        let requests = Requests::default();
+        let site = Site { backend, root: root.to_owned(), login: login.map(basic), requests: Arc::clone(&requests) };
+        let site = Arc::new(site);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (backend, root, login, tls) = (backend.clone(), root.clone(), login.clone(), tls.clone());
+                let (site, tls) = (Arc::clone(&site), tls.clone());
                 std::thread::spawn(move || {
                     // A client that hangs up is no failure of the test.
                     let _ = match tls {
-                        None => answer(stream, &backend, &root, login.as_deref()),
-                        Some(tls) => answer_https(stream, tls, &backend, &root, login.as_deref()),
+                        None => site.answer(stream),
+                        Some(tls) => site.answer_https(stream, tls),
                     };
                 });
             }
         });
-        Self { scheme, address }
+        Self { scheme, address, requests }
+    }
+
+    /// What was asked for since this was asked last.
+    pub fn requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.requests.lock().unwrap())
     }
 
     /// The URL of the repository `name` below the root.
@@ -305,69 +341,74 @@ fn basic(login: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(login))
 }
 
-fn answer_https(
-    stream: TcpStream,
-    tls: Arc<rustls::ServerConfig>,
-    backend: &Path,
-    root: &Path,
-    login: Option<&str>,
-) -> std::io::Result<()> {
-    let connection = rustls::ServerConnection::new(tls).map_err(std::io::Error::other)?;
-    let mut stream = rustls::StreamOwned::new(connection, stream);
-    answer(&mut stream, backend, root, login)?;
-    stream.conn.send_close_notify();
-    stream.flush()
+/// What a server serves, and to whom.
+struct Site {
+    backend: PathBuf,
+    root: PathBuf,
+    login: Option<String>,
+    requests: Requests,
 }
 
-fn answer(stream: impl Read + Write, backend: &Path, root: &Path, login: Option<&str>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let mut words = line.split_whitespace();
-    let (method, target) = (words.next().unwrap_or("").to_owned(), words.next().unwrap_or("").to_owned());
-    let mut headers = Vec::new();
-    loop {
-        let mut header = String::new();
-        if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
-            break;
+impl Site {
+    fn answer_https(&self, stream: TcpStream, tls: Arc<rustls::ServerConfig>) -> std::io::Result<()> {
+        let connection = rustls::ServerConnection::new(tls).map_err(std::io::Error::other)?;
+        let mut stream = rustls::StreamOwned::new(connection, stream);
+        self.answer(&mut stream)?;
+        stream.conn.send_close_notify();
+        stream.flush()
+    }
+
+    fn answer(&self, stream: impl Read + Write) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let mut words = line.split_whitespace();
+        let (method, target) = (words.next().unwrap_or("").to_owned(), words.next().unwrap_or("").to_owned());
+        let mut headers = Vec::new();
+        loop {
+            let mut header = String::new();
+            if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
+                break;
+            }
+            if let Some((name, value)) = header.split_once(':') {
+                headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+            }
         }
-        if let Some((name, value)) = header.split_once(':') {
-            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        let header = |name: &str| headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+        if header("expect") == "100-continue" {
+            reader.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
+        let body = read_body(&mut reader, header("transfer-encoding"), header("content-length"))?;
+        let mut stream = reader.into_inner();
+        self.requests.lock().unwrap().push(Request::of(&method, &target, &body));
+        if self.login.as_ref().is_some_and(|login| header("authorization") != login) {
+            let head = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"git\"\r\n";
+            return stream.write_all(format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes());
+        }
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let mut command = Command::new(&self.backend);
+        command.env("GIT_PROJECT_ROOT", &self.root).env("GIT_HTTP_EXPORT_ALL", "1").env("REMOTE_USER", "ada");
+        command.env("REQUEST_METHOD", &method).env("PATH_INFO", path).env("QUERY_STRING", query);
+        command.env("CONTENT_TYPE", header("content-type")).env("CONTENT_LENGTH", body.len().to_string());
+        command.env("HTTP_CONTENT_ENCODING", header("content-encoding"));
+        command.env("GIT_PROTOCOL", header("git-protocol")).env("REMOTE_ADDR", "127.0.0.1");
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let feed = std::thread::spawn(move || stdin.write_all(&body));
+        let output = child.wait_with_output()?.stdout;
+        // It may have answered without reading all.
+        let _ = feed.join();
+        let split = output.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(output.len());
+        let head = String::from_utf8_lossy(&output[..split]).into_owned();
+        let body = output.get(split + 4..).unwrap_or_default();
+        let status = head.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK").to_owned();
+        let rest: String =
+            head.lines().filter(|line| !line.starts_with("Status:")).map(|line| format!("{line}\r\n")).collect();
+        let head = format!("HTTP/1.1 {status}\r\n{rest}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)
     }
-    let header = |name: &str| headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
-    if header("expect") == "100-continue" {
-        reader.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-    }
-    let body = read_body(&mut reader, header("transfer-encoding"), header("content-length"))?;
-    let mut stream = reader.into_inner();
-    if login.is_some_and(|login| header("authorization") != login) {
-        let head = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"git\"\r\n";
-        return stream.write_all(format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes());
-    }
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let mut command = Command::new(backend);
-    command.env("GIT_PROJECT_ROOT", root).env("GIT_HTTP_EXPORT_ALL", "1").env("REMOTE_USER", "ada");
-    command.env("REQUEST_METHOD", &method).env("PATH_INFO", path).env("QUERY_STRING", query);
-    command.env("CONTENT_TYPE", header("content-type")).env("CONTENT_LENGTH", body.len().to_string());
-    command.env("HTTP_CONTENT_ENCODING", header("content-encoding"));
-    command.env("GIT_PROTOCOL", header("git-protocol")).env("REMOTE_ADDR", "127.0.0.1");
-    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let feed = std::thread::spawn(move || stdin.write_all(&body));
-    let output = child.wait_with_output()?.stdout;
-    // It may have answered without reading all.
-    let _ = feed.join();
-    let split = output.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(output.len());
-    let head = String::from_utf8_lossy(&output[..split]).into_owned();
-    let body = output.get(split + 4..).unwrap_or_default();
-    let status = head.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK").to_owned();
-    let rest: String =
-        head.lines().filter(|line| !line.starts_with("Status:")).map(|line| format!("{line}\r\n")).collect();
-    let head = format!("HTTP/1.1 {status}\r\n{rest}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body)
 }
 
 fn read_body(reader: &mut impl BufRead, encoding: &str, length: &str) -> std::io::Result<Vec<u8>> {

@@ -9,4 +9,5 @@ pub mod postgres;
 pub mod redis;
 pub mod replica;
 pub mod running;
+pub mod ssh;
 pub mod world;

@@ -2,11 +2,15 @@
 //! nothing is done twice.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use chrono::TimeDelta;
 use plumb::managers::ManagerError;
-use plumb::model::{Action, ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason, Trigger};
+use plumb::model::{
+    Action, ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Place, Reason, Trigger,
+};
 use plumb::store::{HistoryFilter, Scope};
 
 use crate::harness::clock::SetClock;
@@ -14,6 +18,7 @@ use crate::harness::faulty::Faults;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::running::Running;
 use crate::harness::world::{World, unseen};
+use crate::simulation::faulty::{Call, Fate, FaultyStore, Points};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const VERSION: &str = "PRAGMA user_version";
@@ -99,8 +104,29 @@ const LONGEST_SCAN: TimeDelta = TimeDelta::minutes(50);
 /// How many databases there are in the end.
 const DATABASES: usize = 6;
 
+/// Counts how often a tenant's place is asked for: a poll does when it has read the refs.
+#[derive(Default)]
+struct Polls(AtomicUsize);
+
+#[async_trait]
+impl Points for Polls {
+    async fn before(&self, _: Call, what: &'static str) -> Fate {
+        if what == "place" {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+        Fate::Go
+    }
+
+    async fn after(&self, _: Call, _: &'static str) -> Fate {
+        Fate::Go
+    }
+}
+
 /// A schedule runs on a clock that is set in the middle of each commit's steps.
 async fn set_the_clock_at_work(mut world: World, clock: Arc<SetClock>) {
+    let polls = Arc::new(Polls::default());
+    let counted = Arc::clone(&polls);
+    world.around_store = Some(Box::new(move |store| Arc::new(FaultyStore::new(store, counted.clone()))));
     world.write_platform("id: test-platform\npollInterval: 200ms\ndrift: {schedule: \"*/10 * * * *\", jitter: 1s}");
     world.platform.commit("Scan every ten minutes");
     write(&world, 1);
@@ -138,8 +164,12 @@ async fn set_the_clock_at_work(mut world: World, clock: Arc<SetClock>) {
             assert!(waited < LONGEST_SCAN, "no scan comes after {jump}");
             clock.forward(MINUTES);
             waited += MINUTES;
-            // Polls wake the schedule, so that it sees what the clock says.
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            // Polls wake the schedule, so that it sees what the clock says: the second has begun after that. What it then
+            // asks for is looked at before the clock goes on.
+            let polled = polls.0.load(Ordering::SeqCst);
+            until("the next poll", async || polls.0.load(Ordering::SeqCst) >= polled + 2).await;
+            let rested = async || world.store().places().await.unwrap().iter().all(Place::is_idle);
+            until("rest", rested).await;
         }
     }
     running.stop().await;

@@ -153,8 +153,11 @@ async fn stopped_in_a_step(before: Option<&str>, spec: &str, action: Action) {
     assert!(tried_before >= 1);
 
     // It goes on, and finds its session gone; the lease is another's too.
+    let told = first.log().len();
     first.signal("CONT");
-    tokio::time::sleep(TIMEOUT).await;
+    scene
+        .until("it does not notice", async || first.log()[told..].contains("the tenant could not be reconciled"))
+        .await;
     for replica in [&mut first, &mut second] {
         assert_eq!(replica.terminate(), Some(0));
     }

@@ -4,7 +4,7 @@ use plumb::model::{Action, ConditionType, ExecutionOutcome, Reason};
 use serde_json::json;
 use sqlx::Row;
 
-use super::{VERSION, world_with};
+use super::{VERSION, recorded, world_with};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, held, held_message};
 
@@ -47,6 +47,7 @@ async fn r1_adoption_takes_over_after_the_plan_has_shown_the_difference() {
     assert_eq!(std::fs::read(world.file("staging", "orders")).unwrap(), bytes, "a plan does nothing");
 
     assert_eq!(world.in_sync().await, 1);
+    assert_eq!(recorded(&world, ORDERS), [Reason::Adopted]);
     assert_eq!(world.number("staging", "orders", VERSION).await, 7);
     assert_eq!(world.number("staging", "orders", "SELECT id FROM precious").await, 7, "its data is kept");
 

@@ -7,7 +7,7 @@ use plumb::engine::view::{self, OrphanKind};
 use plumb::model::{Action, ApprovalKind, EventKind, ExecutionOutcome, PlanId, PlanScope, Reason};
 use sqlx::Row;
 
-use super::{DELETE, VERSION, live, remove, world_with};
+use super::{DELETE, VERSION, live, recorded, remove, world_with};
 use crate::harness::git::GitRepo;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, held, held_message, parse};
@@ -251,7 +251,9 @@ async fn r7_a_database_is_protected_and_the_way_out_in_two_commits_works() {
     assert_eq!(world.in_sync().await, 0);
     remove(&world, &["orders"]);
     world.tenant.commit("Do it");
+    world.events();
     assert_eq!(world.in_sync().await, 1);
+    assert_eq!(recorded(&world, ORDERS), [Reason::Deleted]);
     assert_eq!(live(&world, &["orders", "payments"]), ["payments"]);
     assert!(!world.inventory().await.records.contains_key(&parse(ORDERS)));
 }

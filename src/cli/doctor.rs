@@ -4,7 +4,8 @@ use std::process::Command;
 
 use serde::Serialize;
 
-use crate::engine::{Check, CheckResult};
+use crate::engine::{Check, CheckResult, clocks_differ};
+use crate::model::{Clock, SystemClock};
 use crate::store::{Mode, StoreError};
 
 use super::args::Common;
@@ -105,7 +106,10 @@ async fn check_database(common: &Common) -> Line {
         Err(error) => return bad(WHAT, error.to_string()),
     };
     match house::open(&database, Mode::ReadOnly).await {
-        Ok(_) => good(WHAT, "is there, of this version".to_owned()),
+        Ok(store) => match store.now().await.ok().and_then(|now| clocks_differ(SystemClock.now(), now)) {
+            None => good(WHAT, "is there, of this version".to_owned()),
+            Some(differs) => bad(WHAT, differs),
+        },
         Err(StoreError::Missing { .. }) => good(WHAT, "will be made".to_owned()),
         Err(error @ StoreError::Older { .. }) => good(WHAT, error.to_string()),
         Err(error) => bad(WHAT, format!("{:#}", anyhow::Error::from(error))),

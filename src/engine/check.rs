@@ -1,5 +1,6 @@
 //! Checks the set-up without changing anything: each repository and each provider, with the credentials they name.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 
 use crate::model::{Depth, Unknown};
@@ -23,7 +24,30 @@ pub enum CheckResult {
     Bad(String),
 }
 
+/// By how much the clocks of replicas may differ: tries and circuits are remembered by the clock of whoever made them.
+const CLOCKS_MAY_DIFFER: TimeDelta = TimeDelta::seconds(30);
+
+/// What is to be done about a clock `here` that is not the database's.
+pub fn clocks_differ(here: DateTime<Utc>, database: DateTime<Utc>) -> Option<String> {
+    let by = here - database;
+    (by.abs() > CLOCKS_MAY_DIFFER).then(|| {
+        let (seconds, side) = (by.num_seconds().abs(), if by > TimeDelta::zero() { "ahead of" } else { "behind" });
+        format!(
+            "this machine's clock is {seconds} s {side} the database's, so waits would be cut short or drawn out for other \
+             replicas; set both by one time server"
+        )
+    })
+}
+
 impl Engine {
+    /// Says so in the log where this machine's clock is not the database's.
+    pub(super) async fn check_clock(&self) {
+        let now = self.store.now().await;
+        if let Some(differs) = now.ok().and_then(|now| clocks_differ(self.clock.now(), now)) {
+            tracing::warn!(replica = %self.settings.replica, "{differs}");
+        }
+    }
+
     /// Asks every tenant's repository for its refs and every provider for its identity.
     pub async fn check(&self, in_force: &PlatformStatus) -> Vec<Check> {
         let tenants = join_all(in_force.platform.tenants.keys().map(|tenant| async move {
@@ -63,5 +87,18 @@ impl Engine {
             Ok(None) => CheckResult::Good("answers; not used yet".to_owned()),
             Err(error) => CheckResult::Bad(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_differ_by_more_than_waits_can_stand_are_told() {
+        let at = |seconds: i64| DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap();
+        assert_eq!(clocks_differ(at(0), at(29)), None);
+        assert!(clocks_differ(at(0), at(180)).unwrap().contains("180 s behind the database's"));
+        assert!(clocks_differ(at(180), at(0)).unwrap().contains("180 s ahead of the database's"));
     }
 }

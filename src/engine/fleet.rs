@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::managers::{Endpoint, ManagerError, ResourceManager};
 use crate::model::{Platform, ProviderSpec, Reason};
@@ -88,11 +88,28 @@ impl Fleet {
             max_concurrency: spec.max_concurrency,
             timeout: spec.timeout.0,
         };
-        let member =
-            Member { manager: (self.connect)(endpoint)?, slots: Arc::new(Semaphore::new(spec.max_concurrency)) };
+        let manager = (self.connect)(endpoint)?;
+        // Steps that are under way by another credential, or under another limit, count still.
+        let slots = match kept.get(&place) {
+            Some(known) => resized(&known.member.slots, known.spec.max_concurrency, spec.max_concurrency),
+            None => Arc::new(Semaphore::new(spec.max_concurrency)),
+        };
+        let member = Member { manager, slots };
         kept.insert(place, Kept { spec: spec.clone(), credential, member: member.clone() });
         Ok(member)
     }
+}
+
+/// The same slots, of which there are `to` in place of `from` once those that are too many are given back.
+fn resized(slots: &Arc<Semaphore>, from: usize, to: usize) -> Arc<Semaphore> {
+    slots.add_permits(to.saturating_sub(from));
+    let too_many = from.saturating_sub(to);
+    let taken = too_many - slots.forget_permits(too_many);
+    for _ in 0..taken {
+        let slots = Arc::clone(slots);
+        tokio::spawn(async move { slots.acquire_owned().await.map(OwnedSemaphorePermit::forget) });
+    }
+    Arc::clone(slots)
 }
 
 /// `url` with another login in it.
@@ -100,4 +117,22 @@ fn with_login(url: &str, login: &str) -> Option<String> {
     let mut url = url::Url::parse(url).ok()?;
     url.set_username(login).ok()?;
     Some(url.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn steps_under_way_count_under_another_limit_too() {
+        let slots = Arc::new(Semaphore::new(4));
+        let under_way = Arc::clone(&slots).acquire_many_owned(3).await.unwrap();
+        let fewer = resized(&slots, 4, 2);
+        tokio::task::yield_now().await;
+        assert_eq!(fewer.available_permits(), 0);
+        drop(under_way);
+        tokio::task::yield_now().await;
+        assert_eq!(fewer.available_permits(), 2);
+        assert_eq!(resized(&fewer, 2, 5).available_permits(), 5);
+    }
 }

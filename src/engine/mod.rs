@@ -60,7 +60,7 @@ use mirrors::Mirrors;
 pub use crate::model::{Ask, Width};
 pub use attempts::{Retried, can_retry, retry};
 pub use audit::request_looks;
-pub use check::{Check, CheckResult};
+pub use check::{Check, CheckResult, clocks_differ};
 pub use desired::Sources;
 pub use fleet::Connect;
 pub use lease::LEASE;

@@ -170,6 +170,7 @@ impl Schedule {
         let (stop, stopped) = watch::channel(false);
         let mut working = tokio::spawn(Worker::new(Arc::clone(&self.engine)).run(stopped));
         let mut tasks = JoinSet::new();
+        let _ = tokio::time::timeout(LEAD_PATIENCE, self.engine.check_clock()).await;
         let (mut platform_at, mut lead_at, mut prune_at) = (Instant::now(), Instant::now(), Instant::now());
         let mut probe_at = Instant::now();
         tokio::pin!(shutdown);

@@ -53,7 +53,8 @@ pub enum OnFailure {
     /// What was done stays, and what failed waits for a person.
     #[default]
     Keep,
-    /// What the same commit did to resources that say so too, in the same environment, is undone.
+    /// What the same commit did to resources that say so too, in the same environment, is undone. Data that it made stays,
+    /// and so does what it deleted, adopted or replaced: undoing that could lose something.
     Rollback,
 }
 

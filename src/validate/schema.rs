@@ -237,7 +237,8 @@ fn annotation_schemas() -> Value {
         },
         "plumb.dev/on-failure": {
             "description": "What becomes of a change that fails for good: keep leaves what was done, rollback undoes what \
-                            the same commit did to the resources of the environment that say so.",
+                            the same commit did to the resources of the environment that say so. Data that it made \
+                            stays, and so does what it deleted, adopted or replaced.",
             "enum": ["keep", "rollback"],
         },
         "plumb.dev/rotate": {

@@ -210,7 +210,10 @@ pub fn describe(kind: &EventKind) -> (Level, String) {
         EventKind::Warning { reason, message } => (Level::Warning, message_or(message, reason.explain())),
         EventKind::RollbackStarted { reason: _, message, keys } => {
             let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
-            (Level::Bad, format!("Failed for good: {message}. What the commit did is undone: {}", names.join(", ")))
+            (
+                Level::Bad,
+                format!("Failed for good: {message}. What the commit did to these is undone: {}", names.join(", ")),
+            )
         }
         EventKind::SecretShown { role } => (Level::Info, format!("The password of role {role} was shown")),
     }

@@ -718,3 +718,71 @@ async fn a_long_push_makes_room_for_a_small_one_after_a_slice_and_goes_on_after_
         .collect();
     assert_eq!((made.len(), faults.tried().len()), (LONG + 1, LONG + 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_is_under_way_ends_at_a_newer_commit() {
+    const DATABASES: usize = 100;
+    let mut world = World::with_files().await;
+    world.stop();
+    let faults = Faults::new();
+    // However long a lease is, what is new is heard of in seconds.
+    (world.connect, world.lease) = (Some(faults.connect()), Duration::from_secs(600));
+    world.write_platform("id: test-platform\npollInterval: 200ms");
+    world.write_tenant("providers: [files]\nmaxConcurrency: 1");
+    world.platform.commit("One at a time");
+    world.tenant.write("README.md", "Nothing yet\n");
+    world.tenant.commit("Begin");
+    world.start().await;
+    let (told, mut events) = mpsc::unbounded_channel();
+    world.on_event(move |event| {
+        // Nobody waits any more at the end.
+        let _ = told.send(event.kind.clone());
+    });
+    let running = Running::start(&world).await;
+    let mut next = async || tokio::time::timeout(PATIENCE, events.recv()).await.expect("it goes on").unwrap();
+    let want = |version: usize| {
+        for number in 0..DATABASES {
+            world.write_database("staging", &format!("r{number}"), &format!("userVersion: {version}"));
+        }
+        world.tenant.commit(&format!("Want version {version}"))
+    };
+
+    faults.slow_down(Duration::from_millis(200));
+    let bad = want(1);
+    let mut made = 0;
+    while made < 3 {
+        made += usize::from(matches!(next().await, EventKind::StepDone { .. }));
+    }
+    let fix = want(2);
+    loop {
+        match next().await {
+            EventKind::StepDone { .. } => made += 1,
+            EventKind::SourceRead { commit, .. } if commit == fix => break,
+            _ => {}
+        }
+    }
+    faults.slow_down(Duration::ZERO);
+    assert!(made < DATABASES / 2, "{made} steps of the bad commit were done");
+    let is_fixed = |look: &Execution| look.commit.as_ref() == Some(&fix) && look.outcome == ExecutionOutcome::InSync;
+    until("the fix", async || looks(&world).await.iter().any(is_fixed)).await;
+    running.stop().await;
+
+    // The look at the bad commit ended early, and the next was for the fix.
+    let looks = looks(&world).await;
+    let bad = looks.iter().position(|look| look.commit.as_ref() == Some(&bad)).expect("it was looked at");
+    assert_eq!(looks[bad].outcome, ExecutionOutcome::Blocked, "{looks:#?}");
+    assert_eq!((looks[bad + 1].trigger, looks[bad + 1].commit.as_ref()), (Trigger::Commit, Some(&fix)), "{looks:#?}");
+    // Each was made once, and what had been made by then was changed once.
+    let all = HistoryFilter { limit: 10_000, ..HistoryFilter::default() };
+    let events = world.store().read(Scope::Platform).await.unwrap().events(&all).await.unwrap();
+    let of = |wanted: Action| {
+        let is_it = |event: &&Event| matches!(event.kind, EventKind::StepDone { action, .. } if action == wanted);
+        events.iter().filter(is_it).map(|event| event.key.clone()).collect::<Vec<_>>()
+    };
+    let (created, updated) = (of(Action::Create), of(Action::Update));
+    assert_eq!((created.len(), created.iter().collect::<BTreeSet<_>>().len()), (DATABASES, DATABASES));
+    assert_eq!((updated.len(), faults.tried().len()), (made, DATABASES + made));
+    for number in 0..DATABASES {
+        assert_eq!(world.number("staging", &format!("r{number}"), "PRAGMA user_version").await, 2);
+    }
+}

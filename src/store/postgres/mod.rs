@@ -97,6 +97,10 @@ const MONTHS_WAIT: Option<&str> = Some("SET LOCAL lock_timeout = '2s'");
 const IDLE_LEADER: &str = "20s";
 /// The first version that ends idle sessions, as `server_version_num`.
 const ENDS_IDLE_SESSIONS: i32 = 140_000;
+/// Probes of the leader's connection, in seconds where they are times: a host that does not answer is gone after about as
+/// long as [`IDLE_LEADER`].
+const KEEPALIVES: [(&str, &str); 3] =
+    [("tcp_keepalives_idle", "5"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
 /// How long to wait before listening again, where it failed.
 const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 /// How transactions begin, whatever the defaults of the database or the login.
@@ -373,7 +377,8 @@ impl Queue for PostgresStore {
     async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
         self.expect_writable()?;
         let failed = |source| failed(&self.name, "its lock", source);
-        let mut connection = PgConnection::connect_with(&self.options).await.map_err(failed)?;
+        let options = self.options.clone().options(KEEPALIVES);
+        let mut connection = PgConnection::connect_with(&options).await.map_err(failed)?;
         let leads: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
             .bind(LEADER)
             .fetch_one(&mut connection)

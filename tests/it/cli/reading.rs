@@ -306,6 +306,22 @@ fn dead_letters_are_listed_and_retried() {
     assert!(letters.stdout.contains(wishes), "{letters:?}");
     let explained = desk.plumb(&["explain", wishes, "--server", &serving.address]);
     assert!(explained.stdout.contains("DeadLetter"), "{explained:?}");
+    drop(serving);
+
+    // Nobody looks at what has left the platform, so nothing of it waits for somebody.
+    assert!(desk.plumb(&["get", "--dead-letters"]).stdout.contains(wishes));
+    let tenants = desk.platform.show("main:tenants.yaml");
+    desk.platform.write("tenants.yaml", tenants.replace("{name: checkout}", "{name: another}"));
+    desk.platform.commit("Have another tenant");
+    desk.plumb(&["apply"]);
+    seen("retry_of_a_tenant_that_left", &["retry", "-t", "checkout"], 1);
+    seen("retry_of_a_resource_that_left", &["retry", wishes], 1);
+    // The other has the same wish.
+    let left = desk.plumb(&["get", "--dead-letters", "-o", "json"]).stdout;
+    assert!(left.contains("another/staging/Database/wishes") && !left.contains(wishes), "{left}");
+    assert_eq!(desk.plumb(&["retry"]).stdout, "another/staging/Database/wishes is tried again at the next look\n");
+    let audited = desk.plumb(&["audit", "-t", "checkout", "-o", "json"]).stdout;
+    assert_eq!(audited.lines().filter(|row| row.contains("\"retried\"")).count(), 1, "{audited}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -338,6 +354,15 @@ async fn providers_are_listed_with_their_circuits() {
     seen("providers_open_json", &["get", "--providers", "-o", "json"]);
     // What waits for one has it asked again, though no step of it has failed.
     let orders = "checkout/staging/Database/orders";
+    let store = SqliteStore::open(desk.data(""), Mode::Reconcile).await.unwrap();
+    let mut tx = store.begin(Scope::Platform).await.unwrap();
+    tx.put_circuit(&Circuit { provider: "files".to_owned(), ..open.clone() }).await.unwrap();
+    tx.commit().await.unwrap();
+    drop(store);
+    let other = desk.plumb(&["retry", "-t", "checkout", "-q"]);
+    assert_eq!(other.stdout, "provider files is asked again at the next look\n", "{other:?}");
+    let nothing = desk.plumb(&["retry", "-t", "checkout", "-q"]);
+    assert_eq!(nothing.stdout, "no step of checkout has failed; it is looked at all the same\n", "{nothing:?}");
     let store = SqliteStore::open(desk.data(""), Mode::Reconcile).await.unwrap();
     let mut tx = store.begin(Scope::Platform).await.unwrap();
     tx.put_circuit(&Circuit { provider: "files".to_owned(), ..open }).await.unwrap();

@@ -572,16 +572,18 @@ fn what_was_undone_is_explained_by_what_failed() {
     let orders = desk.tenant.show(&format!("main:{manifest}"));
     desk.tenant.write(manifest, together(&orders.replace("userVersion: 7", "userVersion: 8")));
     let wishes = "apiVersion: plumb.dev/v1\nkind: Database\nmetadata:\n  name: undone-wishes\n  labels: {owner: \
-                  team-checkout}\nspec: {provider: pg, connectionLimit: 5, extensions: [no_such_extension]}\n";
+                  team-checkout}\nspec: {provider: pg, connectionLimit: 5, extensions: [no_such_extension], dependsOn: [Database/orders]}\n";
     desk.tenant.write("environments/staging/wishes.yaml", together(wishes));
     desk.tenant.commit("Wish for what is not there");
     assert_eq!(desk.plumb(&["apply"]).code, 1);
     let orders = "checkout/staging/Database/orders";
-    for (name, args) in
-        [("explain_undone", vec!["explain", orders]), ("explain_undone_json", vec!["explain", orders, "-o", "json"])]
-    {
+    for (name, args, code) in [
+        ("explain_undone", vec!["explain", orders], 1),
+        ("explain_undone_json", vec!["explain", orders, "-o", "json"], 1),
+        ("timeline_undone", vec!["timeline", "2"], 1),
+    ] {
         let said = desk.plumb(&args);
-        assert_eq!(said.code, 1, "{said:?}");
+        assert_eq!(said.code, code, "{said:?}");
         snapshot(name, &shown(&desk, &args, &said));
     }
 }

@@ -91,14 +91,18 @@ async fn migrate(common: &Common) -> anyhow::Result<()> {
     })
 }
 
-/// Writes into the audit log of the platform what this person does to a database.
-async fn audit(store: &dyn Store, did: &str, more: &[(&str, Value)]) -> anyhow::Result<()> {
+/// What the audit log of the platform says of what this person does to a database.
+fn done(did: &str, more: &[(&str, Value)]) -> NewAudit {
     let mut details = AuditDetails::from([("command".to_owned(), json!(format!("db {did}")))]);
     details.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     let (at, actor) = (SystemClock.now(), house::person());
-    let entry = NewAudit { at, actor, action: AuditAction::Database, key: None, details };
+    NewAudit { at, actor, action: AuditAction::Database, key: None, details }
+}
+
+/// Writes it there.
+async fn audit(store: &dyn Store, did: &str, more: &[(&str, Value)]) -> anyhow::Result<()> {
     let mut tx = store.begin(Scope::Platform).await?;
-    tx.append_audit(PLATFORM_CHAIN, &[entry]).await?;
+    tx.append_audit(PLATFORM_CHAIN, &[done(did, more)]).await?;
     Ok(tx.commit().await?)
 }
 
@@ -238,9 +242,9 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     copy::expect_empty(rows.as_mut(), &database.shown()).await?;
     let counts = backup.read_into(rows.as_mut()).await?;
     expect_nobody_came(store.as_ref(), rows.as_mut(), &database, "restored").await?;
-    rows.commit().await?;
     let told = [("file", json!(file.display().to_string())), ("takenAt", json!(header.taken_at))];
-    audit(store.as_ref(), "restore", &told).await.context("it is restored, but that is not in its audit log")?;
+    rows.append_audit(PLATFORM_CHAIN, &[done("restore", &told)]).await?;
+    rows.commit().await?;
     tell(common, &database, &counts, "restored", header.taken_at)
 }
 
@@ -328,9 +332,8 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
     let (mut rows, mut written) = (source.exclusive().await?, target.exclusive().await?);
     let counts = copy::copy(rows.as_mut(), written.as_mut(), &to.shown()).await?;
     expect_nobody_came(source.as_ref(), rows.as_mut(), &from, "moved").await?;
+    written.append_audit(PLATFORM_CHAIN, &[done("move", &[("from", json!(from.shown()))])]).await?;
     written.commit().await?;
-    let told = [("from", json!(from.shown()))];
-    audit(target.as_ref(), "move", &told).await.context("it is moved, but that is not in its audit log")?;
     tell(common, &to, &counts, "moved and compared", SystemClock.now())?;
     if !common.quiet {
         eprintln!(

@@ -26,11 +26,19 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     common.expect_no_server("retry writes to the state database")?;
     let store = house::existing_store(common, Mode::Append).await?;
     let wanted = args.key.as_ref().map(|key| key.tenant.clone()).or_else(|| common.tenant.clone());
-    let known: Vec<String> = store.read(Scope::Platform).await?.tenants().await?.into_keys().collect();
-    let tenants: Vec<String> = match wanted {
-        Some(tenant) if known.contains(&tenant) => vec![tenant],
-        Some(tenant) => bail!("there is no tenant {tenant:?}; the state knows {}", known.join(", ")),
-        None => known,
+    let known = store.read(Scope::Platform).await?.tenants().await?;
+    let tenants: Vec<String> = match &wanted {
+        Some(tenant) => match known.get(tenant) {
+            Some(state) if state.removed => {
+                bail!("{tenant} is not in the platform any more; its resources are frozen, and nobody looks at them")
+            }
+            Some(_) => vec![tenant.clone()],
+            None => {
+                let known: Vec<String> = known.into_keys().collect();
+                bail!("there is no tenant {tenant:?}; the state knows {}", known.join(", "))
+            }
+        },
+        None => known.into_values().filter(|state| !state.removed).map(|state| state.tenant).collect(),
     };
     if let Some(key) = &args.key
         && !can_retry(store.as_ref(), &SystemClock, &key.tenant, Some(key)).await?
@@ -52,7 +60,10 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     request_looks(store.as_ref(), &SystemClock, &tenants, ask, &by).await?;
     output::print_as(common, &json!({"retried": keys, "askedAgain": providers}), || {
         if keys.is_empty() && providers.is_empty() {
-            return "no step has failed; every tenant is looked at all the same\n".to_owned();
+            return match &wanted {
+                Some(tenant) => format!("no step of {tenant} has failed; it is looked at all the same\n"),
+                None => "no step has failed; every tenant is looked at all the same\n".to_owned(),
+            };
         }
         let steps = keys.iter().map(|key| format!("{key} is tried again at the next look\n"));
         let asked = providers.iter().map(|provider| format!("provider {provider} is asked again at the next look\n"));

@@ -24,6 +24,9 @@ pub const LEASE: Duration = Duration::from_secs(15);
 
 /// Signs of life in one lease: two may get lost.
 const BEATS: u32 = 3;
+/// The longest between two: with them comes what is new, and a push that is wrong is to end soon after its fix is there,
+/// however long the lease.
+const BEAT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether the look of a lease may begin something more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +161,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Renews the lease until it is lost.
 async fn beat(store: Arc<dyn Store>, lease: Lease, length: Duration, life: Arc<Life>) {
     loop {
-        tokio::time::sleep(length / BEATS).await;
+        tokio::time::sleep(BEAT_WITHIN.min(length / BEATS)).await;
         let at = Instant::now();
         match store.renew(&lease, length).await {
             Ok(newest) => {

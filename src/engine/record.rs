@@ -122,7 +122,8 @@ impl Engine {
                 }
                 Action::Adopt => self.record_step(pass, step, Reason::Adopted, &mut written.changes),
                 Action::Create | Action::Update | Action::Replace => {
-                    self.record_step(pass, step, Reason::Applied, &mut written.changes)
+                    let reason = if pass.plan.rolls_back(&step.key) { Reason::RolledBack } else { Reason::Applied };
+                    self.record_step(pass, step, reason, &mut written.changes)
                 }
             };
             written.recorded.push((step.key.clone(), reason));

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
+use super::audit::NewAudit;
 
 /// Tables that others refer to: these are written first.
 const FIRST: &[&str] = &["executions"];
@@ -142,6 +143,8 @@ pub trait Rows: Send {
     async fn numbers(&mut self) -> Result<BTreeMap<String, i64>, StoreError>;
     /// Goes on after these numbers.
     async fn set_numbers(&mut self, numbers: &BTreeMap<String, i64>) -> Result<(), StoreError>;
+    /// Adds to the end of a chain of the audit log: nothing is put there without what tells who did it.
+    async fn append_audit(&mut self, chain: &str, entries: &[NewAudit]) -> Result<(), StoreError>;
     /// Whether somebody waits for the end of this transaction, to write. Where nobody can wait for it, whoever tries is
     /// told that they cannot.
     async fn keeps_waiting(&mut self) -> Result<bool, StoreError>;

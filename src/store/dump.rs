@@ -7,8 +7,10 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use sqlx::{AssertSqlSafe, Database, QueryBuilder, Row as _, Transaction, query, query_as};
 
+use super::chains;
 use super::{AS_GIVEN, AS_OWNER, Db, KEEPS_WAITING, NUMBERS, SET_NUMBER, SHAPES};
 use crate::store::StoreError;
+use crate::store::audit::NewAudit;
 use crate::store::copy::{Batch, Cell, Cells, ColumnKind, CopyError, Rows, TableShape, expect_columns, in_order};
 
 type Row = <Db as Database>::Row;
@@ -104,6 +106,10 @@ impl<G: Send> Rows for AllRows<G> {
             }
         }
         Ok(())
+    }
+
+    async fn append_audit(&mut self, chain: &str, entries: &[NewAudit]) -> Result<(), StoreError> {
+        chains::append(&mut self.inner, chain, entries).await
     }
 
     async fn keeps_waiting(&mut self) -> Result<bool, StoreError> {

@@ -633,8 +633,8 @@ fn steady(word: &str, (before, next): (&str, &str)) -> String {
         // Ages; tables leave room for three characters.
         "0s" | "0000-00-00" | "00:00:00Z" => shape,
         "00s" => "0s ".to_owned(),
-        _ if next == "ms" || ["\"ageSeconds\":", "ageSeconds:"].contains(&before) => "0".to_owned(),
-        _ if before == "commit" => body.replace(|c: char| c.is_ascii_hexdigit(), "#"),
+        _ if ["ms", "ms:"].contains(&next) || ["\"ageSeconds\":", "ageSeconds:"].contains(&before) => "0".to_owned(),
+        _ if before == "commit" && is_id(body) => body.replace(|c: char| c.is_ascii_hexdigit(), "#"),
         // A moment, in JSON or YAML.
         _ if shape.trim_start_matches(['"', '\'']).starts_with("0000-00-00T") => {
             format!("[MOMENT]{}", if body.ends_with(',') { "," } else { "" })
@@ -642,6 +642,13 @@ fn steady(word: &str, (before, next): (&str, &str)) -> String {
         _ => hidden_hashes(body),
     };
     steady + space
+}
+
+/// Whether a word is the beginning of a hash, with what stands around it.
+fn is_id(word: &str) -> bool {
+    const SHORTEST: usize = 7;
+    let id = word.trim_matches(|c: char| c.is_ascii_punctuation());
+    id.len() >= SHORTEST && id.chars().all(|c| c.is_ascii_hexdigit())
 }
 
 /// Ten and more hexadecimal digits in a row become as many `#`.

@@ -1,6 +1,7 @@
 //! `plumb db`: a state that did things is backed up, restored and moved, and goes on where it was.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,6 +17,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use crate::harness::desk::{Desk, Said};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::redis::{RedisOptions, RedisServer};
+use crate::harness::world::run_sql;
 
 const SESSIONS: &str = "checkout/staging/Cache/sessions";
 
@@ -101,6 +103,18 @@ async fn empty_postgres() -> String {
     let database = format!("copied_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
     server.psql(&format!("CREATE DATABASE {database} OWNER {login}")).await;
     format!("postgres://{login}:{password}@127.0.0.1:{}/{database}", server.port())
+}
+
+/// Runs SQL in a database as whoever owns it, behind Plumb's back.
+async fn behind_its_back(database: &str, sql: &'static str) {
+    match database.strip_prefix("sqlite:") {
+        Some(folder) => run_sql(&Path::new(folder).join("plumb.db"), sql).await,
+        None => {
+            let mut owner = sqlx::PgConnection::connect(database).await.unwrap();
+            sqlx::raw_sql(sql).execute(&mut owner).await.unwrap();
+            owner.close().await.unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,7 +230,7 @@ async fn a_state_moves_there_and_back_and_goes_on() {
 }
 
 /// Adds so many scenes, as large as those of large tenants.
-async fn add_scenes(folder: &std::path::Path, scenes: usize, bytes: usize) {
+async fn add_scenes(folder: &Path, scenes: usize, bytes: usize) {
     let store = SqliteStore::open(folder, Mode::Reconcile).await.unwrap();
     for number in 0..scenes {
         let mut tx = store.begin(Scope::Platform).await.unwrap();
@@ -405,7 +419,7 @@ async fn migrations_are_told_and_a_login_that_may_not_run_them_says_who_can() {
     // One that was there is brought up to date by somebody.
     assert!(office.done_to(&home).is_empty(), "it was only made");
     let older = "DROP TABLE vault; DELETE FROM _sqlx_migrations WHERE version = 11";
-    crate::harness::world::run_sql(&office.desk.folder().join("home/plumb.db"), older).await;
+    run_sql(&office.desk.folder().join("home/plumb.db"), older).await;
     assert!(office.did(&home, &["db", "migrate"]).contains("applied 0011 vault"));
     let done = office.done_to(&home);
     assert_eq!((done.len(), &done[0].1["command"]), (1, &"db migrate".into()), "{done:#?}");
@@ -427,4 +441,77 @@ async fn migrations_are_told_and_a_login_that_may_not_run_them_says_who_can() {
     sqlx::raw_sql(AssertSqlSafe(undo)).execute(&mut connection).await.unwrap();
     let refused = office.plumb(&as_guest, &["apply"]);
     assert_eq!((refused.code, refused.stderr.contains("plumb db migrate")), (1, true), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_not_the_same_is_not_kept() {
+    let office = Office::open();
+    let home = office.sqlite("home");
+    office.did(&home, &["apply"]);
+    let before = office.rows(&home);
+    let on_postgres = |function: &str| {
+        let make = format!(
+            "CREATE FUNCTION plumb.spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {function} END $$; CREATE TRIGGER \
+             spoil BEFORE INSERT ON plumb.statuses FOR EACH ROW EXECUTE FUNCTION plumb.spoil()"
+        );
+        // As long as the tests run.
+        &*make.leak()
+    };
+    let on_sqlite = "CREATE TRIGGER spoil AFTER INSERT ON statuses BEGIN DELETE FROM statuses WHERE key = NEW.key; END";
+    // A row that is another one there, and rows that are not there.
+    let other = on_postgres("NEW.document := replace(NEW.document, 'orders', 'ordres'); RETURN NEW;");
+    for (away, spoil, mend, there) in [
+        (empty_postgres().await, other, "DROP TRIGGER spoil ON plumb.statuses", 3),
+        (empty_postgres().await, on_postgres("RETURN NULL;"), "DROP TRIGGER spoil ON plumb.statuses", 0),
+        (office.sqlite("away"), on_sqlite, "DROP TRIGGER spoil", 0),
+    ] {
+        office.did(&away, &["db", "migrate"]);
+        behind_its_back(&away, spoil).await;
+        let refused = office.plumb(&home, &["db", "move", "--to", &away]);
+        let told =
+            format!("table statuses differs after the copy, so nothing was kept: 3 rows were read, {there} are there");
+        assert_eq!((refused.code, refused.stderr.contains(&told)), (1, true), "{refused:?}");
+        // It is empty still, or nothing would be moved there.
+        behind_its_back(&away, mend).await;
+        office.did(&home, &["db", "move", "--to", &away]);
+        assert_eq!(office.rows(&away), before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_moved_or_restored_without_a_row_that_says_by_whom() {
+    let office = Office::open();
+    let home = office.sqlite("home");
+    office.did(&home, &["apply"]);
+    let before = office.rows(&home);
+    let file = office.desk.folder().join("state.backup").display().to_string();
+    assert_eq!(office.plumb(&home, &["db", "backup", &file]).code, 0);
+    // The log takes no row of what is done to a database, but those that it had before.
+    let on_postgres = "CREATE FUNCTION plumb.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the log is shut'; \
+                       END $$; CREATE TRIGGER refuse BEFORE INSERT ON plumb.audit FOR EACH ROW WHEN (NEW.details LIKE \
+                       '%\"db move\"%' OR NEW.details LIKE '%\"db restore\"%') EXECUTE FUNCTION plumb.refuse()";
+    let on_sqlite = "CREATE TRIGGER refuse BEFORE INSERT ON audit WHEN NEW.details LIKE '%\"db move\"%' OR NEW.details LIKE \
+                     '%\"db restore\"%' BEGIN SELECT RAISE(ABORT, 'the log is shut'); END";
+    for (number, act) in ["db move", "db restore"].into_iter().enumerate() {
+        for (away, shut, open) in [
+            (empty_postgres().await, on_postgres, "DROP TRIGGER refuse ON plumb.audit"),
+            (office.sqlite(&format!("away {number}")), on_sqlite, "DROP TRIGGER refuse"),
+        ] {
+            office.did(&away, &["db", "migrate"]);
+            behind_its_back(&away, shut).await;
+            let tries = || match act {
+                "db move" => office.plumb(&home, &["db", "move", "--to", &away]),
+                _ => office.plumb(&away, &["db", "restore", &file]),
+            };
+            let refused = tries();
+            assert_eq!((refused.code, refused.stderr.contains("the log is shut")), (1, true), "{act}: {refused:?}");
+            // It is empty still, or nothing would be put there.
+            behind_its_back(&away, open).await;
+            let done = tries();
+            assert_eq!(done.code, 0, "{act}: {done:?}");
+            assert_eq!(office.rows(&away), before, "{act}");
+            let told = office.done_to(&away);
+            assert_eq!(told.iter().filter(|(_, told)| told["command"] == act).count(), 1, "{told:#?}");
+        }
+    }
 }

@@ -334,6 +334,7 @@ async fn three_replicas_make_everything_once_though_one_is_killed_and_one_is_pau
     replicas[killed].signal("KILL");
     replicas[paused].signal("STOP");
     let mut lost = held_by(store, &[&replicas[killed], &replicas[paused]]).await;
+    let of_paused = held_by(store, &[&replicas[paused]]).await;
     let third = (0..replicas.len()).find(|at| ![killed, paused].contains(at)).unwrap();
     let took = until(store, "the takeovers", |places| {
         let place = |of: &Lost| places.iter().find(|place| place.tenant == of.tenant).expect("it has a place");
@@ -350,16 +351,21 @@ async fn three_replicas_make_everything_once_though_one_is_killed_and_one_is_pau
         lost.iter().all(|before| place(before).generation > before.generation && is_the_thirds(place(before)))
     })
     .await;
-    assert!(!lost.is_empty());
+    let is_lost = |held: &&Lost| lost.iter().any(|lost| lost.tenant == held.tenant);
+    let of_paused: Vec<&str> = of_paused.iter().filter(is_lost).map(|held| held.tenant.as_str()).collect();
+    assert!(!of_paused.is_empty() && of_paused.len() < lost.len(), "{of_paused:?} of {}", lost.len());
     replicas[paused].signal("CONT");
 
     // Everything is there, once.
     scene.until_all_ready().await;
     until(store, "rest", |places| places.iter().all(Place::is_idle)).await;
-    replicas.remove(killed);
-    for replica in &mut replicas {
-        assert_eq!(replica.terminate(), Some(0));
+    for at in [paused, third] {
+        assert_eq!(replicas[at].terminate(), Some(0));
     }
+    let log = replicas[paused].log();
+    let is_told = |tenant: &&str| log.contains(&format!("the lease on tenant {tenant} was lost"));
+    assert!(of_paused.iter().any(is_told), "it was idle when it was paused");
+    replicas.remove(killed);
     scene.expect_all_made_once().await;
 
     // The record tells that no look is left open, and that each tenant was looked at by another within one lease: the look

@@ -14,6 +14,7 @@ use plumb::model::{
 };
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, PLATFORM_CHAIN};
 use plumb::store::{HistoryFilter, Scope};
+use sqlx::Row;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::harness::clock::{SetClock, moment};
@@ -765,4 +766,150 @@ async fn a_long_push_makes_room_for_a_small_one_after_a_slice_and_goes_on_after_
         .map(|event| &event.key)
         .collect();
     assert_eq!((made.len(), faults.tried().len()), (LONG + 1, LONG + 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_is_under_way_ends_at_a_newer_commit() {
+    const DATABASES: usize = 100;
+    let mut world = World::with_files().await;
+    world.stop();
+    let faults = Faults::new();
+    // However long a lease is, what is new is heard of in seconds.
+    (world.connect, world.lease) = (Some(faults.connect()), Duration::from_secs(600));
+    world.write_platform("id: test-platform\npollInterval: 200ms");
+    world.write_tenant("providers: [files]\nmaxConcurrency: 1");
+    world.platform.commit("One at a time");
+    world.tenant.write("README.md", "Nothing yet\n");
+    world.tenant.commit("Begin");
+    world.start().await;
+    let (told, mut events) = mpsc::unbounded_channel();
+    world.on_event(move |event| {
+        // Nobody waits any more at the end.
+        let _ = told.send(event.kind.clone());
+    });
+    let running = Running::start(&world).await;
+    let mut next = async || tokio::time::timeout(PATIENCE, events.recv()).await.expect("it goes on").unwrap();
+    let want = |version: usize| {
+        for number in 0..DATABASES {
+            world.write_database("staging", &format!("r{number}"), &format!("userVersion: {version}"));
+        }
+        world.tenant.commit(&format!("Want version {version}"))
+    };
+
+    faults.slow_down(Duration::from_millis(200));
+    let bad = want(1);
+    let mut made = 0;
+    while made < 3 {
+        made += usize::from(matches!(next().await, EventKind::StepDone { .. }));
+    }
+    let fix = want(2);
+    loop {
+        match next().await {
+            EventKind::StepDone { .. } => made += 1,
+            EventKind::SourceRead { commit, .. } if commit == fix => break,
+            _ => {}
+        }
+    }
+    faults.slow_down(Duration::ZERO);
+    assert!(made < DATABASES / 2, "{made} steps of the bad commit were done");
+    let is_fixed = |look: &Execution| look.commit.as_ref() == Some(&fix) && look.outcome == ExecutionOutcome::InSync;
+    until("the fix", async || looks(&world).await.iter().any(is_fixed)).await;
+    running.stop().await;
+
+    // The look at the bad commit ended early, and the next was for the fix.
+    let looks = looks(&world).await;
+    let bad = looks.iter().position(|look| look.commit.as_ref() == Some(&bad)).expect("it was looked at");
+    assert_eq!(looks[bad].outcome, ExecutionOutcome::Blocked, "{looks:#?}");
+    assert_eq!((looks[bad + 1].trigger, looks[bad + 1].commit.as_ref()), (Trigger::Commit, Some(&fix)), "{looks:#?}");
+    // Each was made once, and what had been made by then was changed once.
+    let all = HistoryFilter { limit: 10_000, ..HistoryFilter::default() };
+    let events = world.store().read(Scope::Platform).await.unwrap().events(&all).await.unwrap();
+    let of = |wanted: Action| {
+        let is_it = |event: &&Event| matches!(event.kind, EventKind::StepDone { action, .. } if action == wanted);
+        events.iter().filter(is_it).map(|event| event.key.clone()).collect::<Vec<_>>()
+    };
+    let (created, updated) = (of(Action::Create), of(Action::Update));
+    assert_eq!((created.len(), created.iter().collect::<BTreeSet<_>>().len()), (DATABASES, DATABASES));
+    assert_eq!((updated.len(), faults.tried().len()), (made, DATABASES + made));
+    for number in 0..DATABASES {
+        assert_eq!(world.number("staging", &format!("r{number}"), "PRAGMA user_version").await, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leads_makes_the_months_to_come() {
+    let server = PostgresServer::shared();
+    let (login, password) = server.login();
+    server.psql(&format!("CREATE DATABASE state_to_come OWNER {login}")).await;
+    let mut world = World::with_files().await;
+    world.stop();
+    world.database = Some(format!("postgres://{login}:{password}@127.0.0.1:{}/state_to_come", server.port()));
+    world.clock = SetClock::at("2090-01-15T12:00:00Z");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.start().await;
+    let running = Running::start(&world).await;
+    let made = "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relname LIKE '%\\_2090\\_%' ORDER BY 1";
+    let months = ["audit", "events"].map(|table| ["01", "02", "03"].map(|month| format!("{table}_2090_{month}")));
+    let months = months.concat();
+    until("the months", async || {
+        let rows = server.query("state_to_come", made).await;
+        rows.iter().map(|row| row.get::<String, _>(0)).eq(months.iter().cloned())
+    })
+    .await;
+    running.stop().await;
+    // What was written before they were there is in its month too.
+    for table in ["audit", "events"] {
+        let filled = format!("SELECT DISTINCT tableoid::regclass::text FROM plumb.{table}");
+        let rows = server.query("state_to_come", &filled).await;
+        let filled: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        assert_eq!(filled, [format!("plumb.{table}_2090_01")]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_old_is_kept_for_as_long_as_the_platform_says() {
+    let mut world = World::with_files().await;
+    world.stop();
+    let clock = SetClock::at("2030-01-01T12:00:00Z");
+    world.clock = clock.clone();
+    world.write_platform("id: test-platform\npollInterval: 200ms\nretention: 10d\nauditRetention: 50d");
+    world.platform.commit("Keep little");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.start().await;
+    world.in_sync().await;
+    world.in_sync().await;
+    let first = looks(&world).await[0].id;
+    let log = async || {
+        let all = AuditFilter { limit: 1000, ..AuditFilter::default() };
+        world.store().read(Scope::Platform).await.unwrap().audit(&all).await.unwrap()
+    };
+    let (day, before) = (moment("2030-01-01T12:00:00Z"), moment("2030-01-11T12:00:00Z"));
+    let of_that_day = log().await.iter().filter(|row| row.at == day).count();
+    assert!(of_that_day > 1, "the commit, and the change");
+
+    // Twenty days on the first look is old, and what is on record of it is not.
+    clock.set("2030-01-21T12:00:00Z");
+    let running = Running::start(&world).await;
+    until("the end of the first look", async || looks(&world).await.iter().all(|look| look.id != first)).await;
+    running.stop().await;
+    let gone = async || -> Vec<(String, String)> {
+        let text = |row: &AuditEntry, name: &str| row.details[name].as_str().unwrap().to_owned();
+        let rows = log().await.into_iter().filter(|row| row.action == AuditAction::Pruned);
+        rows.map(|row| (text(&row, "what"), text(&row, "before"))).collect()
+    };
+    let is_before = |(_, told): &(String, String)| moment(told) == before;
+    let executions = gone().await;
+    assert!(executions.iter().all(|row| row.0 == "executions" && is_before(row)), "{executions:?}");
+    assert_eq!(log().await.iter().filter(|row| row.at == day).count(), of_that_day);
+
+    // Sixty days on it is.
+    clock.set("2030-03-02T12:00:00Z");
+    let running = Running::start(&world).await;
+    until("the end of its rows", async || log().await.iter().all(|row| row.at > before)).await;
+    running.stop().await;
+    let gone = gone().await;
+    let log: Vec<_> = gone.iter().filter(|row| row.0 == "audit log").collect();
+    assert!(!log.is_empty() && log.into_iter().all(is_before), "{gone:?}");
 }

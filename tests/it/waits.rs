@@ -66,6 +66,21 @@ async fn what_is_new_waits_for_a_look_in_the_queue_and_then_under_a_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_looks_were_never_heard_of_again_says_what_ends_its_wait() {
+    let world = world_with("").await;
+    let store = world.store();
+    store.request(&[news(&world.name, Some("new refs"))]).await.unwrap();
+    let replica = Replica("host/1/abc".to_owned());
+    while store.claim(&replica, Duration::ZERO).await.unwrap().is_some() {}
+    let waits = explain(&world, ORDERS).await;
+    assert_eq!(links(&waits), [(SubjectKind::Tenant, "checkout", Reason::LookDue)]);
+    assert!(waits.chain[0].next_at.is_some(), "{waits:#?}");
+    let said = ": a look at it was never heard of again, twice in a row: its process ended, or could not reach the state. Read \
+                the log of what ran it; a commit, or plumb reconcile checkout, ends the wait";
+    assert!(waits.chain[0].message.ends_with(said), "{waits:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_that_nobody_looked_at_yet_waits_for_its_first_look() {
     let world = World::with_files().await;
     let nothing = view::explain(world.store(), &parse(ORDERS), world.clock.as_ref()).await.unwrap();

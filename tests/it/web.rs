@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use plumb::engine::view::{
-    AttentionKind, CircuitState, EventView, ExecutionDetail, ExecutionView, FieldState, OrphanKind, OrphanView,
-    Overview, Page, ProposalView, ProviderView, ResourceDetail, ResourceView, StatusWord, TenantView,
+    AttentionKind, CircuitState, DeadLetterView, EventView, ExecutionDetail, ExecutionView, Explanation, FieldState,
+    OrphanKind, OrphanView, Overview, Page, ProposalView, ProviderView, ResourceDetail, ResourceView, StatusWord,
+    TenantView,
 };
 use plumb::model::{Clock, Execution, ExecutionOutcome, Reason};
 use plumb::web::{Limits, Look, Metrics, WebState, serve_within};
@@ -38,6 +39,8 @@ const READING: &[&str] = &[
     "/api/v1/tenants/checkout",
     "/api/v1/resources",
     "/api/v1/resources/checkout/production/Database/orders",
+    "/api/v1/resources/checkout/production/Database/orders/explain",
+    "/api/v1/dead-letters",
     "/api/v1/proposals",
     "/api/v1/orphans",
     "/api/v1/providers",
@@ -442,6 +445,7 @@ async fn providers_say_whether_they_answer_and_how_what_is_on_them_stands() {
 async fn what_a_server_answers_reads_back_as_it_was() {
     async fn same<T: Serialize + DeserializeOwned>(server: &Server, path: &str) {
         let sent: Value = server.json(path).await;
+        assert!(sent["items"].as_array().is_none_or(|items| !items.is_empty()), "{path} says nothing");
         let read: T = serde_json::from_value(sent.clone()).unwrap();
         assert_eq!(serde_json::to_value(read).unwrap(), sent, "{path}");
     }
@@ -450,6 +454,8 @@ async fn what_a_server_answers_reads_back_as_it_was() {
     same::<Page<TenantView>>(&server, "/api/v1/tenants").await;
     same::<Page<ResourceView>>(&server, "/api/v1/resources").await;
     same::<ResourceDetail>(&server, "/api/v1/resources/checkout/production/Database/orders").await;
+    same::<Explanation>(&server, "/api/v1/resources/checkout/staging/Database/reports/explain").await;
+    same::<Page<DeadLetterView>>(&server, "/api/v1/dead-letters").await;
     same::<Page<ProposalView>>(&server, "/api/v1/proposals").await;
     same::<Page<OrphanView>>(&server, "/api/v1/orphans").await;
     same::<Page<ProviderView>>(&server, "/api/v1/providers").await;

@@ -1,4 +1,5 @@
-//! Dead letters: what failed for good and waits for somebody: steps, and changes that are undone since.
+//! Dead letters: what failed for good and waits for somebody: steps, and changes that are undone since. What failed of a
+//! tenant that left the platform waits for nobody, and is a letter again should it come back.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::age_seconds;
 use super::facts::scope_of;
 use crate::model::{Attempt, Clock, Failure, Reason, ResourceKey, Saga};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, TenantState};
 
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,14 +85,15 @@ pub async fn dead_letters(
     clock: &dyn Clock,
 ) -> Result<Vec<DeadLetterView>, StoreError> {
     let mut tx = store.read(scope_of(tenant)).await?;
-    let (attempts, sagas) = (tx.attempts().await?, tx.sagas().await?);
-    Ok(letters(&attempts, &sagas, clock.now()))
+    let (attempts, sagas, tenants) = (tx.attempts().await?, tx.sagas().await?, tx.tenants().await?);
+    Ok(letters(&attempts, &sagas, &tenants, clock.now()))
 }
 
 /// The same, of what is read already.
 pub(super) fn letters(
     attempts: &BTreeMap<ResourceKey, Attempt>,
     sagas: &[Saga],
+    tenants: &BTreeMap<String, TenantState>,
     now: DateTime<Utc>,
 ) -> Vec<DeadLetterView> {
     let undone: Vec<(&Saga, &Failure)> = sagas.iter().filter_map(|saga| Some((saga, saga.failure.as_ref()?))).collect();
@@ -111,6 +113,7 @@ pub(super) fn letters(
     });
     let mut letters: Vec<DeadLetterView> = of_steps.collect();
     letters.extend(undone.iter().map(|(saga, failure)| of_saga(saga, failure, now)));
+    letters.retain(|letter| tenants.get(&letter.key.tenant).is_none_or(|tenant| !tenant.removed));
     letters.sort_by(|a, b| (&a.key, a.state).cmp(&(&b.key, b.state)));
     letters
 }

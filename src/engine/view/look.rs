@@ -108,8 +108,8 @@ impl Around {
             if place.abandoned > 0 {
                 let ended = times(place.abandoned);
                 message.push_str(&format!(
-                    ": a look at it has ended with its process {ended} in a row. Read the log of what ran it; a commit, or \
-                     plumb reconcile {}, ends the wait",
+                    ": a look at it was never heard of again, {ended} in a row: its process ended, or could not reach the \
+                     state. Read the log of what ran it; a commit, or plumb reconcile {}, ends the wait",
                     place.tenant
                 ));
             }

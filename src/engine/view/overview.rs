@@ -257,7 +257,7 @@ fn attention(facts: &Facts, now: DateTime<Utc>) -> Vec<Attention> {
     let mut told: BTreeSet<&ResourceKey> = open.iter().map(|proposal| &proposal.key).collect();
     list.extend(open.into_iter().map(|proposal| proposed(proposal, now)));
     let is_frozen = |key: &ResourceKey| facts.inventory.get(key).is_some_and(|record| facts.frozen(record).is_some());
-    let letters = letters(&facts.attempts, &facts.sagas, now);
+    let letters = letters(&facts.attempts, &facts.sagas, &facts.tenants, now);
     for letter in &letters {
         if !is_frozen(&letter.key) {
             list.push(dead_letter(letter));

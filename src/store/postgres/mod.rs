@@ -72,7 +72,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 const SCHEMA: &str = "plumb";
 /// The advisory lock of the replica that leads; the letters of "plumb".
 const LEADER: i64 = 0x70_6c_75_6d_62;
-/// The advisory lock of writers: shared by those of tenants, taken alone by those of the platform.
+/// The advisory lock of writers: shared by those of tenants, taken alone by those of the platform, and by migrations.
 const WRITERS: i64 = LEADER + 1;
 /// The advisory lock of the replica that makes the schema and the role.
 const SET_UP: i64 = LEADER + 2;
@@ -93,10 +93,15 @@ const IDLE_IN_TRANSACTION: &str = "5s";
 /// How long making and dropping months waits for those who read the table: everybody who writes, and whoever comes to read
 /// after it, waits with it. Somebody tries again later.
 const MONTHS_WAIT: Option<&str> = Some("SET LOCAL lock_timeout = '2s'");
-/// How long the server waits for a sign of life of the leader, which gives one every few seconds. PostgreSQL 13 cannot.
+/// How long the server waits for a sign of life of the leader, which gives one every few seconds. PostgreSQL 13 cannot:
+/// there keepalives find a host that is gone, and a process that is stopped leads on.
 const IDLE_LEADER: &str = "20s";
 /// The first version that ends idle sessions, as `server_version_num`.
 const ENDS_IDLE_SESSIONS: i32 = 140_000;
+/// Probes of the leader's connection, in seconds where they are times: a host that does not answer is gone after about as
+/// long as [`IDLE_LEADER`].
+const KEEPALIVES: [(&str, &str); 3] =
+    [("tcp_keepalives_idle", "5"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
 /// How long to wait before listening again, where it failed.
 const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 /// How transactions begin, whatever the defaults of the database or the login.
@@ -373,7 +378,8 @@ impl Queue for PostgresStore {
     async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
         self.expect_writable()?;
         let failed = |source| failed(&self.name, "its lock", source);
-        let mut connection = PgConnection::connect_with(&self.options).await.map_err(failed)?;
+        let options = self.options.clone().options(KEEPALIVES);
+        let mut connection = PgConnection::connect_with(&options).await.map_err(failed)?;
         let leads: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
             .bind(LEADER)
             .fetch_one(&mut connection)
@@ -519,6 +525,12 @@ async fn migrate(login: &mut PgConnection, name: &Arc<str>) -> Result<Vec<String
     const APPLIED: &str = "SELECT version, description FROM plumb._sqlx_migrations WHERE success ORDER BY version";
     // A schema in which nothing was made yet has no such table.
     let before: Vec<(i64, String)> = sqlx::query_as(APPLIED).fetch_all(&mut *login).await.unwrap_or_default();
+    if MIGRATIONS.iter().any(|migration| before.iter().all(|(version, _)| *version != migration.version)) {
+        // Who writes and who migrates lock tables in orders of their own: each would wait for the other, and one of them would
+        // be refused. The lock goes with the connection.
+        let lock = sqlx::query("SELECT pg_advisory_lock($1)").bind(WRITERS);
+        lock.execute(&mut *login).await.map_err(|source| failed(name, "its writers", source))?;
+    }
     match MIGRATIONS.run(&mut *login).await {
         Ok(()) => {
             let after = sqlx::query_as(APPLIED).fetch_all(&mut *login).await;

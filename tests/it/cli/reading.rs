@@ -306,6 +306,22 @@ fn dead_letters_are_listed_and_retried() {
     assert!(letters.stdout.contains(wishes), "{letters:?}");
     let explained = desk.plumb(&["explain", wishes, "--server", &serving.address]);
     assert!(explained.stdout.contains("DeadLetter"), "{explained:?}");
+    drop(serving);
+
+    // Nobody looks at what has left the platform, so nothing of it waits for somebody.
+    assert!(desk.plumb(&["get", "--dead-letters"]).stdout.contains(wishes));
+    let tenants = desk.platform.show("main:tenants.yaml");
+    desk.platform.write("tenants.yaml", tenants.replace("{name: checkout}", "{name: another}"));
+    desk.platform.commit("Have another tenant");
+    desk.plumb(&["apply"]);
+    seen("retry_of_a_tenant_that_left", &["retry", "-t", "checkout"], 1);
+    seen("retry_of_a_resource_that_left", &["retry", wishes], 1);
+    // The other has the same wish.
+    let left = desk.plumb(&["get", "--dead-letters", "-o", "json"]).stdout;
+    assert!(left.contains("another/staging/Database/wishes") && !left.contains(wishes), "{left}");
+    assert_eq!(desk.plumb(&["retry"]).stdout, "another/staging/Database/wishes is tried again at the next look\n");
+    let audited = desk.plumb(&["audit", "-t", "checkout", "-o", "json"]).stdout;
+    assert_eq!(audited.lines().filter(|row| row.contains("\"retried\"")).count(), 1, "{audited}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -338,6 +354,15 @@ async fn providers_are_listed_with_their_circuits() {
     seen("providers_open_json", &["get", "--providers", "-o", "json"]);
     // What waits for one has it asked again, though no step of it has failed.
     let orders = "checkout/staging/Database/orders";
+    let store = SqliteStore::open(desk.data(""), Mode::Reconcile).await.unwrap();
+    let mut tx = store.begin(Scope::Platform).await.unwrap();
+    tx.put_circuit(&Circuit { provider: "files".to_owned(), ..open.clone() }).await.unwrap();
+    tx.commit().await.unwrap();
+    drop(store);
+    let other = desk.plumb(&["retry", "-t", "checkout", "-q"]);
+    assert_eq!(other.stdout, "provider files is asked again at the next look\n", "{other:?}");
+    let nothing = desk.plumb(&["retry", "-t", "checkout", "-q"]);
+    assert_eq!(nothing.stdout, "no step of checkout has failed; it is looked at all the same\n", "{nothing:?}");
     let store = SqliteStore::open(desk.data(""), Mode::Reconcile).await.unwrap();
     let mut tx = store.begin(Scope::Platform).await.unwrap();
     tx.put_circuit(&Circuit { provider: "files".to_owned(), ..open }).await.unwrap();
@@ -547,16 +572,18 @@ fn what_was_undone_is_explained_by_what_failed() {
     let orders = desk.tenant.show(&format!("main:{manifest}"));
     desk.tenant.write(manifest, together(&orders.replace("userVersion: 7", "userVersion: 8")));
     let wishes = "apiVersion: plumb.dev/v1\nkind: Database\nmetadata:\n  name: undone-wishes\n  labels: {owner: \
-                  team-checkout}\nspec: {provider: pg, connectionLimit: 5, extensions: [no_such_extension]}\n";
+                  team-checkout}\nspec: {provider: pg, connectionLimit: 5, extensions: [no_such_extension], dependsOn: [Database/orders]}\n";
     desk.tenant.write("environments/staging/wishes.yaml", together(wishes));
     desk.tenant.commit("Wish for what is not there");
     assert_eq!(desk.plumb(&["apply"]).code, 1);
     let orders = "checkout/staging/Database/orders";
-    for (name, args) in
-        [("explain_undone", vec!["explain", orders]), ("explain_undone_json", vec!["explain", orders, "-o", "json"])]
-    {
+    for (name, args, code) in [
+        ("explain_undone", vec!["explain", orders], 1),
+        ("explain_undone_json", vec!["explain", orders, "-o", "json"], 1),
+        ("timeline_undone", vec!["timeline", "2"], 1),
+    ] {
         let said = desk.plumb(&args);
-        assert_eq!(said.code, 1, "{said:?}");
+        assert_eq!(said.code, code, "{said:?}");
         snapshot(name, &shown(&desk, &args, &said));
     }
 }

@@ -214,3 +214,44 @@ async fn a_process_that_is_told_to_stop_waits_for_its_step_and_ends_at_once_when
     let made = format!("SELECT count(*) FROM pg_database WHERE datname = '{OBJECT}'");
     assert_eq!(scene.number(&made).await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_stopped_is_succeeded() {
+    const LEADS: &str = "this replica leads";
+    let scene = Scene::new().await;
+    let mut replicas = [scene.replica(), scene.replica()];
+    replicas.iter().for_each(|replica| drop(replica.address()));
+    scene.until("nobody leads", async || replicas.iter().any(|replica| replica.log().contains(LEADS))).await;
+    let is_at_rest = async || {
+        let places = scene.store.places().await.unwrap();
+        !places.is_empty() && places.iter().all(|place| place.looked_at.is_some() && place.is_idle())
+    };
+    scene.until("no first look", is_at_rest).await;
+    let leader = usize::from(replicas[1].log().contains(LEADS));
+    let other = 1 - leader;
+    assert!(!replicas[other].log().contains(LEADS), "one leads");
+
+    // Nobody but who leads asks the repositories for their heads.
+    replicas[leader].signal("STOP");
+    let start = Instant::now();
+    scene.commit("");
+    scene.until_done(Action::Create).await;
+    let took = start.elapsed();
+    assert!(replicas[other].log().contains(LEADS), "{}", replicas[other].log());
+
+    // It goes on, finds its session gone, and works as the others do.
+    let before = replicas[leader].log().len();
+    replicas[leader].signal("CONT");
+    let is_over = async || replicas[leader].log()[before..].contains("this replica does not lead any more");
+    scene.until("it leads still", is_over).await;
+    scene.commit(", connectionLimit: 5");
+    scene.until_done(Action::Update).await;
+    for replica in &mut replicas {
+        assert_eq!(replica.terminate(), Some(0));
+    }
+    assert_eq!(replicas.iter().map(|replica| replica.log().matches(LEADS).count()).sum::<usize>(), 2);
+    let events = scene.events().await;
+    let done = events.iter().filter(|kind| matches!(kind, EventKind::StepDone { .. })).count();
+    assert_eq!(done, 2, "{events:#?}");
+    println!("a commit was applied {took:?} after the leader was stopped");
+}

@@ -170,6 +170,10 @@ pub async fn a_tenant_sees_its_own_rows_alone(store: &dyn Store) {
         assert_eq!(tx.secret_key_id().await.unwrap().as_deref(), Some("c0ffee00"));
         assert_eq!(tx.plan_inputs(executions[own]).await.unwrap(), [plan_inputs(own)]);
         assert!(tx.plan_inputs(executions[other]).await.unwrap().is_empty());
+        let of = |name: &str| HistoryFilter { execution: Some(executions[name]), ..ALL };
+        assert_eq!((tx.events(&of(own)).await.unwrap().len(), tx.executions(&of(own)).await.unwrap().len()), (1, 1));
+        assert!(tx.events(&of(other)).await.unwrap().is_empty());
+        assert!(tx.executions(&of(other)).await.unwrap().is_empty());
         let executions = tx.executions(&ALL).await.unwrap();
         assert_eq!(executions.iter().map(|execution| execution.tenant.as_str()).collect::<Vec<_>>(), [own]);
         let events = tx.events(&ALL).await.unwrap();

@@ -26,28 +26,15 @@ use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{FILES, World};
 use crate::simulation::faulty::{Call, Fate, FaultyStore, Points};
 
-/// Everything that belongs to a tenant.
-const TABLES: [&str; 19] = [
-    "tenants",
-    "inventory",
-    "statuses",
-    "strays",
-    "proposals",
-    "held_plans",
-    "approvals",
-    "secrets",
-    "executions",
-    "events",
-    "queue",
-    "attempts",
-    "sagas",
-    "slots",
-    "plan_inputs",
-    "scenes",
-    "audit",
-    "audit_heads",
-    "abandoned",
-];
+/// Tables, parts of them too, in which a row is a tenant's.
+const OF_TENANTS: &str = "SELECT c.oid FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid \
+                          WHERE c.relnamespace = 'plumb'::regnamespace AND c.relkind IN ('r', 'p') AND a.attname = 'tenant'";
+/// All others, but for that of the migrations.
+const OF_NOBODY: &str = "SELECT relname::text FROM pg_class AS c WHERE relnamespace = 'plumb'::regnamespace \
+                         AND relkind IN ('r', 'p') AND relname <> '_sqlx_migrations' AND NOT EXISTS \
+                         (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'tenant') ORDER BY 1";
+/// Long enough for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// As many as one process opens.
 const CONNECTIONS: usize = 12;
@@ -74,6 +61,41 @@ pub(super) async fn count(connection: &mut PgConnection, sql: String) -> i64 {
     sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await.unwrap().get(0)
 }
 
+async fn names(connection: &mut PgConnection, sql: String) -> Vec<String> {
+    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn every_table_shows_a_tenant_its_own_rows_and_lets_it_write_no_other() {
+    let fixture = Fixture::postgres().await;
+    let mut service = fixture.as_service().await;
+    // What policies say, and of tables without one that they have none.
+    let policies = |tables: &str| {
+        format!(
+            "SELECT concat_ws('; ', p.permissive, p.cmd, 'reads ' || p.qual, 'writes ' || p.with_check) FROM pg_class AS c \
+             LEFT JOIN pg_policies AS p ON p.schemaname = 'plumb' AND p.tablename = c.relname \
+             WHERE c.relnamespace = 'plumb'::regnamespace AND {tables} GROUP BY 1 ORDER BY 1"
+        )
+    };
+    let own = names(&mut service, policies(&format!("c.oid IN ({OF_TENANTS})"))).await;
+    assert_eq!(own, ["PERMISSIVE; ALL; reads works_for(tenant); writes works_for(tenant)"]);
+    let shared = names(&mut service, policies(&format!("c.relname::text IN (SELECT * FROM ({OF_NOBODY}) AS t)"))).await;
+    let expected =
+        ["PERMISSIVE; ALL; reads works_for_platform(); writes works_for_platform()", "PERMISSIVE; SELECT; reads true"];
+    assert_eq!(shared, expected);
+    let both = format!(
+        "SELECT count(*) FROM pg_policies WHERE schemaname = 'plumb' AND tablename IN (SELECT * FROM ({OF_NOBODY}) AS t)"
+    );
+    let tables = names(&mut service, OF_NOBODY.to_owned()).await.len();
+    assert_eq!(count(&mut service, both).await, 2 * tables as i64, "each of them has both");
+    let one_each = format!(
+        "SELECT count(*) FROM pg_policies WHERE schemaname = 'plumb' AND ('plumb.' || tablename)::regclass IN ({OF_TENANTS})"
+    );
+    let tables = count(&mut service, format!("SELECT count(*) FROM ({OF_TENANTS}) AS t")).await;
+    assert_eq!(count(&mut service, one_each).await, tables, "each of them has one");
+}
+
 #[tokio::test]
 async fn the_database_keeps_tenants_apart_whatever_is_asked() {
     let fixture = Fixture::postgres().await;
@@ -89,7 +111,10 @@ async fn the_database_keeps_tenants_apart_whatever_is_asked() {
     let abandoned = "BEGIN; SET LOCAL plumb.scope = 'platform';
                      INSERT INTO abandoned VALUES ('checkout', 1), ('billing', 1); COMMIT";
     run(&mut service, abandoned.to_owned()).await.unwrap();
-    for table in TABLES {
+    // Parts of tables have tests of their own, with the months.
+    let tables = format!("SELECT oid::regclass::text FROM pg_class WHERE oid IN ({OF_TENANTS}) AND NOT relispartition");
+    for table in names(&mut service, tables).await {
+        let table = table.as_str();
         let all = format!("SELECT count(*) FROM {table}");
         assert_eq!(count(&mut service, all.clone()).await, 0, "{table}: without a scope there is nothing");
         run(&mut service, "BEGIN; SET LOCAL plumb.scope = 'platform'".to_owned()).await.unwrap();
@@ -123,7 +148,7 @@ async fn what_belongs_to_no_tenant_is_read_in_its_scope_and_never_written() {
     let fixture = Fixture::postgres().await;
     isolation::fill(&*fixture.store).await;
     let mut service = fixture.as_service().await;
-    for table in ["platform", "providers", "circuits", "vault"] {
+    for table in names(&mut service, OF_NOBODY.to_owned()).await {
         let scope = "BEGIN; SET LOCAL plumb.scope = 'tenant'; SET LOCAL plumb.tenant = 'checkout'";
         run(&mut service, scope.to_owned()).await.unwrap();
         assert_eq!(count(&mut service, format!("SELECT count(*) FROM {table}")).await, 1, "{table}");
@@ -159,30 +184,107 @@ async fn of_an_older_plumb(database: &str, last: &str) -> (String, PgConnection)
     (format!("postgres://{login}:{password}@127.0.0.1:{}/{database}", server.port()), owner)
 }
 
+/// What a replica of the version whose last migration was `0005_audit.sql` does, transaction by transaction: it claims a
+/// tenant, gives a sign of life, writes events and the audit log under the lease, and forgets what is older than the
+/// `round`th time that it did.
+fn a_round_of_an_older_plumb(round: usize) -> [String; 4] {
+    /// The lock of writers of the state.
+    const WRITERS: i64 = 0x70_6c_75_6d_63;
+    const QUEUE: &str = "BEGIN; SET LOCAL plumb.scope = 'platform'";
+    const AT: &str = "2023-11-14T22:13:20.000000000Z";
+    let platform = format!("BEGIN; SELECT pg_advisory_xact_lock({WRITERS}); SET LOCAL plumb.scope = 'platform'");
+    let tenant = format!(
+        "BEGIN; SELECT pg_advisory_xact_lock_shared({WRITERS}), \
+         pg_advisory_xact_lock(hashtextextended('checkout', {WRITERS})); \
+         SET LOCAL plumb.scope = 'tenant'; SET LOCAL plumb.tenant = 'checkout'"
+    );
+    let held = format!("tenant = 'checkout' AND generation = {round} AND holder = 'older'");
+    [
+        format!(
+            "{QUEUE}; INSERT INTO queue (tenant, trigger_kind, width, due_at) VALUES ('checkout', 'poll', 0, '{AT}') \
+             ON CONFLICT (tenant) DO UPDATE SET due_at = excluded.due_at; \
+             SELECT tenant FROM queue WHERE due_at <= '{AT}' ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED; \
+             UPDATE queue SET generation = {round}, holder = 'older', lease_until = '{AT}', claimed_at = '{AT}', \
+             claimed_trigger = trigger_kind, claimed_width = width WHERE tenant = 'checkout'; \
+             SELECT pg_notify('plumb_queue', ''); COMMIT"
+        ),
+        format!("{QUEUE}; UPDATE queue SET lease_until = '{AT}' WHERE {held}; COMMIT"),
+        format!(
+            "{tenant}; SELECT 1 FROM queue WHERE {held} FOR KEY SHARE; \
+             WITH look AS (INSERT INTO executions (tenant, trigger_kind, outcome, summary, started_at, finished_at) \
+             VALUES ('checkout', 'poll', 'InSync', '{{}}', '{AT}', '{AT}') RETURNING id) \
+             INSERT INTO events (execution, tenant, key, at, document) SELECT id, 'checkout', NULL, '{AT}', '{{}}' FROM look; \
+             INSERT INTO audit (tenant, id, at, actor, action, key, details, previous, hash) \
+             VALUES ('checkout', {round}, '{AT}', 'a', 'commit', NULL, '{{}}', 'p{round}', 'h{round}'); \
+             INSERT INTO audit_heads (tenant, first_id, first_previous, last_id, last_hash) \
+             VALUES ('checkout', 1, 'p', {round}, 'h{round}') ON CONFLICT (tenant) DO UPDATE SET \
+             last_id = excluded.last_id, last_hash = excluded.last_hash; COMMIT"
+        ),
+        format!(
+            "{platform}; DELETE FROM events WHERE execution < (SELECT max(id) FROM executions WHERE tenant = 'checkout'); \
+             DELETE FROM executions WHERE id < (SELECT max(id) FROM executions WHERE tenant = 'checkout'); \
+             UPDATE audit_heads SET first_id = {round}, first_previous = 'p{round}' WHERE tenant = 'checkout' AND first_id < {round}; \
+             DELETE FROM audit WHERE tenant = 'checkout' AND id < {round}; COMMIT"
+        ),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_of_the_version_before_are_refused_nothing_while_the_schema_is_migrated() {
+    const AFTER: usize = 10;
     let (url, mut replica) = of_an_older_plumb("state_growing", "0005_audit.sql").await;
-    run(&mut replica, "SET ROLE plumb_state_growing_service".to_owned()).await.unwrap();
+    let mut service = PgConnection::connect(&url).await.unwrap();
+    for connection in [&mut replica, &mut service] {
+        run(connection, "SET ROLE plumb_state_growing_service; SET search_path = plumb".to_owned()).await.unwrap();
+    }
     let (stop, stopped) = tokio::sync::watch::channel(false);
+    let (told, mut rounds) = tokio::sync::watch::channel(0_usize);
     let works_on = tokio::spawn(async move {
-        let (mut asked, mut refused) = (0, BTreeSet::new());
-        while !*stopped.borrow() {
-            let asks =
-                "BEGIN; SET LOCAL plumb.scope = 'platform'; SELECT count(*) FROM events; SELECT count(*) FROM audit";
-            if let Err(error) = run(&mut replica, asks.to_owned()).await {
-                refused.insert(error.to_string());
+        let (mut round, mut after, mut refused) = (0, 0, BTreeSet::new());
+        while after < AFTER {
+            after += usize::from(*stopped.borrow());
+            round += 1;
+            for does in a_round_of_an_older_plumb(round) {
+                if let Err(error) = run(&mut replica, does).await {
+                    refused.insert(error.to_string());
+                    run(&mut replica, "ROLLBACK".to_owned()).await.unwrap();
+                }
             }
-            run(&mut replica, "ROLLBACK".to_owned()).await.unwrap();
-            asked += 1;
+            told.send_replace(round);
         }
-        (asked, refused)
+        (round, refused)
     });
+    rounds.wait_for(|rounds| *rounds > 0).await.unwrap();
     let store = PostgresStore::open(&url, Mode::Reconcile).await.unwrap();
     assert!(store.migrated().iter().any(|name| name.contains("months")), "{:?}", store.migrated());
+    let meanwhile = *rounds.borrow();
     stop.send_replace(true);
-    let (asked, refused) = works_on.await.unwrap();
-    assert!(asked > 10, "{asked}");
-    assert!(refused.is_empty(), "{refused:?}, of {asked}");
+    let (rounds, refused) = works_on.await.unwrap();
+    assert!(refused.is_empty(), "{refused:?}, of {rounds}");
+    // All of it is there, and what it forgot is gone.
+    run(&mut service, "BEGIN; SET LOCAL plumb.scope = 'platform'".to_owned()).await.unwrap();
+    for table in ["executions", "events", "audit"] {
+        assert_eq!(count(&mut service, format!("SELECT count(*) FROM {table}")).await, 1, "{table}");
+    }
+    let ends = "SELECT last_id FROM audit_heads WHERE tenant = 'checkout' AND first_id = last_id";
+    assert_eq!(count(&mut service, ends.to_owned()).await, rounds as i64);
+    assert_eq!(count(&mut service, "SELECT generation FROM queue".to_owned()).await, rounds as i64);
+    println!("{meanwhile} rounds before the end of the migrations, {rounds} in all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_hears_of_other_processes_and_is_woken_when_the_connection_was_lost() {
+    let fixture = Fixture::postgres().await;
+    let mut woken = fixture.store.woken();
+    // What was asked for while nobody listened was missed, so it is as if something had been.
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() \
+               AND query LIKE 'LISTEN %'";
+    let is_ended =
+        async { while PostgresServer::shared().query(fixture.database(), end).await[0].get::<i64, _>(0) == 0 {} };
+    tokio::time::timeout(PATIENCE, is_ended).await.expect("nobody listens");
+    tokio::time::timeout(PATIENCE, woken.changed()).await.expect("it does not listen again").unwrap();
+    let beside = PostgresStore::open(&fixture.url, Mode::Reconcile).await.unwrap();
+    queue::hears_of(&*fixture.store, &beside).await;
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ use crate::harness::postgres::PostgresServer;
 
 const LONG: Duration = Duration::from_secs(600);
 const OVER: Duration = Duration::ZERO;
+/// Long enough for a loaded machine.
+const WOKEN_WITHIN: Duration = Duration::from_secs(60);
 /// The longest that a tenant waits whose looks end the processes that begin them.
 const LONGEST_WAIT: Duration = Duration::from_secs(450);
 const DONE: Release = Release { seen: None, retry: None, news: None };
@@ -239,14 +241,22 @@ pub async fn tenants_that_are_gone_are_forgotten(store: &dyn Store) {
 }
 
 pub async fn whoever_waits_is_woken(store: &dyn Store) {
-    let mut woken = store.woken();
-    // On PostgreSQL the ear may not be at the wall yet; it is woken by the next request then.
-    loop {
-        request(store, "checkout", commit()).await;
-        if tokio::time::timeout(Duration::from_millis(200), woken.changed()).await.is_ok() {
-            break;
+    hears_of(store, store).await;
+}
+
+/// Who waits at one handle is woken by what another asks for.
+pub async fn hears_of(waits: &dyn Store, asks: &dyn Store) {
+    let mut woken = waits.woken();
+    let hears = async {
+        // On PostgreSQL the ear may not be at the wall yet; it is woken by the next request then.
+        loop {
+            request(asks, "checkout", commit()).await;
+            if tokio::time::timeout(Duration::from_millis(200), woken.changed()).await.is_ok() {
+                break;
+            }
         }
-    }
+    };
+    tokio::time::timeout(WOKEN_WITHIN, hears).await.expect("nobody is told");
 }
 
 /// Claims a tenant for long.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, Utc};
 use plumb::model::{
-    Action, Annotations, ApprovalKind, Change, Circuit, Code, Condition, ConditionStatus, ConditionType, Diagnostic,
-    Event, EventKind, Execution, ExecutionOutcome, Fields, Kind, LeftOut, ObjectId, PlanId, PlatformId, Proposal,
-    ProposalKind, ProposalStatus, ProposedField, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Span,
-    Stray, Summary, Trigger, revision,
+    Action, Annotations, ApprovalKind, Attempt, Change, Circuit, Code, Condition, ConditionStatus, ConditionType,
+    Diagnostic, Event, EventKind, Execution, ExecutionOutcome, Fields, Kind, LeftOut, ObjectId, PlanId, PlatformId,
+    Proposal, ProposalKind, ProposalStatus, ProposedField, ProviderIdentity, Reason, Record, ResourceKey,
+    ResourceStatus, Span, Stray, Summary, Trigger, revision,
 };
 use plumb::store::{HeldPlan, PlatformState, TenantState};
 use serde_json::{Value, json};
@@ -266,6 +266,19 @@ fn checkout(sample: &mut Sample) {
             (Stalled, True, Reason::Rejected, "extension \"postgis\" is not available on pg-main; install it on the server or remove it from the document", 640),
         ],
     );
+    let carts = Attempt {
+        key: key("checkout/staging/Database/carts"),
+        provider: "pg-main".into(),
+        commit: Some(HEAD.into()),
+        platform: None,
+        failures: 1,
+        reason: Reason::Rejected,
+        message: "extension \"postgis\" is not available on pg-main".into(),
+        first_at: sample.ago(640),
+        last_at: sample.ago(640),
+        next_at: None,
+    };
+    sample.data.attempts.insert(carts.key.clone(), carts);
     sample.resource(
         "checkout/staging/Database/reports",
         "pg-main",

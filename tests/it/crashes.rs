@@ -7,6 +7,7 @@
 
 mod acts;
 mod opening;
+mod relay;
 mod servers;
 mod serving;
 mod whole;
@@ -59,6 +60,8 @@ const REFUSED: &str = "refused";
 const EFFECTS: &str = "effects";
 /// What the process was killed at.
 const KILLED: &str = "killed";
+/// The number of the process that looks.
+const PROCESS: &str = "process";
 /// The address of the PostgreSQL that the state is on, where it is not SQLite's.
 const DATABASE: &str = "database";
 
@@ -106,7 +109,7 @@ struct CameBy {
 const BEAT: &str = "renew";
 
 impl Killer {
-    /// That of this process, which hears of all calls to git from now on.
+    /// That of this process, which hears of all calls to git, and to files, from now on.
     fn of(world: &Path) -> Arc<Self> {
         let killer = Arc::new(Self {
             world: world.to_owned(),
@@ -116,7 +119,7 @@ impl Killer {
             beats: watch::Sender::new(0),
             waits_for_beat: AtomicBool::new(false),
         });
-        let listening = tracing_subscriber::registry().with(CallsToGit(Arc::clone(&killer)));
+        let listening = tracing_subscriber::registry().with(CallsInside(Arc::clone(&killer)));
         tracing::subscriber::set_global_default(listening).unwrap();
         killer
     }
@@ -211,16 +214,17 @@ fn is_point(call: Call, what: &str) -> bool {
     call == Call::Write || matches!(what, "lead" | "still leads")
 }
 
-/// Hears of the calls to git, which are spans of the log: each begins and ends once.
-struct CallsToGit(Arc<Killer>);
+/// Hears of the calls to git, and of what is done to database files inside a step, which are spans of the log: each begins
+/// and ends once.
+struct CallsInside(Arc<Killer>);
 
-impl CallsToGit {
+impl CallsInside {
     fn is_one(metadata: &Metadata<'_>) -> bool {
-        metadata.is_span() && metadata.name().starts_with("git.")
+        metadata.is_span() && ["git.", "file."].iter().any(|kind| metadata.name().starts_with(kind))
     }
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for CallsToGit {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for CallsInside {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         if Self::is_one(metadata) { Interest::always() } else { Interest::never() }
     }
@@ -325,6 +329,7 @@ impl ResourceManager for Watched {
 #[ignore = "started by the tests beside it"]
 async fn child() {
     let Some(world) = std::env::var_os(WORLD).map(PathBuf::from) else { return };
+    std::fs::write(world.join(PROCESS), std::process::id().to_string()).unwrap();
     let killer = Killer::of(&world);
     let (engine, _) = engine_of(&world, &killer, LEASE).await;
     let in_force = engine.platform().await.unwrap();
@@ -503,7 +508,8 @@ impl World {
         command.envs(point.map(|point| (POINT, point.to_string())));
         let output = command.output().unwrap();
         match (was_killed(output.status), std::fs::read(told)) {
-            (true, _) => Ended::Killed { at: std::fs::read_to_string(self.folder.join(KILLED)).unwrap() },
+            // Not all that kill say at what.
+            (true, _) => Ended::Killed { at: std::fs::read_to_string(self.folder.join(KILLED)).unwrap_or_default() },
             (false, Ok(told)) => Ended::Lived(serde_json::from_slice(&told).unwrap()),
             (false, Err(_)) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
         }

@@ -5,10 +5,10 @@
 //! journal mode, which no transaction can hold, is changed before it, so that a death in between leaves a value that
 //! git wants with the old mark, and never a mark that speaks of a value that is not there.
 
-use std::fs;
 use std::path::Path;
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
+use tracing::Instrument;
 
 use super::file::{self, Entry, FileId, JOURNAL, MarkRow, Seen, WAL, WAL_INDEX, sibling};
 use super::folder::{self, Linked, NameLock};
@@ -147,7 +147,8 @@ impl Job<'_> {
             let pragma = format!("PRAGMA user_version = {user_version}");
             sqlx::raw_sql(AssertSqlSafe(pragma)).execute(&mut *connection).await.map_err(failed)?;
         }
-        sqlx::raw_sql("COMMIT").execute(connection).await.map_err(failed)?;
+        let call = tracing::debug_span!("file.commit", path = %self.file.display());
+        sqlx::raw_sql("COMMIT").execute(connection).instrument(call).await.map_err(failed)?;
         Ok(())
     }
 
@@ -162,7 +163,9 @@ impl Job<'_> {
             folder::write_whole(&draft, &image).map_err(|error| error::io("write", &draft, &error))?;
             still(&file, expected)?;
             folder::remove_if_there(&sibling(&file, JOURNAL))?;
-            fs::rename(&draft, &file).and_then(|()| folder.sync()).map_err(|error| error::io("replace", &file, &error))
+            folder::rename(&draft, &file)
+                .and_then(|()| folder.sync())
+                .map_err(|error| error::io("replace", &file, &error))
         })
         .await;
         close(held, replaced, self.file).await
@@ -177,13 +180,17 @@ impl Job<'_> {
         let renamed = blocking(move || {
             still(&file, expected)?;
             folder::remove_if_there(&sibling(&file, JOURNAL))?;
-            fs::rename(&file, folder.going(&name))
+            folder::rename(&file, &folder.going(&name))
                 .and_then(|()| folder.sync())
                 .map_err(|error| error::io("delete", &file, &error))
         })
         .await;
         close(held, renamed, self.file).await?;
-        blocking(move || folder::remove_if_there(&going)).await
+        blocking(move || {
+            let _call = tracing::debug_span!("file.remove", path = %going.display()).entered();
+            folder::remove_if_there(&going)
+        })
+        .await
     }
 
     async fn image(&self) -> Result<Vec<u8>, ManagerError> {
@@ -275,6 +282,7 @@ impl Job<'_> {
         let pragma = format!("PRAGMA journal_mode = {}", spelling(mode));
         let now: String = sqlx::query_scalar(AssertSqlSafe(pragma))
             .fetch_one(connection)
+            .instrument(tracing::debug_span!("file.set_journal_mode", path = %self.file.display()))
             .await
             .map_err(|error| error::sqlite("set the journal mode of", self.file, &error))?;
         if now == spelling(mode) {

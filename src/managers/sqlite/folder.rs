@@ -260,6 +260,7 @@ pub(super) fn random_id() -> Result<String, ManagerError> {
 
 /// Writes a file that must not be there yet, to the disk.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let _call = tracing::debug_span!("file.write", path = %path.display()).entered();
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -274,11 +275,18 @@ pub(super) enum Linked {
 
 /// Gives `from` the name `to` as well, if that name is free. Never overwrites.
 pub(super) fn link_new(from: &Path, to: &Path) -> io::Result<Linked> {
+    let _call = tracing::debug_span!("file.link", path = %to.display()).entered();
     match fs::hard_link(from, to) {
         Ok(()) => Ok(Linked::Made),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Linked::Taken),
         Err(error) => Err(error),
     }
+}
+
+/// Gives `from` the name `to` in place of its own, whatever was there.
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    let _call = tracing::debug_span!("file.rename", path = %to.display()).entered();
+    fs::rename(from, to)
 }
 
 pub(super) fn remove_if_there(path: &Path) -> Result<(), ManagerError> {

@@ -4,8 +4,6 @@
 //! server through a relay, which kills it once a message of its own was passed on: what the message asks for happens, and
 //! nobody hears that it did.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +19,7 @@ use sqlx::{Connection, Row, SqliteConnection};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+use super::relay::Relay;
 use super::{DATABASE, POINT, WORLD, kill, open_store, run_here, was_killed};
 use crate::harness::postgres::PostgresServer;
 
@@ -133,62 +132,6 @@ fn a_state_on_sqlite_whose_making_is_cut_short_anywhere_is_made_by_the_next_proc
     println!("killed after each of {statements} statements");
 }
 
-/// Stands between a process and its PostgreSQL.
-struct Relay {
-    port: u16,
-    /// How many messages of the process it has passed on.
-    passed: Arc<AtomicUsize>,
-    /// The process.
-    victim: Arc<OnceLock<u32>>,
-}
-
-impl Relay {
-    /// One that passes on so many messages, no answer to the last one, and kills the process then.
-    fn to(server: u16, last: usize) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let relay =
-            Self { port: listener.local_addr().unwrap().port(), passed: Arc::default(), victim: Arc::default() };
-        let (passed, victim) = (Arc::clone(&relay.passed), Arc::clone(&relay.victim));
-        std::thread::spawn(move || {
-            // It ends with the tests' process.
-            for client in listener.incoming() {
-                let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
-                let (from_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-                let (passed, victim) = (Arc::clone(&passed), Arc::clone(&victim));
-                let answers = Arc::clone(&passed);
-                std::thread::spawn(move || {
-                    pass_on(from_server, to_client, || answers.load(Ordering::SeqCst) < last, || {});
-                });
-                std::thread::spawn(move || {
-                    let is_one = || passed.fetch_add(1, Ordering::SeqCst) < last;
-                    pass_on(client, server, is_one, || {
-                        if passed.load(Ordering::SeqCst) >= last {
-                            kill(*victim.wait());
-                        }
-                    });
-                });
-            }
-        });
-        relay
-    }
-}
-
-/// Passes on what comes, for as long as it `may`, and says so `then`.
-fn pass_on(mut from: TcpStream, mut to: TcpStream, may: impl Fn() -> bool, then: impl Fn()) {
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        if !may() {
-            // Whoever hears nothing any more is killed, and not told.
-            return std::mem::forget((from, to));
-        }
-        if to.write_all(&buffer[..length]).is_err() {
-            break;
-        }
-        then();
-    }
-    let _ = to.shutdown(Shutdown::Both);
-}
-
 /// What `pg_dump` says of the schema, less the names of the database and its role.
 fn postgres_schema(server: &PostgresServer, database: &str) -> String {
     let dump = server.tool("pg_dump").args(["--schema-only", database]).output().unwrap();
@@ -206,14 +149,18 @@ fn a_schema_on_postgres_whose_making_is_cut_short_is_made_by_the_next_process() 
     let opened = |number: usize, last: usize| {
         let database = format!("opened_{number:03}");
         run_here(server.psql(&format!("CREATE DATABASE {database} OWNER {login}")));
-        let relay = Relay::to(server.port(), last);
+        let (victim, relay) = (Arc::new(OnceLock::new()), Relay::to(server.port()));
+        relay.kill_after(last, {
+            let victim = Arc::clone(&victim);
+            move || *victim.wait()
+        });
         let world = empty_world(folder.path());
         let url = |port| format!("postgres://{login}:{password}@127.0.0.1:{port}/{database}");
-        std::fs::write(world.join(DATABASE), url(relay.port)).unwrap();
+        std::fs::write(world.join(DATABASE), url(relay.port())).unwrap();
         let mut child = start(&world, None);
-        relay.victim.set(child.id()).unwrap();
+        victim.set(child.id()).unwrap();
         let ended = child.wait().unwrap();
-        (world, url(server.port()), database, ended, relay.passed.load(Ordering::SeqCst))
+        (world, url(server.port()), database, ended, relay.passed())
     };
     let (_, _, database, ended, messages) = opened(0, usize::MAX);
     assert!(ended.success() && messages >= AT_LEAST, "{ended}, {messages}");

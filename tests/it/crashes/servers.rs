@@ -11,9 +11,10 @@ use plumb::store::postgres::PostgresStore;
 use sqlx::Row;
 
 use super::acts::{DELETE, TOGETHER};
+use super::relay::Relay;
 use super::serving::{is_at_peace, leave_work};
 use super::whole::{Rest, state_is_whole};
-use super::{DATABASE, Ended, Work, World, recover};
+use super::{DATABASE, Ended, PROCESS, Work, World, recover};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::redis::{RedisOptions, RedisServer};
 
@@ -22,6 +23,9 @@ const EVERY: usize = 7;
 const EVERY_LATER: usize = 13;
 /// The same of processes that serve, which come by several times as many.
 const EVERY_SERVING: usize = 41;
+/// After which message to a server it is killed first, and every so many are visited.
+const FIRST_INSIDE: usize = 5;
+const EVERY_INSIDE: usize = 7;
 
 /// What is under way on the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +40,17 @@ enum Act {
 struct Servers {
     postgres: &'static PostgresServer,
     redis: RedisServer,
+    /// What the resources' managers speak to, each.
+    relays: [Relay; 2],
     folder: tempfile::TempDir,
 }
 
 impl Servers {
     fn start() -> Self {
         let redis = RedisServer::start(RedisOptions { aclfile: true, password: None });
-        let servers = Self { postgres: PostgresServer::shared(), redis, folder: tempfile::tempdir().unwrap() };
+        let postgres = PostgresServer::shared();
+        let relays = [postgres.port(), redis.port()].map(Relay::to);
+        let servers = Self { postgres, redis, relays, folder: tempfile::tempdir().unwrap() };
         std::fs::write(servers.login_file(), servers.postgres.login().1).unwrap();
         servers
     }
@@ -52,14 +60,15 @@ impl Servers {
     }
 
     fn providers(&self) -> String {
+        let [postgres, redis] = &self.relays;
         format!(
             "apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: pg}}\nspec: {{type: postgres, url: \"{}\", \
              credentials: {{file: \"{}\"}}, serves: [{{kind: Database}}], maxConcurrency: 1}}\n---\n\
              apiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: redis}}\nspec: {{type: redis, url: \"{}\", \
              serves: [{{kind: Cache}}], maxConcurrency: 1}}\n",
-            self.postgres.url(),
+            self.postgres.url().replace(&self.postgres.port().to_string(), &postgres.port().to_string()),
             self.login_file().display(),
-            self.redis.url("default")
+            self.redis.url("default").replace(&self.redis.port().to_string(), &redis.port().to_string())
         )
     }
 
@@ -196,6 +205,38 @@ async fn visit(act: Act, servers: &Servers, broken: &mut Vec<String>) -> (usize,
     (visited, points)
 }
 
+/// Visits messages to a server inside the steps of `act`: the process is dead once one of them was passed on. Gives how
+/// many of how many.
+async fn visit_inside(act: Act, servers: &Servers, broken: &mut Vec<String>) -> (usize, usize) {
+    let (mut visited, mut all) = (0, 0);
+    for (number, relay) in servers.relays.iter().enumerate() {
+        let mut last = FIRST_INSIDE;
+        loop {
+            let tenant = format!("{act:?}inside{number}x{last}").to_lowercase();
+            let world = servers.world(act, &tenant).await;
+            let process = world.folder.join(PROCESS);
+            relay.kill_after(last, move || std::fs::read_to_string(&process).unwrap().parse().unwrap());
+            let ended = world.start(Work::Look, None);
+            let passed = relay.passed();
+            relay.let_live();
+            let is_over = matches!(ended, Ended::Lived(_));
+            visited += usize::from(!is_over);
+            servers.bury(&tenant).await;
+            let mut wrong = recover(&world, Work::Look, act.outcome());
+            wrong.extend(act.broken(servers, &world, &tenant).await);
+            if !wrong.is_empty() {
+                broken.push(format!("{act:?}, message {last} to server {number}:\n    {}", wrong.join("\n    ")));
+            }
+            if is_over {
+                all += passed;
+                break;
+            }
+            last += EVERY_INSIDE;
+        }
+    }
+    (visited, all)
+}
+
 /// Visits some points of processes that serve; gives at what they were killed. Leases and the lead of the dead are left to
 /// end by themselves.
 async fn visit_serving(act: Act, servers: &Servers, broken: &mut Vec<String>) -> Vec<String> {
@@ -230,6 +271,16 @@ async fn a_serving_process_that_is_killed_at_work_on_servers_leaves_what_the_nex
     let killed = visit_serving(Act::Make, &servers, &mut broken).await;
     println!("serving, on PostgreSQL and Redis: {} points, {:?}: {killed:?}", killed.len(), started.elapsed());
     assert!(killed.len() > 5, "{killed:?}");
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_killed_inside_a_step_leaves_what_the_next_one_brings_to_rest() {
+    let servers = Servers::start();
+    let (started, mut broken) = (Instant::now(), Vec::new());
+    let (visited, messages) = visit_inside(Act::Make, &servers, &mut broken).await;
+    println!("inside steps: after {visited} of {messages} messages to PostgreSQL and Redis, {:?}", started.elapsed());
+    assert!(visited > 8, "{visited} of {messages}");
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 

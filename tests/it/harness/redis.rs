@@ -49,6 +49,11 @@ impl RedisServer {
         panic!("redis-server does not start; is it installed?");
     }
 
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `redis://{user}@...`, as a Provider names it.
     pub fn url(&self, user: &str) -> String {
         format!("redis://{user}@127.0.0.1:{}", self.port)

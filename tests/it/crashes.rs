@@ -630,7 +630,7 @@ fn a_process_that_is_killed_at_any_point_leaves_what_the_next_one_brings_to_rest
             let workers: Vec<_> = (0..threads)
                 .map(|share| {
                     scope.spawn(move || {
-                        let folder = tempfile::tempdir().unwrap();
+                        let folder = crate::simulation::folder();
                         visit(act, folder.path(), share, threads, broken)
                     })
                 })

@@ -28,7 +28,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// A folder in memory, where there is one: a run reads and writes many small files.
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }

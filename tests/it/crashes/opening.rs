@@ -110,7 +110,7 @@ async fn sqlite_schema(file: &Path) -> Vec<String> {
 
 #[test]
 fn a_state_on_sqlite_whose_making_is_cut_short_anywhere_is_made_by_the_next_process() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::simulation::folder();
     let world = empty_world(folder.path());
     assert!(start(&world, None).wait().unwrap().success());
     let statements: usize = std::fs::read_to_string(world.join("told")).unwrap().parse().unwrap();
@@ -145,7 +145,7 @@ fn postgres_schema(server: &PostgresServer, database: &str) -> String {
 fn a_schema_on_postgres_whose_making_is_cut_short_is_made_by_the_next_process() {
     let server = PostgresServer::start();
     let (login, password) = server.login();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::simulation::folder();
     let opened = |number: usize, last: usize| {
         let database = format!("opened_{number:03}");
         run_here(server.psql(&format!("CREATE DATABASE {database} OWNER {login}")));

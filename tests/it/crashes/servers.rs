@@ -25,7 +25,7 @@ const EVERY_LATER: usize = 13;
 const EVERY_SERVING: usize = 41;
 /// After which message to a server it is killed first, and every so many are visited.
 const FIRST_INSIDE: usize = 5;
-const EVERY_INSIDE: usize = 7;
+const EVERY_INSIDE: usize = 17;
 
 /// What is under way on the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Servers {
         let redis = RedisServer::start(RedisOptions { aclfile: true, password: None });
         let postgres = PostgresServer::shared();
         let relays = [postgres.port(), redis.port()].map(Relay::to);
-        let servers = Self { postgres, redis, relays, folder: tempfile::tempdir().unwrap() };
+        let servers = Self { postgres, redis, relays, folder: crate::simulation::folder() };
         std::fs::write(servers.login_file(), servers.postgres.login().1).unwrap();
         servers
     }

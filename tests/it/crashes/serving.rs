@@ -283,7 +283,7 @@ fn a_serving_process_that_is_killed_at_any_point_leaves_what_the_next_one_brings
             let workers: Vec<_> = (0..AT_ONCE)
                 .map(|share| {
                     scope.spawn(move || {
-                        let folder = tempfile::tempdir().unwrap();
+                        let folder = crate::simulation::folder();
                         visit(act, folder.path(), share, AT_ONCE, broken)
                     })
                 })

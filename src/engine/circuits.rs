@@ -107,7 +107,8 @@ impl Engine {
             let now = self.clock.now();
             let mut tx = self.store.begin(Scope::Platform).await?;
             let known = tx.circuits().await?.remove(provider);
-            if known.as_ref().is_some_and(|known| asked < known.asked_at) {
+            // A clock that was set back since then would have nothing count until it is there again.
+            if known.as_ref().is_some_and(|known| asked < known.asked_at && known.asked_at <= now) {
                 return Ok(());
             }
             let failures = known.as_ref().map_or(0, |known| known.failures).saturating_add(1);

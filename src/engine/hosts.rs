@@ -1,8 +1,9 @@
-//! Hosts of repositories that do not answer, as this process knows them: all tenants of one host need not wait for it, each
-//! for itself, to learn that.
+//! Hosts of repositories that take connections and say nothing, as this process knows them: all tenants of one host need
+//! not wait for it, each for itself, to learn that.
 //!
-//! What always holds: of a host that is silent one asks at a time, and the first answer, whatever it says, lets all ask
-//! again. A look that does not ask fails as one that did, says why, and is tried again.
+//! What always holds: only what hangs counts, since what fails at once keeps nobody waiting; of a host that is silent one
+//! asks at a time, and the first answer, whatever it says, lets all ask again. A look that does not ask fails as one that
+//! did, says why, and is tried again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,9 @@ use tokio::time::Instant;
 
 use crate::source::SourceError;
 
-/// So many conversations in a row without an answer, and nobody asks for a while.
+/// How long a poll waits for its refs until that counts as silence: much longer than a host takes that is well.
+pub(super) const HANGS_AFTER: Duration = Duration::from_secs(5);
+/// So many silences in a row, and nobody asks for a while.
 const SILENT_AFTER: u32 = 3;
 /// How long that is at first, and at the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
@@ -24,18 +27,25 @@ pub(super) struct Hosts(Mutex<HashMap<String, Silent>>);
 
 struct Silent {
     failures: u32,
-    /// What the last one said who asked.
-    why: String,
     noted_at: Instant,
     again_at: Instant,
+    /// Whether somebody has the turn to ask.
     is_asked: bool,
 }
 
-/// The turn to ask a host; given back when dropped.
+impl Silent {
+    fn is_left_alone(&self) -> bool {
+        self.failures >= SILENT_AFTER
+    }
+}
+
+/// One conversation with a host.
 pub(super) struct Turn<'a> {
     hosts: &'a Hosts,
     host: &'a str,
     began: Instant,
+    /// Whether others do not ask meanwhile.
+    is_the_only_one: bool,
 }
 
 impl Hosts {
@@ -45,16 +55,17 @@ impl Hosts {
     /// [`SourceError::Silent`] when it was silent a moment ago.
     pub(super) fn turn<'a>(&'a self, host: &'a str) -> Result<Turn<'a>, SourceError> {
         let now = Instant::now();
-        if let Some(silent) = self.lock().get_mut(host).filter(|silent| silent.failures >= SILENT_AFTER) {
+        let mut hosts = self.lock();
+        let silent = hosts.get_mut(host).filter(|silent| silent.is_left_alone());
+        let is_the_only_one = silent.is_some();
+        if let Some(silent) = silent {
             if silent.is_asked || now < silent.again_at {
-                let Silent { failures, why, again_at, .. } = silent;
-                let seconds = again_at.saturating_duration_since(now).as_secs().max(1);
-                let (host, failures, why) = (host.to_owned(), *failures, why.clone());
-                return Err(SourceError::Silent { host, failures, why, seconds });
+                let seconds = silent.again_at.saturating_duration_since(now).as_secs() + 1;
+                return Err(SourceError::Silent { host: host.to_owned(), failures: silent.failures, seconds });
             }
             silent.is_asked = true;
         }
-        Ok(Turn { hosts: self, host, began: now })
+        Ok(Turn { hosts: self, host, began: now, is_the_only_one })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Silent>> {
@@ -63,41 +74,40 @@ impl Hosts {
 }
 
 impl Turn<'_> {
-    /// Remembers how the conversation ended. One that was under way when the last silence was noted says nothing new.
-    pub(super) fn note(&self, error: Option<&SourceError>) {
-        let mut hosts = self.hosts.lock();
-        let Some(error) = error.filter(|error| is_silence(error)) else {
-            if hosts.remove(self.host).is_some_and(|silent| silent.failures >= SILENT_AFTER) {
-                tracing::info!(host = self.host, "a host of repositories answers again");
-            }
-            return;
-        };
+    /// Remembers that the host lets it wait. One that was under way when the last silence was noted says nothing new.
+    pub(super) fn hangs(&self) {
         let now = Instant::now();
+        let mut hosts = self.hosts.lock();
         let failures = match hosts.get(self.host) {
             Some(silent) if self.began < silent.noted_at => return,
             known => known.map_or(0, |silent| silent.failures) + 1,
         };
         if failures == SILENT_AFTER {
-            tracing::warn!(host = self.host, failures, %error, "a host of repositories does not answer");
+            tracing::warn!(host = self.host, failures, "a host of repositories does not answer");
         }
         let wait = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(SILENT_AFTER).min(16)).min(LONGEST_WAIT);
-        let silent = Silent { failures, why: error.to_string(), noted_at: now, again_at: now + wait, is_asked: false };
+        let silent = Silent { failures, noted_at: now, again_at: now + wait, is_asked: self.is_the_only_one };
         hosts.insert(self.host.to_owned(), silent);
+    }
+
+    /// Remembers how the conversation ended. An error that came late says nothing of a host that hangs.
+    pub(super) fn ended<T, E>(self, said: &Result<T, E>) {
+        let was_answered = said.is_ok() || self.began.elapsed() < HANGS_AFTER;
+        if was_answered && self.hosts.lock().remove(self.host).is_some_and(|silent| silent.is_left_alone()) {
+            tracing::info!(host = self.host, "a host of repositories answers again");
+        }
     }
 }
 
 impl Drop for Turn<'_> {
     /// Also of a conversation that nobody waits for any more.
     fn drop(&mut self) {
-        if let Some(silent) = self.hosts.lock().get_mut(self.host) {
+        if self.is_the_only_one
+            && let Some(silent) = self.hosts.lock().get_mut(self.host)
+        {
             silent.is_asked = false;
         }
     }
-}
-
-/// Whether nobody answered. A conversation that took too long may have been a long one.
-fn is_silence(error: &SourceError) -> bool {
-    matches!(error, SourceError::Unreachable { .. } | SourceError::TimedOut { .. })
 }
 
 #[cfg(test)]
@@ -105,50 +115,57 @@ mod tests {
     use super::*;
 
     const HOST: &str = "git.example.org";
+    const ANSWER: Result<(), ()> = Ok(());
 
-    fn unreachable() -> SourceError {
-        SourceError::Unreachable { remote: "https://git.example.org/a".to_owned(), why: "no route".to_owned() }
-    }
-
-    fn ask(hosts: &Hosts, host: &str, said: Result<(), SourceError>) -> Result<(), SourceError> {
-        hosts.turn(host)?.note(said.as_ref().err());
-        said
+    async fn hang(hosts: &Hosts) {
+        let turn = hosts.turn(HOST).expect("it is asked");
+        tokio::time::sleep(HANGS_AFTER).await;
+        turn.hangs();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        turn.ended(&Err::<(), ()>(()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_host_that_is_silent_is_asked_by_one_at_a_time_until_it_answers() {
         let hosts = Hosts::default();
         for _ in 0..SILENT_AFTER {
-            assert!(matches!(ask(&hosts, HOST, Err(unreachable())), Err(SourceError::Unreachable { .. })));
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            hang(&hosts).await;
         }
-        let told = ask(&hosts, HOST, Ok(())).unwrap_err().to_string();
-        assert!(told.contains("3 times in a row") && told.contains("no route"), "{told}");
-        ask(&hosts, "elsewhere.example.org", Ok(())).unwrap();
+        let told = hosts.turn(HOST).err().expect("nobody asks").to_string();
+        assert!(told.contains("3 times in a row") && told.contains("in 5 s"), "{told}");
+        hosts.turn("elsewhere.example.org").expect("others are asked").ended(&ANSWER);
         tokio::time::sleep(FIRST_WAIT).await;
-        let turn = hosts.turn(HOST).ok().expect("it is time");
-        assert!(matches!(ask(&hosts, HOST, Ok(())), Err(SourceError::Silent { .. })), "another asks");
+        let turn = hosts.turn(HOST).expect("it is time");
+        assert!(hosts.turn(HOST).is_err(), "another asks");
         drop(turn);
-        ask(&hosts, HOST, Ok(())).unwrap();
-        ask(&hosts, HOST, Ok(())).unwrap();
+        hang(&hosts).await;
+        tokio::time::sleep(FIRST_WAIT).await;
+        assert!(hosts.turn(HOST).is_err(), "it waits longer");
+        tokio::time::sleep(FIRST_WAIT).await;
+        hosts.turn(HOST).expect("it is time").ended(&ANSWER);
+        let _turns = [hosts.turn(HOST).expect("it answers"), hosts.turn(HOST).expect("it answers")];
     }
 
     #[tokio::test(start_paused = true)]
     async fn silences_of_one_moment_are_one() {
         let hosts = Hosts::default();
-        let turns: Vec<_> = (0..5).map(|_| hosts.turn(HOST).ok().expect("nothing is known")).collect();
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        turns.iter().for_each(|turn| turn.note(Some(&unreachable())));
+        let turns: Vec<_> = (0..5).map(|_| hosts.turn(HOST).expect("nothing is known")).collect();
+        tokio::time::sleep(HANGS_AFTER).await;
+        for turn in turns {
+            turn.hangs();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
         assert_eq!(hosts.lock()[HOST].failures, 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_is_an_answer() {
+    async fn what_fails_at_once_is_an_answer() {
         let hosts = Hosts::default();
         for _ in 0..2 * SILENT_AFTER {
-            let refused = SourceError::Unauthorized { remote: "x".to_owned(), why: "no".to_owned() };
-            assert!(matches!(ask(&hosts, HOST, Err(refused)), Err(SourceError::Unauthorized { .. })));
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            hosts.turn(HOST).expect("it is asked").ended(&Err::<(), ()>(()));
         }
+        hang(&hosts).await;
+        hosts.turn(HOST).expect("it is asked").ended(&Err::<(), ()>(()));
+        assert!(hosts.lock().is_empty());
     }
 }

@@ -128,6 +128,11 @@ impl Held {
         self.going()
     }
 
+    /// Waits until nothing more is to be begun.
+    pub(super) async fn stopped(&self) {
+        self.seat.stopped().await;
+    }
+
     /// Waits until the look is to be given up as it is.
     pub(super) async fn given_up(&self) {
         self.seat.given_up().await;

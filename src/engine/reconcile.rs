@@ -208,7 +208,7 @@ impl Engine {
         let mut workspace = std::mem::take(&mut *shared);
         workspace.expect_generation(lease.generation);
         let open = Timeline::open(self.store.as_ref(), &self.listener, self.clock.as_ref(), lease, ask.trigger, asked);
-        let start = held.wait_for(self.start(subject, &mut workspace));
+        let start = self.start(subject, held, &mut workspace);
         let (timeline, mut started) = tokio::join!(open, start);
         let mut timeline = timeline?;
         let mut ask = ask;
@@ -228,7 +228,7 @@ impl Engine {
                         && replans < MOST_REPLANS
                         && held.going() == Going::On =>
                 {
-                    started = held.wait_for(self.start(subject, &mut workspace)).await;
+                    started = self.start(subject, held, &mut workspace).await;
                     // Nobody has seen what a newer head asks for. Under it nothing is undone either: the next look applies it.
                     let is_same = |start: &Start| start.source.head == passed.commit;
                     if only.is_some() && !started.as_ref().is_ok_and(is_same) {
@@ -293,10 +293,10 @@ impl Engine {
     }
 
     /// What a pass begins with: what git says, read beside what the store says.
-    async fn start(&self, subject: Subject<'_>, workspace: &mut Workspace) -> Result<Start, EngineError> {
+    async fn start(&self, subject: Subject<'_>, held: &Held, workspace: &mut Workspace) -> Result<Start, EngineError> {
         let kept = workspace.take_kept();
         let read = async {
-            let source = self.read_source(subject, &subject.spec.repository.branch).await?;
+            let source = held.wait_for(self.read_source(subject, &subject.spec.repository.branch)).await?;
             let loaded = self.load(subject, &source, workspace).await?;
             Ok((source, loaded))
         };
@@ -522,7 +522,8 @@ impl Engine {
         let Subject { in_force, tenant, spec } = subject;
         let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec).await?;
         let (reader, wanted) = (Arc::clone(&mirror), branch.to_owned());
-        let refs = self.ask_host(&mirror, tenant, move || reader.fetch(&wanted)).await?;
+        // A large repository may take long, and tells nothing of its host by that.
+        let refs = self.ask_host(&mirror, tenant, Duration::MAX, move || reader.fetch(&wanted)).await?;
         let Some(head) = refs.head.clone() else {
             let message = format!(
                 "the repository of tenant {tenant} has no branch {branch}; nothing is changed until it is there again"
@@ -532,16 +533,26 @@ impl Engine {
         Ok(Source { mirror, refs, head })
     }
 
-    /// Has a conversation with the host of a tenant's repository, beside the async threads.
+    /// Has a conversation with the host of a tenant's repository, beside the async threads; one that takes as long as
+    /// `hangs_after` counts as a silence.
     pub(super) async fn ask_host<T: Send + 'static>(
         &self,
         mirror: &Mirror,
         tenant: &str,
+        hangs_after: Duration,
         conversation: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let turn = self.hosts.turn(mirror.host()).map_err(|source| unreadable(tenant, source))?;
-        let said = blocking(conversation).await?;
-        turn.note(said.as_ref().err());
+        let said = blocking(conversation);
+        tokio::pin!(said);
+        let said = match tokio::time::timeout(hangs_after, &mut said).await {
+            Ok(said) => said?,
+            Err(_) => {
+                turn.hangs();
+                said.await?
+            }
+        };
+        turn.ended(&said);
         said.map_err(|source| unreadable(tenant, source))
     }
 

@@ -3,6 +3,7 @@
 //! What always holds: what hangs gives its place to what does not, as long as there is room beside; what comes back waits
 //! for a place in turn. So repositories that accept connections and say nothing keep nobody else from being read.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ const BESIDE: usize = 64;
 pub(super) struct Room {
     places: Arc<Semaphore>,
     beside: Arc<Semaphore>,
+    /// How many wait for a place that they had left.
+    returning: Arc<AtomicUsize>,
 }
 
 /// A place in a room; given back when dropped.
@@ -30,7 +33,11 @@ pub(super) struct Place {
 
 impl Room {
     pub(super) fn of(places: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(places)), beside: Arc::new(Semaphore::new(BESIDE)) }
+        Self {
+            places: Arc::new(Semaphore::new(places)),
+            beside: Arc::new(Semaphore::new(BESIDE)),
+            returning: Arc::default(),
+        }
     }
 
     /// A place, once there is one; `None` when the room is closed.
@@ -49,6 +56,11 @@ impl Room {
         self.places.available_permits() == 0
     }
 
+    /// Whether somebody waits for a place that it had left.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.returning.load(Ordering::Relaxed) > 0
+    }
+
     /// Nobody enters any more.
     pub(super) fn close(&self) {
         self.places.close();
@@ -59,9 +71,37 @@ impl Room {
     }
 }
 
+/// Counts one that waits for a place that it had left, for as long as it does.
+struct Returning<'a>(&'a Room);
+
+impl<'a> Returning<'a> {
+    fn of(room: &'a Room) -> Self {
+        room.returning.fetch_add(1, Ordering::Relaxed);
+        Self(room)
+    }
+}
+
+impl Drop for Returning<'_> {
+    fn drop(&mut self) {
+        self.0.returning.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Place {
     /// Does what waits for another's server; others may have the place meanwhile, where that takes long.
     pub(super) async fn wait_for<T>(&self, work: impl Future<Output = T>) -> T {
+        let done = self.leave_for(work).await;
+        if *self.is_left.borrow() {
+            let _returning = Returning::of(&self.room);
+            // A room that is closed has no places any more, and its work only ends.
+            self.hold(Arc::clone(&self.room.places).acquire_owned().await.ok());
+            self.is_left.send_replace(false);
+        }
+        done
+    }
+
+    /// The same, of what has no need of the place afterwards.
+    pub(super) async fn leave_for<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         if let Ok(done) = tokio::time::timeout(PATIENCE, &mut work).await {
             return done;
@@ -73,11 +113,7 @@ impl Place {
         };
         self.hold(None);
         self.is_left.send_replace(true);
-        let done = work.await;
-        self.is_left.send_replace(false);
-        // A room that is closed has no places any more, and its work only ends.
-        self.hold(Arc::clone(&self.room.places).acquire_owned().await.ok());
-        done
+        work.await
     }
 
     /// Waits until what it was taken for waits beside.
@@ -109,9 +145,10 @@ mod tests {
         let other = room.enter().await.unwrap();
         answer.send(()).unwrap();
         tokio::time::sleep(PATIENCE).await;
-        assert!(!hanging.is_finished(), "the other has the place");
+        assert!(!hanging.is_finished() && room.is_waited_for(), "the other has the place");
         drop(other);
         let place = hanging.await.unwrap();
+        assert!(!room.is_waited_for());
         assert!(room.is_full());
         drop(place);
         assert!(!room.is_full());

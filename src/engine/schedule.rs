@@ -16,10 +16,11 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::model::{Ask, Place, Request, Trigger, Width};
-use crate::source::Refs;
+use crate::source::{Refs, SourceError};
 use crate::store::audit::{AuditHead, PLATFORM_CHAIN};
 use crate::store::{Lead, Scope, Tx};
 
+use super::hosts::HANGS_AFTER;
 use super::lease::news_of_platform;
 use super::platform::PlatformStatus;
 use super::reconcile::chain;
@@ -482,7 +483,7 @@ impl Schedule {
                 let (room, tenant, in_force) = (self.room.clone(), tenant.clone(), in_force.clone());
                 tasks.spawn(async move {
                     let refs = match room.enter().await {
-                        Some(place) => place.wait_for(engine.advertised(&in_force, &tenant)).await,
+                        Some(place) => place.leave_for(engine.advertised(&in_force, &tenant)).await,
                         // That is the end of the schedule, to which nobody answers.
                         None => Err(EngineError::Task),
                     };
@@ -516,6 +517,8 @@ impl Schedule {
             }
         };
         let asks = match refs {
+            // It would not be asked by a look either.
+            Err(EngineError::Source { source: SourceError::Silent { .. }, .. }) => None,
             // The look says what is wrong, and is tried again with growing patience.
             Err(_) => place.is_none_or(|place| place.is_idle()).then_some((Trigger::Poll, None)),
             Ok(refs) => {
@@ -605,7 +608,7 @@ impl Engine {
         let mirror = self.mirrors.of_tenant(&in_force.platform, tenant, spec).await?;
         let branch = spec.repository.branch.clone();
         let reader = Arc::clone(&mirror);
-        self.ask_host(&mirror, tenant, move || reader.advertise(&branch)).await
+        self.ask_host(&mirror, tenant, HANGS_AFTER, move || reader.advertise(&branch)).await
     }
 
     /// Writes down who asked for a look: in the tenant's chain, or the platform's.
@@ -621,6 +624,7 @@ impl Engine {
 
     /// Forgets what is older than the platform keeps it.
     async fn prune(&self) {
+        self.check_clock().await;
         if let Err(error) = self.forget(Kept::Executions).await {
             tracing::warn!(error = %chain(&error), "old executions could not be forgotten");
         }

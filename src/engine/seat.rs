@@ -106,13 +106,22 @@ impl Seat {
         }
     }
 
+    /// Waits until it is told to stop.
+    pub(super) async fn stopped(&self) {
+        // Whoever could have stopped it is gone: then nobody does.
+        if self.stopped.clone().wait_for(|stopped| *stopped).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Waits until it is told to stop while it waits for a server that says nothing: nobody waits for that.
     pub(super) async fn given_up(&self) {
-        let mut stopped = self.stopped.clone();
         match &self.place {
-            // Whoever could have stopped it is gone, or it has begun something that it ends.
-            Some(place) if stopped.wait_for(|stopped| *stopped).await.is_ok() => place.left().await,
-            _ => std::future::pending().await,
+            Some(place) => {
+                self.stopped().await;
+                place.left().await;
+            }
+            None => std::future::pending().await,
         }
     }
 

@@ -114,7 +114,6 @@ impl Engine {
         let looked = tokio::select! {
             biased;
             looked = AssertUnwindSafe(self.look(in_force, &held, ask, order)).catch_unwind() => looked,
-            // The next look ends what it has begun in the timeline.
             () = held.given_up() => Ok(Err(EngineError::Stopped)),
         };
         drop(held);
@@ -124,6 +123,11 @@ impl Engine {
             EngineError::Task
         });
         let looked = looked.and_then(|looked| looked);
+        if let Err(EngineError::Stopped) = looked
+            && let Err(error) = self.end_executions(&lease).await
+        {
+            tracing::warn!(tenant = lease.tenant, error = %chain(&error), "its execution could not be ended");
+        }
         let patient = (patience(&lease.tenant, failures), failures.saturating_add(1));
         let (retry, seen) = match &looked {
             Ok(report) => (again(report, failures, patient), Some(name_of(&report.refs))),
@@ -187,7 +191,7 @@ impl Worker {
                 None => store.until_due().await.ok().flatten(),
                 Some(_) => None,
             };
-            self.waiting.tell(is_full && due == Some(Duration::ZERO));
+            self.waiting.tell(is_full && (due == Some(Duration::ZERO) || self.room.is_waited_for()));
             naps = naps.wrapping_add(1);
             let sleep = match is_full {
                 true => WAITING_EVERY.min(self.engine.slice),
@@ -210,7 +214,14 @@ impl Worker {
         }
         let engine = &self.engine;
         // Whoever cannot read the platform leaves tenants to those who can.
-        match engine.in_force().await {
+        let mut stops = stopped.clone();
+        let in_force = tokio::select! {
+            biased;
+            // The platform's host may hang, too.
+            _ = stops.wait_for(|stopped| *stopped) => return,
+            in_force = engine.in_force() => in_force,
+        };
+        match in_force {
             Ok(_) => {}
             // Whoever reads the platform says so, and asks for looks once there is one.
             Err(error @ EngineError::NoPlatform { .. }) => return self.error = Some(chain(&error)),
@@ -251,8 +262,18 @@ impl Engine {
     async fn work(&self, claim: Claim, claimed: Instant, seat: Seat) {
         let tenant = claim.lease.tenant.clone();
         let held = self.hold(&claim, claimed, seat);
-        let in_force = match self.in_force().await {
+        let in_force = tokio::select! {
+            biased;
+            in_force = self.in_force() => in_force,
+            () = held.stopped() => Err(EngineError::Stopped),
+        };
+        let in_force = match in_force {
             Ok(in_force) => in_force,
+            Err(EngineError::Stopped) => {
+                let retry = Some((Duration::ZERO, claim.failures));
+                self.let_go(&claim.lease, Release { seen: None, retry, news: claim.news }).await;
+                return;
+            }
             Err(error) => {
                 tracing::warn!(tenant, error = %chain(&error), "the platform in force cannot be read");
                 // The tenant cannot help it, and another replica may be able to.

@@ -68,8 +68,10 @@ pub enum SourceError {
     #[error("{remote} did not finish within {seconds} s; it is tried again")]
     TimedOut { remote: String, seconds: u64 },
     /// Its host did not answer lately, so it was not asked.
-    #[error("{host} did not answer {failures} times in a row ({why}); it is asked again in {seconds} s")]
-    Silent { host: String, failures: u32, why: String, seconds: u64 },
+    #[error(
+        "{host} let others wait {failures} times in a row; this repository is asked for again in {seconds} s or more"
+    )]
+    Silent { host: String, failures: u32, seconds: u64 },
     /// What the remote advertised could not be had, even from an empty mirror.
     #[error("{remote} advertised {commit} but did not send it whole; run `git fsck` there")]
     Incomplete { remote: String, commit: String },

@@ -26,7 +26,7 @@ use url::Url;
 
 use super::error::{SourceError, is_disk_full};
 use super::mirror::{INCOMING, Refs};
-use super::process::{CONNECT_TIMEOUT, Interrupt, Ssh, UNKNOWN_HOST, bounded, local_upload_pack};
+use super::process::{CONNECT_TIMEOUT, Interrupt, Ssh, bounded, local_upload_pack, says_unknown_host};
 use super::remote::{Address, Remote, is_loopback};
 use super::{DRIFT_PREFIX, HEAD};
 
@@ -259,7 +259,7 @@ impl Conversation {
             }
         }
         login |= said.contains("Permission denied");
-        let unknown_host = said.contains(UNKNOWN_HOST);
+        let unknown_host = matches!(self.address, Address::Ssh(_)) && says_unknown_host(said);
         if let Some(why) = untrusted {
             return SourceError::Untrusted { remote, why: why.to_string() };
         }

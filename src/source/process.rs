@@ -86,7 +86,12 @@ const SSH_OPTIONS: &[&str] =
     &["-oBatchMode=yes", "-oConnectTimeout=15", "-oServerAliveInterval=15", "-oServerAliveCountMax=4"];
 
 /// What ssh says of a host that is not known, or by another key.
-pub(super) const UNKNOWN_HOST: &str = "Host key verification failed";
+const UNKNOWN_HOST: &str = "Host key verification failed";
+
+/// Whether ssh says that it does not know the host, and not a server that wants it to be thought.
+pub(super) fn says_unknown_host(said: &str) -> bool {
+    said.lines().any(|line| !line.starts_with("remote:") && line.contains(UNKNOWN_HOST))
+}
 
 impl Ssh {
     /// As configured for `repo`.
@@ -135,7 +140,7 @@ impl Ssh {
         }
         let host = user.as_ref().map_or_else(|| host.clone(), |user| format!("{user}@{host}"));
         command.arg(host).arg(format!("git-upload-pack {}", quoted(path)));
-        command.env("GIT_PROTOCOL", "version=2").env("LC_ALL", "C");
+        command.env("GIT_PROTOCOL", "version=2").env("LC_ALL", "C").env("SSH_ASKPASS_REQUIRE", "never");
         command
     }
 
@@ -143,7 +148,12 @@ impl Ssh {
         let program = match self {
             Self::Plain => return true,
             Self::Program(program) => program.to_string_lossy().into_owned(),
-            Self::Line(line) => line.to_string_lossy().split_whitespace().next().unwrap_or_default().to_owned(),
+            Self::Line(line) => {
+                let line = line.to_string_lossy();
+                let is_program = |word: &&str| !word.contains('=') && *word != "exec";
+                let program = line.split_whitespace().find(is_program).unwrap_or_default();
+                program.trim_matches(['"', '\'']).to_owned()
+            }
         };
         Path::new(&program).file_name() == Some(OsStr::new("ssh"))
     }

@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 
 use super::error::SourceError;
 use super::mirror::{Mirror, check_branch_to_push};
-use super::process::{End, Ssh, UNKNOWN_HOST, Variables, git, run};
+use super::process::{End, Ssh, Variables, git, run, says_unknown_host};
 use super::remote::{Address, Remote};
 
 /// How long one push may take; it sends one small commit.
@@ -126,7 +126,7 @@ impl Mirror {
             "returned error: 401",
             "returned error: 403",
         ];
-        if end.stderr.contains(UNKNOWN_HOST) {
+        if matches!(self.address, Address::Ssh(_)) && says_unknown_host(&end.stderr) {
             return Err(SourceError::UnknownHost { remote, why });
         }
         if LOGIN.iter().any(|word| end.stderr.contains(word)) {

@@ -226,7 +226,7 @@ mod tests {
         let place = Place { abandoned: 3, ..due("checkout", 6) };
         let message = &links(&Around { place: Some(place), ..Around::default() }, None)[0].2;
         assert!(
-            message.starts_with("the next look is due at 1970-01-01T06:00:00Z: a look at it has ended"),
+            message.starts_with("the next look is due at 1970-01-01T06:00:00Z: a look at it was never heard of again"),
             "{message}"
         );
         assert!(message.contains("3 times in a row") && message.contains("plumb reconcile checkout"), "{message}");

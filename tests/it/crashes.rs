@@ -135,10 +135,7 @@ impl Killer {
         };
         if self.at == Some(came_by.points.len()) {
             std::fs::write(self.world.join(KILLED), name).unwrap();
-            kill(std::process::id());
-            // The signal is on its way.
-            std::thread::sleep(Duration::from_secs(60));
-            return;
+            return die();
         }
         came_by.points.push(name);
         match side {
@@ -535,6 +532,13 @@ impl World {
 
 fn kill(process: u32) {
     let _ = Command::new("kill").args(["-KILL", &process.to_string()]).status();
+}
+
+/// Kills this process.
+fn die() {
+    kill(std::process::id());
+    // The signal is on its way.
+    std::thread::sleep(Duration::from_secs(60));
 }
 
 fn was_killed(status: ExitStatus) -> bool {

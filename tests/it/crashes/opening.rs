@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use plumb::engine::vault::{StoredSecrets, Vault, system_rng};
 use plumb::model::SystemClock;
@@ -20,7 +19,7 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::relay::Relay;
-use super::{DATABASE, POINT, WORLD, kill, open_store, run_here, was_killed};
+use super::{DATABASE, POINT, WORLD, die, open_store, run_here, was_killed};
 use crate::harness::postgres::PostgresServer;
 
 /// Every so many messages to PostgreSQL are the last: each death takes a database of its own.
@@ -37,9 +36,7 @@ struct Statements {
 impl Statements {
     fn point(&self) {
         if self.at == Some(self.number.fetch_add(1, Ordering::SeqCst)) {
-            kill(std::process::id());
-            // The signal is on its way.
-            std::thread::sleep(Duration::from_secs(60));
+            die();
         }
     }
 }

@@ -49,7 +49,7 @@ impl Servers {
     fn start() -> Self {
         let redis = RedisServer::start(RedisOptions { aclfile: true, password: None });
         let postgres = PostgresServer::shared();
-        let relays = [postgres.port(), redis.port()].map(Relay::to);
+        let relays = [postgres.port(), redis.port].map(Relay::to);
         let servers = Self { postgres, redis, relays, folder: crate::simulation::folder() };
         std::fs::write(servers.login_file(), servers.postgres.login().1).unwrap();
         servers
@@ -68,7 +68,7 @@ impl Servers {
              serves: [{{kind: Cache}}], maxConcurrency: 1}}\n",
             self.postgres.url().replace(&self.postgres.port().to_string(), &postgres.port().to_string()),
             self.login_file().display(),
-            self.redis.url("default").replace(&self.redis.port().to_string(), &redis.port().to_string())
+            self.redis.url("default").replace(&self.redis.port.to_string(), &redis.port().to_string())
         )
     }
 

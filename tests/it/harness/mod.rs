@@ -9,5 +9,6 @@ pub mod postgres;
 pub mod redis;
 pub mod replica;
 pub mod running;
+pub mod server;
 pub mod ssh;
 pub mod world;

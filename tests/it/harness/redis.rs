@@ -1,16 +1,13 @@
 //! A Redis server of a test's own: on a free port of this machine, in a temporary folder, gone with the test.
 
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// A server that is not ready by then is taken for broken.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+use super::server::once_ready;
+
 /// How many ports are tried: another program may take one between its choice and its use.
 const PORTS: usize = 5;
 
@@ -47,11 +44,6 @@ impl RedisServer {
             }
         }
         panic!("redis-server does not start; is it installed?");
-    }
-
-    /// The port on 127.0.0.1.
-    pub fn port(&self) -> u16 {
-        self.port
     }
 
     /// `redis://{user}@...`, as a Provider names it.
@@ -132,26 +124,6 @@ fn launch(directory: &TempDir, port: u16, options: &RedisOptions) -> Option<Chil
     }
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("setpriv and redis-server are installed");
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let (ready, is_ready) = channel();
-    // Reads on after that, so that the server never waits for a reader of its log.
-    std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            if line.contains("Ready to accept connections") {
-                // The test may have given up.
-                let _ = ready.send(());
-            }
-        }
-    });
-    match is_ready.recv_timeout(READY_WITHIN) {
-        Ok(()) => Some(child),
-        Err(RecvTimeoutError::Disconnected) => {
-            let _ = child.wait();
-            None
-        }
-        Err(RecvTimeoutError::Timeout) => {
-            let _ = child.kill();
-            panic!("redis-server was not ready in {READY_WITHIN:?}");
-        }
-    }
+    let log = child.stdout.take().unwrap();
+    once_ready("redis-server", child, log, |line| line.contains("Ready to accept connections"))
 }

@@ -1,21 +1,18 @@
 //! An ssh server of a test's own, and people who come to it: on a free port of this machine, with host keys, settings and
 //! everybody's keys in a temporary folder, gone with the test. Nothing of the person who runs the tests is read.
 
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
 
 use tempfile::TempDir;
+
+use super::server::once_ready;
 
 /// Where Debian has it; sshd wants to be called by its whole path.
 const SSHD: &str = "/usr/sbin/sshd";
 /// Compiled into sshd, which does not start as root without it.
 const EMPTY_FOLDER: &str = "/run/sshd";
-/// A server that is not ready by then is taken for broken.
-const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How many ports are tried: another program may take one between its choice and its use.
 const PORTS: usize = 5;
 const PASSPHRASE: &str = "hunter2-hunter2";
@@ -132,26 +129,6 @@ fn launch(folder: &Path, port: u16) -> Option<Child> {
     command.args(["--pdeathsig", "KILL", SSHD, "-D", "-e", "-f"]).arg(folder.join("sshd_config"));
     let mut child =
         command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("setpriv and sshd are installed");
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let (ready, is_ready) = channel();
-    // Reads on after that, so that the server never waits for a reader of its log.
-    std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            if line.starts_with("Server listening on 127.0.0.1") {
-                // The test may have given up.
-                let _ = ready.send(());
-            }
-        }
-    });
-    match is_ready.recv_timeout(READY_WITHIN) {
-        Ok(()) => Some(child),
-        Err(RecvTimeoutError::Disconnected) => {
-            let _ = child.wait();
-            None
-        }
-        Err(RecvTimeoutError::Timeout) => {
-            let _ = child.kill();
-            panic!("sshd was not ready in {READY_WITHIN:?}");
-        }
-    }
+    let log = child.stderr.take().unwrap();
+    once_ready("sshd", child, log, |line| line.starts_with("Server listening on 127.0.0.1"))
 }

@@ -20,6 +20,7 @@ use super::Engine;
 use super::fleet::Access;
 use super::observe::Look;
 use super::reconcile::chain;
+use super::worker::doubled;
 
 /// So many silences in a row open a circuit.
 const OPENS_AFTER: u32 = 3;
@@ -119,10 +120,9 @@ impl Engine {
                 message: error.to_string(),
                 since: known.as_ref().map_or(now, |known| known.since),
                 asked_at: now,
-                retry_at: failures.checked_sub(OPENS_AFTER).map(|more| {
-                    let wait = FIRST_WAIT.saturating_mul(1 << more.min(16)).min(LONGEST_WAIT);
-                    later(now, wait)
-                }),
+                retry_at: failures
+                    .checked_sub(OPENS_AFTER)
+                    .map(|more| later(now, doubled(FIRST_WAIT, more, LONGEST_WAIT))),
             };
             if failures == OPENS_AFTER {
                 tracing::warn!(provider, failures, error = circuit.message, "the circuit of a provider opens");

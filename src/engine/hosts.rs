@@ -2,7 +2,7 @@
 //! not wait for it, each for itself, to learn that.
 //!
 //! What always holds: only what hangs counts, since what fails at once keeps nobody waiting; of a host that is silent one
-//! asks at a time, and the first answer, whatever it says, lets all ask again. A look that does not ask fails as one that
+//! asks at a time, for a while, and the first answer, whatever it says, lets all ask again. A look that does not ask fails as one that
 //! did, says why, and is tried again.
 
 use std::collections::HashMap;
@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::source::SourceError;
+
+use super::worker::doubled;
 
 /// How long a poll waits for its refs until that counts as silence: much longer than a host takes that is well.
 pub(super) const HANGS_AFTER: Duration = Duration::from_secs(5);
@@ -29,8 +31,6 @@ struct Silent {
     failures: u32,
     noted_at: Instant,
     again_at: Instant,
-    /// Whether somebody has the turn to ask.
-    is_asked: bool,
 }
 
 impl Silent {
@@ -44,8 +44,6 @@ pub(super) struct Turn<'a> {
     hosts: &'a Hosts,
     host: &'a str,
     began: Instant,
-    /// Whether others do not ask meanwhile.
-    is_the_only_one: bool,
 }
 
 impl Hosts {
@@ -56,16 +54,15 @@ impl Hosts {
     pub(super) fn turn<'a>(&'a self, host: &'a str) -> Result<Turn<'a>, SourceError> {
         let now = Instant::now();
         let mut hosts = self.lock();
-        let silent = hosts.get_mut(host).filter(|silent| silent.is_left_alone());
-        let is_the_only_one = silent.is_some();
-        if let Some(silent) = silent {
-            if silent.is_asked || now < silent.again_at {
+        if let Some(silent) = hosts.get_mut(host).filter(|silent| silent.is_left_alone()) {
+            if now < silent.again_at {
                 let seconds = silent.again_at.saturating_duration_since(now).as_secs() + 1;
                 return Err(SourceError::Silent { host: host.to_owned(), failures: silent.failures, seconds });
             }
-            silent.is_asked = true;
+            // The others wait for what this one hears, but not for a repository that takes minutes to fetch.
+            silent.again_at = now + LONGEST_WAIT;
         }
-        Ok(Turn { hosts: self, host, began: now, is_the_only_one })
+        Ok(Turn { hosts: self, host, began: now })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Silent>> {
@@ -85,8 +82,8 @@ impl Turn<'_> {
         if failures == SILENT_AFTER {
             tracing::warn!(host = self.host, failures, "a host of repositories does not answer");
         }
-        let wait = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(SILENT_AFTER).min(16)).min(LONGEST_WAIT);
-        let silent = Silent { failures, noted_at: now, again_at: now + wait, is_asked: self.is_the_only_one };
+        let wait = doubled(FIRST_WAIT, failures.saturating_sub(SILENT_AFTER), LONGEST_WAIT);
+        let silent = Silent { failures, noted_at: now, again_at: now + wait };
         hosts.insert(self.host.to_owned(), silent);
     }
 
@@ -95,17 +92,6 @@ impl Turn<'_> {
         let was_answered = said.is_ok() || self.began.elapsed() < HANGS_AFTER;
         if was_answered && self.hosts.lock().remove(self.host).is_some_and(|silent| silent.is_left_alone()) {
             tracing::info!(host = self.host, "a host of repositories answers again");
-        }
-    }
-}
-
-impl Drop for Turn<'_> {
-    /// Also of a conversation that nobody waits for any more.
-    fn drop(&mut self) {
-        if self.is_the_only_one
-            && let Some(silent) = self.hosts.lock().get_mut(self.host)
-        {
-            silent.is_asked = false;
         }
     }
 }
@@ -135,9 +121,10 @@ mod tests {
         assert!(told.contains("3 times in a row") && told.contains("in 5 s"), "{told}");
         hosts.turn("elsewhere.example.org").expect("others are asked").ended(&ANSWER);
         tokio::time::sleep(FIRST_WAIT).await;
-        let turn = hosts.turn(HOST).expect("it is time");
+        let _turn = hosts.turn(HOST).expect("it is time");
         assert!(hosts.turn(HOST).is_err(), "another asks");
-        drop(turn);
+        // Nobody hears what comes of that.
+        tokio::time::sleep(LONGEST_WAIT).await;
         hang(&hosts).await;
         tokio::time::sleep(FIRST_WAIT).await;
         assert!(hosts.turn(HOST).is_err(), "it waits longer");

@@ -3,8 +3,8 @@
 //! What always holds: what hangs gives its place to what does not, as long as there is room beside; what comes back waits
 //! for a place in turn. So repositories that accept connections and say nothing keep nobody else from being read.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -27,8 +27,7 @@ pub(super) struct Room {
 pub(super) struct Place {
     room: Room,
     /// `None` while what it was taken for waits beside.
-    permit: Mutex<Option<OwnedSemaphorePermit>>,
-    is_left: watch::Sender<bool>,
+    permit: watch::Sender<Option<OwnedSemaphorePermit>>,
 }
 
 impl Room {
@@ -67,7 +66,7 @@ impl Room {
     }
 
     fn place(&self, permit: OwnedSemaphorePermit) -> Place {
-        Place { room: self.clone(), permit: Mutex::new(Some(permit)), is_left: watch::Sender::new(false) }
+        Place { room: self.clone(), permit: watch::Sender::new(Some(permit)) }
     }
 }
 
@@ -91,11 +90,10 @@ impl Place {
     /// Does what waits for another's server; others may have the place meanwhile, where that takes long.
     pub(super) async fn wait_for<T>(&self, work: impl Future<Output = T>) -> T {
         let done = self.leave_for(work).await;
-        if *self.is_left.borrow() {
+        if self.permit.borrow().is_none() {
             let _returning = Returning::of(&self.room);
             // A room that is closed has no places any more, and its work only ends.
-            self.hold(Arc::clone(&self.room.places).acquire_owned().await.ok());
-            self.is_left.send_replace(false);
+            self.permit.send_replace(Arc::clone(&self.room.places).acquire_owned().await.ok());
         }
         done
     }
@@ -111,19 +109,14 @@ impl Place {
             done = &mut work => return done,
             beside = self.room.beside.acquire() => beside,
         };
-        self.hold(None);
-        self.is_left.send_replace(true);
+        self.permit.send_replace(None);
         work.await
     }
 
     /// Waits until what it was taken for waits beside.
     pub(super) async fn left(&self) {
         // The sender is in this place.
-        let _ = self.is_left.subscribe().wait_for(|is_left| *is_left).await;
-    }
-
-    fn hold(&self, permit: Option<OwnedSemaphorePermit>) {
-        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+        let _ = self.permit.subscribe().wait_for(Option::is_none).await;
     }
 }
 

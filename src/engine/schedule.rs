@@ -565,7 +565,11 @@ impl Schedule {
     /// on to poll, to lead and to hear that it is to stop.
     fn prune(&mut self) {
         let engine = Arc::clone(&self.engine);
-        let pruning = tokio::spawn(async move { engine.prune().await });
+        let pruning = tokio::spawn(async move {
+            // As often as that, clocks are compared again.
+            engine.check_clock().await;
+            engine.prune().await;
+        });
         self.pruning = Some(AbortOnDropHandle::new(pruning));
     }
 }
@@ -624,7 +628,6 @@ impl Engine {
 
     /// Forgets what is older than the platform keeps it.
     async fn prune(&self) {
-        self.check_clock().await;
         if let Err(error) = self.forget(Kept::Executions).await {
             tracing::warn!(error = %chain(&error), "old executions could not be forgotten");
         }

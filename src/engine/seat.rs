@@ -108,10 +108,7 @@ impl Seat {
 
     /// Waits until it is told to stop.
     pub(super) async fn stopped(&self) {
-        // Whoever could have stopped it is gone: then nobody does.
-        if self.stopped.clone().wait_for(|stopped| *stopped).await.is_err() {
-            std::future::pending().await
-        }
+        told(&self.stopped).await;
     }
 
     /// Waits until it is told to stop while it waits for a server that says nothing: nobody waits for that.
@@ -128,6 +125,14 @@ impl Seat {
     /// Whether it makes room: what is not begun yet is for another look.
     pub(super) fn has_left(&self) -> bool {
         self.has_left.load(Ordering::Relaxed)
+    }
+}
+
+/// Waits until `stopped` is true.
+pub(super) async fn told(stopped: &watch::Receiver<bool>) {
+    // Whoever could have stopped it is gone: then nobody does.
+    if stopped.clone().wait_for(|stopped| *stopped).await.is_err() {
+        std::future::pending().await
     }
 }
 

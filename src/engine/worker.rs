@@ -24,7 +24,7 @@ use super::reconcile::{Order, Report, chain};
 use super::replay::Only;
 use super::room::Room;
 use super::schedule::share_of;
-use super::seat::{Seat, Waiting};
+use super::seat::{Seat, Waiting, told};
 use super::{Engine, EngineError, audit};
 
 /// How many tenants one process looks at at once. Looks mostly wait for others' servers.
@@ -123,10 +123,8 @@ impl Engine {
             EngineError::Task
         });
         let looked = looked.and_then(|looked| looked);
-        if let Err(EngineError::Stopped) = looked
-            && let Err(error) = self.end_executions(&lease).await
-        {
-            tracing::warn!(tenant = lease.tenant, error = %chain(&error), "its execution could not be ended");
+        if let Err(EngineError::Stopped) = looked {
+            self.end_executions(&lease).await;
         }
         let patient = (patience(&lease.tenant, failures), failures.saturating_add(1));
         let (retry, seen) = match &looked {
@@ -214,15 +212,9 @@ impl Worker {
         }
         let engine = &self.engine;
         // Whoever cannot read the platform leaves tenants to those who can.
-        let mut stops = stopped.clone();
-        let in_force = tokio::select! {
-            biased;
-            // The platform's host may hang, too.
-            _ = stops.wait_for(|stopped| *stopped) => return,
-            in_force = engine.in_force() => in_force,
-        };
-        match in_force {
+        match engine.in_force_until(told(stopped)).await {
             Ok(_) => {}
+            Err(EngineError::Stopped) => return,
             // Whoever reads the platform says so, and asks for looks once there is one.
             Err(error @ EngineError::NoPlatform { .. }) => return self.error = Some(chain(&error)),
             Err(error) => return self.cannot(&error),
@@ -262,30 +254,24 @@ impl Engine {
     async fn work(&self, claim: Claim, claimed: Instant, seat: Seat) {
         let tenant = claim.lease.tenant.clone();
         let held = self.hold(&claim, claimed, seat);
-        let in_force = tokio::select! {
-            biased;
-            in_force = self.in_force() => in_force,
-            () = held.stopped() => Err(EngineError::Stopped),
-        };
-        let in_force = match in_force {
+        let in_force = match self.in_force_until(held.stopped()).await {
             Ok(in_force) => in_force,
-            Err(EngineError::Stopped) => {
-                let retry = Some((Duration::ZERO, claim.failures));
-                self.let_go(&claim.lease, Release { seen: None, retry, news: claim.news }).await;
-                return;
-            }
             Err(error) => {
-                tracing::warn!(tenant, error = %chain(&error), "the platform in force cannot be read");
+                let wait = match error {
+                    EngineError::Stopped => Duration::ZERO,
+                    _ => {
+                        tracing::warn!(tenant, error = %chain(&error), "the platform in force cannot be read");
+                        RETRY_FIRST
+                    }
+                };
                 // The tenant cannot help it, and another replica may be able to.
-                let retry = Some((RETRY_FIRST, claim.failures));
+                let retry = Some((wait, claim.failures));
                 self.let_go(&claim.lease, Release { seen: None, retry, news: claim.news }).await;
                 return;
             }
         };
         if !in_force.platform.tenants.contains_key(&tenant) {
-            if let Err(error) = self.end_executions(&claim.lease).await {
-                tracing::warn!(tenant, error = %chain(&error), "its executions could not be ended");
-            }
+            self.end_executions(&claim.lease).await;
             self.let_go(&claim.lease, Release { seen: None, retry: None, news: claim.news }).await;
             return;
         }
@@ -302,11 +288,26 @@ impl Engine {
         }
     }
 
-    /// Ends what a killed process left running of a tenant that nobody looks at any more.
-    async fn end_executions(&self, lease: &Lease) -> Result<(), StoreError> {
-        let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
-        super::timeline::interrupt(tx.as_mut(), &lease.tenant, self.clock.now()).await?;
-        tx.commit().await
+    /// The platform in force. The host of its repository may hang, too: then a stop ends the wait.
+    async fn in_force_until(&self, stopped: impl Future<Output = ()>) -> Result<PlatformStatus, EngineError> {
+        tokio::select! {
+            biased;
+            in_force = self.in_force() => in_force,
+            () = stopped => Err(EngineError::Stopped),
+        }
+    }
+
+    /// Ends what is left running of a tenant: by a killed process of one that nobody looks at any more, or by a look that is
+    /// given up.
+    async fn end_executions(&self, lease: &Lease) {
+        let ended = async {
+            let mut tx = self.store.begin(Scope::Leased(lease.clone())).await?;
+            super::timeline::interrupt(tx.as_mut(), &lease.tenant, self.clock.now()).await?;
+            tx.commit().await
+        };
+        if let Err(error) = ended.await {
+            tracing::warn!(tenant = lease.tenant, error = %chain(&error), "its executions could not be ended");
+        }
     }
 
     async fn let_go(&self, lease: &Lease, release: Release) {
@@ -342,8 +343,13 @@ const NAME_BYTES: usize = 16;
 /// The wait before the next try after `failures` that failed: doubling, capped, and a little different for each of those
 /// who wait and each try, so that those that failed together are not tried together.
 pub(super) fn patience(tenant: &str, failures: u32) -> Duration {
-    let whole = RETRY_FIRST.saturating_mul(1 << failures.min(16)).min(RETRY_LONGEST);
+    let whole = doubled(RETRY_FIRST, failures, RETRY_LONGEST);
     whole.mul_f64(0.9) + share_of(&format!("{tenant} {failures}"), whole.mul_f64(0.2))
+}
+
+/// A wait that has doubled so many times, and is `longest` at the longest.
+pub(super) fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(longest)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::query::Query;
 use sqlx::{Database, QueryBuilder, Transaction, query};
+use tokio::task::consume_budget;
 
 use super::chains;
 use super::rows::{column, read_event, read_execution, read_secret};
@@ -213,6 +214,8 @@ impl SqlTx {
                 Ok(None) => return Ok(documents),
                 Err(source) => break source,
             }
+            // Rows that are there already would keep what else this task has to do waiting.
+            consume_budget().await;
         };
         drop(rows);
         Err(self.broken(what, failure))

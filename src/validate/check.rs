@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::annotations;
 use super::codes;
-use super::parallel::in_shares;
+use super::parallel::in_portions;
 use super::schema::{API_VERSION, DocumentKind, document_schema};
 use super::sentence::{Place, Violation, clipped, escape, readable, shown, violations};
 use super::suggest::{did_you_mean, list};
@@ -109,10 +109,11 @@ impl Validator {
 
     /// Reads and checks files alone, on all cores; each is its path and its bytes. In order.
     pub fn check_files<P: AsRef<str> + Sync, B: AsRef<[u8]> + Sync>(&self, files: &[(P, B)]) -> Vec<CheckedFile> {
-        in_shares(files, |some| {
-            let check = |(path, bytes): &(P, B)| self.check_file(&manifest::parse(path.as_ref(), bytes.as_ref()));
-            some.iter().map(check).collect()
-        })
+        let check = |(): &mut (), (path, bytes): &(P, B)| {
+            let parsed = manifest::parse(path.as_ref(), bytes.as_ref());
+            self.check_file(&parsed)
+        };
+        in_portions(files, || (), check)
     }
 
     /// Checks each document of `parsed` alone.

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::check::CheckedFile;
 use super::codes;
-use super::parallel::in_shares;
-use super::policy::{Basis, Effect, PolicyFinding, PolicyInput, PolicySet, TenantInput, tenant_input};
+use super::parallel::in_portions;
+use super::policy::{Basis, Effect, Evaluator, PolicyFinding, PolicyInput, PolicySet, TenantInput, tenant_input};
 use super::references::type_of;
 use super::tenant::{Assembly, Entry, TenantCache, TenantContext};
 use crate::model::{AppliedDocument, Diagnostic, ListShape, Platform, ProviderType, Resource};
@@ -104,28 +104,23 @@ fn is_known(
 }
 
 fn ask_all(cx: &TenantContext<'_>, entries: &[Entry<'_>], open: &[usize], frame: &Frame) -> Vec<Vec<PolicyFinding>> {
-    let ask_some = |some: &[usize]| -> Vec<Vec<PolicyFinding>> {
-        let mut evaluator = cx.policies.evaluator();
-        some.iter()
-            .map(|at| {
-                let entry = &entries[*at];
-                let Some(resource) = &entry.resource else { return Vec::new() };
-                let provider = type_of(cx.platform, &resource.provider).map(|kind| (resource.provider.as_str(), kind));
-                let previous = cx.previous.get(&entry.key).map(|applied| match applied.is(&resource.document) {
-                    true => Arc::clone(&resource.document),
-                    false => Arc::new(applied.value()),
-                });
-                evaluator.evaluate(&PolicyInput {
-                    key: &entry.key,
-                    resource: &resource.document,
-                    previous: previous.as_deref(),
-                    tenant: &frame.tenant,
-                    provider,
-                })
-            })
-            .collect()
+    let ask = |evaluator: &mut Evaluator<'_>, at: &usize| {
+        let entry = &entries[*at];
+        let Some(resource) = &entry.resource else { return Vec::new() };
+        let provider = type_of(cx.platform, &resource.provider).map(|kind| (resource.provider.as_str(), kind));
+        let previous = cx.previous.get(&entry.key).map(|applied| match applied.is(&resource.document) {
+            true => Arc::clone(&resource.document),
+            false => Arc::new(applied.value()),
+        });
+        evaluator.evaluate(&PolicyInput {
+            key: &entry.key,
+            resource: &resource.document,
+            previous: previous.as_deref(),
+            tenant: &frame.tenant,
+            provider,
+        })
     };
-    in_shares(open, ask_some)
+    in_portions(open, || cx.policies.evaluator(), ask)
 }
 
 fn keep(cache: &mut TenantCache, entry: &Entry<'_>, judged: Judged) {

@@ -1,22 +1,69 @@
 //! Work on many things that know nothing of each other, on all cores.
 
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::available_parallelism;
 
-/// Fewer things than this are not worth a thread.
-const WORTH_A_THREAD: usize = 64;
+/// How many things a thread takes at once. Fewer than this are not worth a thread; many more, and the last to end would keep
+/// the others waiting.
+const PORTION: usize = 64;
 
-/// What `work` makes of `items`, in order. Each core gets one share; `work` gives one result an item.
-pub(super) fn in_shares<T: Sync, R: Send>(items: &[T], work: impl Fn(&[T]) -> Vec<R> + Sync) -> Vec<R> {
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = cores.min(items.len() / WORTH_A_THREAD).max(1);
-    if threads == 1 {
-        return work(items);
+/// What `work` makes of each of `items`, in order. Each core works with something of its own that `tool` makes, and takes the
+/// next portion when it is done with one: a core that others keep busy holds nobody up.
+pub(super) fn in_portions<T: Sync, R: Send, W>(
+    items: &[T],
+    tool: impl Fn() -> W + Sync,
+    work: impl Fn(&mut W, &T) -> R + Sync,
+) -> Vec<R> {
+    let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = cores.min(items.len() / PORTION);
+    let next = AtomicUsize::new(0);
+    let take_portions = || {
+        let (mut tool, mut done) = (tool(), Vec::new());
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(portion) = items.chunks(PORTION).nth(at) else { return done };
+            done.push((at, portion.iter().map(|item| work(&mut tool, item)).collect::<Vec<R>>()));
+        }
+    };
+    let mut done = std::thread::scope(|scope| {
+        // The thread that asks works too.
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(take_portions)).collect();
+        let mut done = take_portions();
+        for other in others {
+            done.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().flat_map(|(_, portion)| portion).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_worked_on_once_and_results_keep_their_order() {
+        for length in [0, 1, PORTION - 1, PORTION, 3 * PORTION + 7, 1_000] {
+            let items: Vec<usize> = (0..length).collect();
+            let seen = AtomicUsize::new(0);
+            let work = |before: &mut usize, item: &usize| {
+                seen.fetch_add(1, Ordering::Relaxed);
+                *before += 1;
+                item * 2
+            };
+            let done = in_portions(&items, || 0, work);
+            assert_eq!(done, items.iter().map(|item| item * 2).collect::<Vec<_>>());
+            assert_eq!(seen.into_inner(), length);
+        }
     }
-    let share = items.len().div_ceil(threads);
-    std::thread::scope(|scope| {
-        let work = &work;
-        let workers: Vec<_> = items.chunks(share).map(|some| (some, scope.spawn(move || work(some)))).collect();
-        // A worker that died leaves its share to be worked on here.
-        workers.into_iter().flat_map(|(some, worker)| worker.join().unwrap_or_else(|_| work(some))).collect()
-    })
+
+    #[test]
+    fn a_panic_reaches_who_asked() {
+        let items: Vec<usize> = (0..1_000).collect();
+        let work = |_: &mut (), item: &usize| assert_ne!(*item, 700, "this one cannot be worked on");
+        assert!(std::panic::catch_unwind(|| in_portions(&items, || (), work)).is_err());
+    }
 }

@@ -120,7 +120,11 @@ fn ask_all(cx: &TenantContext<'_>, entries: &[Entry<'_>], open: &[usize], frame:
             provider,
         })
     };
-    in_portions(open, || cx.policies.evaluator(), ask)
+    if open.is_empty() {
+        return Vec::new();
+    }
+    let timeouts = cx.policies.timeouts();
+    in_portions(open, || cx.policies.evaluator(&timeouts), ask)
 }
 
 fn keep(cache: &mut TenantCache, entry: &Entry<'_>, judged: Judged) {

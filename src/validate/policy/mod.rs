@@ -28,6 +28,7 @@ mod test;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -56,8 +57,8 @@ const BUILT_IN: &[(&str, &str)] = &[
 /// How long all policies together may think about one resource: a thousand times what they need.
 const TIME_A_RESOURCE: Duration = Duration::from_millis(250);
 
-/// How often a rule may run out of time before it is not asked again by the same evaluator; else one slow rule would
-/// take its time again for each of ten thousand resources.
+/// How often a rule may run out of time before it is not asked again by evaluators that share timeouts; else one slow
+/// rule would take its time again for each of ten thousand resources.
 const TIMEOUTS_BEFORE_GIVING_UP: u32 = 3;
 
 /// What a rule's answer does.
@@ -155,12 +156,17 @@ impl PolicySet {
 
     /// Asks all policies about one resource. To ask about many, use an [`Evaluator`].
     pub fn evaluate(&self, input: &PolicyInput<'_>) -> Vec<PolicyFinding> {
-        self.evaluator().evaluate(input)
+        self.evaluator(&self.timeouts()).evaluate(input)
     }
 
-    /// Something that asks about many resources, one after the other.
-    pub fn evaluator(&self) -> Evaluator<'_> {
-        Evaluator { set: self, engine: self.engine.clone(), timeouts: vec![0; self.questions.len()] }
+    /// Something that asks about many resources, one after the other, and with others that share `timeouts`.
+    pub fn evaluator<'a>(&'a self, timeouts: &'a Timeouts) -> Evaluator<'a> {
+        Evaluator { set: self, engine: self.engine.clone(), timeouts }
+    }
+
+    /// What evaluators of these policies share while they ask about the same resources.
+    pub fn timeouts(&self) -> Timeouts {
+        Timeouts(self.questions.iter().map(|_| AtomicU32::new(0)).collect())
     }
 
     /// Runs every rule `test_*` of every `*_test.rego`, built-in and own.
@@ -173,11 +179,14 @@ impl PolicySet {
     }
 }
 
-/// Asks policies about resources. Not shared between threads; each makes its own.
+/// How often each rule ran out of time.
+pub struct Timeouts(Vec<AtomicU32>);
+
+/// Asks policies about resources. Each thread has its own; those that share timeouts give up a rule together.
 pub struct Evaluator<'a> {
     set: &'a PolicySet,
     engine: Engine,
-    timeouts: Vec<u32>,
+    timeouts: &'a Timeouts,
 }
 
 impl Evaluator<'_> {
@@ -188,7 +197,7 @@ impl Evaluator<'_> {
         let started = Instant::now();
         let mut findings = Vec::new();
         for (at, question) in set.questions.iter().enumerate() {
-            if self.timeouts[at] >= TIMEOUTS_BEFORE_GIVING_UP {
+            if self.timeouts.0[at].load(Ordering::Relaxed) >= TIMEOUTS_BEFORE_GIVING_UP {
                 findings.push(failure(&question.policy, "ran out of time several times and is not asked again"));
                 continue;
             }
@@ -196,7 +205,7 @@ impl Evaluator<'_> {
             match self.ask(question, left) {
                 Ok(answer) => read_answer(question, &answer, &mut findings),
                 Err(Failed::OutOfTime) => {
-                    self.timeouts[at] += 1;
+                    self.timeouts.0[at].fetch_add(1, Ordering::Relaxed);
                     findings.push(failure(&question.policy, "ran out of time"));
                 }
                 Err(Failed::Error(error)) => findings.push(failure(&question.policy, &format!("failed: {error}"))),

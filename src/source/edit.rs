@@ -40,8 +40,8 @@ impl Mirror {
         at: DateTime<Utc>,
     ) -> Result<ObjectHex, SourceError> {
         let _call = tracing::debug_span!("git.commit", remote = %self.remote.shown(), base).entered();
-        let repo = self.reader();
-        let base = self.commit_id(base)?;
+        let repo = self.fresh();
+        let base = self.commit_id(&repo, base)?;
         let failed = |source| self.unreadable(&base.to_string(), source);
         let before = repo.find_commit(base).and_then(|commit| commit.tree()).map_err(failed)?;
         let mut editor = before.edit().map_err(failed)?;

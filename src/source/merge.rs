@@ -34,8 +34,8 @@ impl Mirror {
         if self.contains(ours.commit, theirs.commit)? {
             return Ok(theirs.commit.to_owned());
         }
-        let (our_id, their_id) = (self.commit_id(ours.commit)?, self.commit_id(theirs.commit)?);
-        let repo = self.reader();
+        let repo = self.fresh();
+        let (our_id, their_id) = (self.commit_id(&repo, ours.commit)?, self.commit_id(&repo, theirs.commit)?);
         let failed = |source| self.unreadable(theirs.commit, source);
         let unmergeable =
             |why: String| SourceError::Unmergeable { theirs: theirs.name.to_owned(), ours: ours.name.to_owned(), why };

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -65,7 +66,7 @@ pub struct Mirror {
     pub(super) address: Address,
     host: String,
     pub(super) path: PathBuf,
-    repo: RwLock<ThreadSafeRepository>,
+    opened: RwLock<Arc<Opened>>,
     /// The drift branches of the last advertisement, by the hash of their names.
     known_drift: Mutex<BTreeSet<String>>,
     /// The sizes of the manifests of the last tree, since asking for them costs more than all else.
@@ -92,7 +93,7 @@ impl Mirror {
             remote,
             address,
             path,
-            repo: RwLock::new(repo),
+            opened: RwLock::new(Opened::new(repo)),
             known_drift: Mutex::new(known),
             sizes: Mutex::default(),
         })
@@ -180,13 +181,23 @@ impl Mirror {
         }
     }
 
-    /// A handle for reading. Cheap; it has caches of its own.
-    pub(super) fn reader(&self) -> gix::Repository {
-        /// Trees and commits are small, and the same ones are asked for again and again.
-        const OBJECT_CACHE_BYTES: usize = 8 * 1024 * 1024;
-        let mut repo = self.repo.read().unwrap_or_else(PoisonError::into_inner).to_thread_local();
-        repo.object_cache_size_if_unset(OBJECT_CACHE_BYTES);
-        repo
+    /// A handle for reading what is in the mirror: the one that was used last, with what it remembers, where it is free.
+    pub(super) fn reader(&self) -> Reader {
+        Reader::of(self.opened())
+    }
+
+    /// A handle that has read nothing yet, for whoever asks what is there on disk, or writes.
+    pub(super) fn fresh(&self) -> gix::Repository {
+        self.opened().fresh()
+    }
+
+    /// A handle that remembers nothing, for large things that are read once.
+    pub(super) fn forgetful(&self) -> gix::Repository {
+        self.opened().repo.to_thread_local()
+    }
+
+    fn opened(&self) -> Arc<Opened> {
+        Arc::clone(&self.opened.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn read_refs(&self, branch: &str) -> Result<Refs, SourceError> {
@@ -231,7 +242,7 @@ impl Mirror {
             && let local::Reading::Refs(refs) = local::refs(path, branch)?
         {
             let missing = self.missing(&refs);
-            if missing.is_empty() || local::copy(path, &self.reader(), &missing) == local::Copied::All {
+            if missing.is_empty() || local::copy(path, &self.fresh(), &missing) == local::Copied::All {
                 return Ok(Download { refs, keep: None });
             }
             let ask = Ask::Objects(missing);
@@ -246,12 +257,12 @@ impl Mirror {
     }
 
     fn missing(&self, refs: &Refs) -> BTreeSet<String> {
-        let repo = self.reader();
+        let repo = self.fresh();
         refs.ids().filter(|id| !has_commit(&repo, id)).cloned().collect()
     }
 
     fn first_missing(&self, refs: &Refs) -> Option<String> {
-        let repo = self.reader();
+        let repo = self.fresh();
         refs.ids().find(|id| !has_commit(&repo, id)).cloned()
     }
 
@@ -273,7 +284,7 @@ impl Mirror {
     fn hold(&self, branch: &str, refs: &Refs) -> Result<(), SourceError> {
         let _call = tracing::debug_span!("git.hold").entered();
         let failed = |source| SourceError::Mirror { path: self.path.clone(), source: Box::new(source) };
-        let repo = self.reader();
+        let repo = self.fresh();
         let mut edits = Vec::new();
         let drift: BTreeMap<String, &ObjectHex> =
             refs.drift.iter().map(|(name, id)| (format!("{HELD_DRIFT}{}", short_hash(name)), id)).collect();
@@ -295,7 +306,7 @@ impl Mirror {
 
     /// Forgets what a conversation left on the way; a late one may have ended after its fetch was given up.
     fn clear_incoming(&self) -> Result<(), SourceError> {
-        let repo = self.reader();
+        let repo = self.fresh();
         let names = held(&repo, INCOMING);
         if names.is_empty() {
             return Ok(());
@@ -333,7 +344,62 @@ impl Mirror {
     }
 
     fn replace_repo(&self, repo: ThreadSafeRepository) {
-        *self.repo.write().unwrap_or_else(PoisonError::into_inner) = repo;
+        *self.opened.write().unwrap_or_else(PoisonError::into_inner) = Opened::new(repo);
+    }
+}
+
+/// The mirror as it was opened last.
+#[derive(Debug)]
+struct Opened {
+    repo: ThreadSafeRepository,
+    /// The handle that was used last. Each has to find and unpack what it reads, and one look reads the same commits and
+    /// trees a dozen times.
+    idle: Mutex<Option<gix::Repository>>,
+}
+
+impl Opened {
+    fn new(repo: ThreadSafeRepository) -> Arc<Self> {
+        Arc::new(Self { repo, idle: Mutex::default() })
+    }
+
+    fn fresh(&self) -> gix::Repository {
+        /// Two versions of the tree of twenty thousand files. Each mirror keeps so much at most.
+        const OBJECT_CACHE_BYTES: usize = 2 * 1024 * 1024;
+        let mut repo = self.repo.to_thread_local();
+        repo.object_cache_size_if_unset(OBJECT_CACHE_BYTES);
+        repo
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Option<gix::Repository>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A handle for reading, which goes back to its mirror when dropped.
+pub(super) struct Reader {
+    /// `None` only while it goes back.
+    repo: Option<gix::Repository>,
+    opened: Arc<Opened>,
+}
+
+impl Reader {
+    fn of(opened: Arc<Opened>) -> Self {
+        let idle = opened.idle().take();
+        Self { repo: Some(idle.unwrap_or_else(|| opened.fresh())), opened }
+    }
+}
+
+impl Deref for Reader {
+    type Target = gix::Repository;
+
+    fn deref(&self) -> &gix::Repository {
+        self.repo.as_ref().expect("it goes back only when it is dropped")
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        *self.opened.idle() = self.repo.take();
     }
 }
 

@@ -62,8 +62,8 @@ impl Mirror {
     /// # Errors
     /// When the commit is not in the mirror, or an object cannot be read.
     pub fn tree(&self, commit: &str, path: &str, wanted: Wanted) -> Result<Tree, SourceError> {
-        let id = self.commit_id(commit)?;
         let repo = self.reader();
+        let id = self.commit_id(&repo, commit)?;
         let root = repo.find_commit(id).and_then(|commit| commit.tree_id().map(gix::Id::detach));
         let root = root.map_err(|source| self.unreadable(commit, source))?;
         let known = Arc::clone(&self.sizes.lock().unwrap_or_else(PoisonError::into_inner));
@@ -129,8 +129,8 @@ impl Mirror {
         path: &str,
         wanted: Wanted,
     ) -> Result<BTreeMap<String, ObjectHex>, SourceError> {
-        let id = self.commit_id(commit)?;
         let repo = self.reader();
+        let id = self.commit_id(&repo, commit)?;
         let read = repo.find_commit(id).map_err(|source| self.unreadable(commit, source))?;
         let mut written: Option<BTreeSet<String>> = None;
         for parent in read.parent_ids() {
@@ -180,7 +180,7 @@ impl Mirror {
 
     fn tree_changes(&self, repo: &gix::Repository, from: &str, to: &str) -> Result<Vec<Change>, SourceError> {
         let tree = |rev: &str| {
-            let id = self.commit_id(rev)?;
+            let id = self.commit_id(repo, rev)?;
             repo.find_commit(id).and_then(|commit| commit.tree()).map_err(|source| self.unreadable(rev, source))
         };
         let (before, after) = (tree(from)?, tree(to)?);
@@ -197,7 +197,7 @@ impl Mirror {
     /// # Errors
     /// When it is not in the mirror or larger than [`MAX_FILE_BYTES`].
     pub fn blob(&self, id: &str) -> Result<Vec<u8>, SourceError> {
-        self.read_blob(&self.reader(), id)
+        self.read_blob(&self.forgetful(), id)
     }
 
     /// The contents of many files, in order. Much faster than one by one.
@@ -205,13 +205,13 @@ impl Mirror {
     /// # Errors
     /// When one is not in the mirror or larger than [`MAX_FILE_BYTES`].
     pub fn blobs<S: AsRef<str>>(&self, ids: &[S]) -> Result<Vec<Vec<u8>>, SourceError> {
-        let repo = self.reader();
+        let repo = self.forgetful();
         ids.iter().map(|id| self.read_blob(&repo, id.as_ref())).collect()
     }
 
-    /// Whether the mirror has this commit.
+    /// Whether the mirror has this commit on disk.
     pub fn has(&self, commit: &str) -> bool {
-        self.commit_id(commit).is_ok()
+        self.commit_id(&self.fresh(), commit).is_ok()
     }
 
     /// Whether `ancestor` is `head` or lies behind it. `false` when either is not in the mirror: it cannot be shown.
@@ -219,11 +219,12 @@ impl Mirror {
     /// # Errors
     /// When an object cannot be read.
     pub fn contains(&self, ancestor: &str, head: &str) -> Result<bool, SourceError> {
-        let (Ok(ancestor), Ok(tip)) = (self.commit_id(ancestor), self.commit_id(head)) else { return Ok(false) };
+        let repo = self.reader();
+        let id = |rev: &str| self.commit_id(&repo, rev);
+        let (Ok(ancestor), Ok(tip)) = (id(ancestor), id(head)) else { return Ok(false) };
         if ancestor == tip {
             return Ok(true);
         }
-        let repo = self.reader();
         let failed = |source| self.unreadable(head, source);
         let bases = repo.merge_bases_many(ancestor, &[tip]).map_err(failed)?;
         Ok(bases.iter().any(|base| base.detach() == ancestor))
@@ -235,10 +236,10 @@ impl Mirror {
     /// # Errors
     /// When `to` is not in the mirror, or an object cannot be read.
     pub fn commits_between(&self, from: Option<&str>, to: &str) -> Result<Vec<CommitInfo>, SourceError> {
-        let tip = self.commit_id(to)?;
         let repo = self.reader();
+        let tip = self.commit_id(&repo, to)?;
         let failed = |source| self.unreadable(to, source);
-        let Some(from) = from.and_then(|from| self.commit_id(from).ok()) else {
+        let Some(from) = from.and_then(|from| self.commit_id(&repo, from).ok()) else {
             return Ok(vec![info(&repo.find_commit(tip).map_err(failed)?).map_err(failed)?]);
         };
         let sorting = gix::revision::walk::Sorting::ByCommitTime(CommitTimeOrder::NewestFirst);
@@ -257,11 +258,11 @@ impl Mirror {
     /// # Errors
     /// When `to` is not in the mirror, or an object cannot be read.
     pub fn ids_between(&self, from: Option<&str>, to: &str) -> Result<Vec<ObjectHex>, SourceError> {
-        let tip = self.commit_id(to)?;
-        let Some(from) = from.and_then(|from| self.commit_id(from).ok()) else {
+        let repo = self.reader();
+        let tip = self.commit_id(&repo, to)?;
+        let Some(from) = from.and_then(|from| self.commit_id(&repo, from).ok()) else {
             return Ok(vec![tip.to_string()]);
         };
-        let repo = self.reader();
         let failed = |source| self.unreadable(to, source);
         let walk = Topo::from_iters(&repo.objects, [tip], Some([from])).build().map_err(failed)?;
         let mut ids = Vec::new();
@@ -279,7 +280,7 @@ impl Mirror {
     pub fn commits(&self, ids: &[ObjectHex]) -> Result<Vec<CommitInfo>, SourceError> {
         let repo = self.reader();
         let read = |id: &ObjectHex| {
-            let commit = repo.find_commit(self.commit_id(id)?).map_err(|source| self.unreadable(id, source))?;
+            let commit = repo.find_commit(self.commit_id(&repo, id)?).map_err(|source| self.unreadable(id, source))?;
             info(&commit).map_err(|source| self.unreadable(id, source))
         };
         ids.iter().map(read).collect()
@@ -290,9 +291,9 @@ impl Mirror {
     /// # Errors
     /// When the commit is not in the mirror, or an object cannot be read.
     pub fn root_commit(&self, commit: &str) -> Result<ObjectHex, SourceError> {
-        let id = self.commit_id(commit)?;
-        let failed = |source| self.unreadable(commit, source);
         let repo = self.reader();
+        let id = self.commit_id(&repo, commit)?;
+        let failed = |source| self.unreadable(commit, source);
         let mut last = id;
         for commit in repo.rev_walk([id]).first_parent_only().all().map_err(failed)? {
             last = commit.map_err(failed)?.id;
@@ -301,11 +302,12 @@ impl Mirror {
     }
 
     /// The id of a commit that is in the mirror.
-    pub(super) fn commit_id(&self, rev: &str) -> Result<ObjectId, SourceError> {
+    pub(super) fn commit_id(&self, repo: &gix::Repository, rev: &str) -> Result<ObjectId, SourceError> {
         let missing = || SourceError::NoSuchCommit { remote: self.remote.shown(), rev: rev.to_owned() };
         let id = ObjectId::from_hex(rev.as_bytes()).map_err(|_| missing())?;
-        match self.reader().try_find_header(id) {
-            Ok(Some(header)) if header.kind() == gix::objs::Kind::Commit => Ok(id),
+        // Whole, not its header alone: it is remembered then, and whoever asks for its id reads it next.
+        match repo.try_find_object(id) {
+            Ok(Some(object)) if object.kind == gix::objs::Kind::Commit => Ok(id),
             Ok(Some(_) | None) => Err(missing()),
             Err(source) => Err(self.unreadable(rev, source)),
         }
@@ -318,7 +320,8 @@ impl Mirror {
     fn read_blob(&self, repo: &gix::Repository, id: &str) -> Result<Vec<u8>, SourceError> {
         let failed = |source| self.unreadable(id, source);
         let object = ObjectId::from_hex(id.as_bytes()).map_err(|source| failed(gix::Error::from_error(source)))?;
-        let size = repo.find_header(object).map_err(failed)?.size();
+        let known = self.sizes.lock().unwrap_or_else(PoisonError::into_inner).get(&object).copied();
+        let size = known.map_or_else(|| repo.find_header(object).map(|header| header.size()), Ok).map_err(failed)?;
         if size > MAX_FILE_BYTES {
             return Err(failed(gix::Error::from_error(std::io::Error::other(format!("it has {size} bytes")))));
         }

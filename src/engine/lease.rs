@@ -48,6 +48,8 @@ pub(super) struct Held {
     life: Arc<Life>,
     seat: Seat,
     slots: Slots,
+    /// Whether somebody waits for what the look comes to.
+    is_awaited: bool,
     _beats: AbortOnDropHandle<()>,
 }
 
@@ -88,7 +90,7 @@ impl Held {
         let lease = claim.lease.clone();
         let slots = Slots::of(Arc::clone(&store), lease.clone());
         let beats = tokio::spawn(beat(store, lease.clone(), length, Arc::clone(&life)));
-        Self { lease, life, seat, slots, _beats: AbortOnDropHandle::new(beats) }
+        Self { lease, life, seat, slots, is_awaited: claim.is_awaited(), _beats: AbortOnDropHandle::new(beats) }
     }
 
     /// What its look takes of its providers' room.
@@ -126,6 +128,11 @@ impl Held {
     pub(super) fn going_for_a_step(&self) -> Going {
         self.seat.make_room();
         self.going()
+    }
+
+    /// Whether somebody waits for what the look comes to: then it has the processor first.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.is_awaited
     }
 
     /// Waits until nothing more is to be begun.

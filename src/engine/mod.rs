@@ -34,6 +34,7 @@ mod seat;
 mod slots;
 mod status;
 mod timeline;
+mod turns;
 pub mod vault;
 pub mod view;
 pub mod windows;
@@ -56,6 +57,7 @@ use desired::Workspace;
 use fleet::Fleet;
 use hosts::Hosts;
 use mirrors::Mirrors;
+use turns::Turns;
 
 pub use crate::model::{Ask, Width};
 pub use attempts::{Retried, can_retry, retry};
@@ -162,6 +164,7 @@ pub struct Engine {
     fleet: Fleet,
     mirrors: Mirrors,
     hosts: Hosts,
+    turns: Turns,
     listener: Listener,
     /// The platform as it was read last, by the head that was read.
     platform: Mutex<Option<(ObjectHex, PlatformStatus)>>,
@@ -194,6 +197,7 @@ impl Engine {
             fleet,
             mirrors,
             hosts: Hosts::default(),
+            turns: Turns::default(),
             listener,
             platform: Mutex::default(),
             reads_in_force: tokio::sync::Mutex::default(),

@@ -127,7 +127,7 @@ impl Engine {
         let sources = sources_of(&workspace, &desired);
         // Nothing is read a second time, and what is known of a large tenant takes its time to be forgotten.
         tokio::task::spawn_blocking(move || drop(workspace));
-        let ground = Ground { subject, memory: &memory, access, depth: Depth::Deep, circuits: None };
+        let ground = Ground { subject, memory: &memory, access, depth: Depth::Deep, circuits: None, is_awaited: true };
         let Planned { plan, live, .. } = self.plan(ground, &desired, &PlanScope::Full, None, decisions).await;
         tokio::task::spawn_blocking(move || drop((live, memory, documents)));
         let plan = Plan { commit, ..plan };

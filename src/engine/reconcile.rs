@@ -297,6 +297,7 @@ impl Engine {
         let kept = workspace.take_kept();
         let read = async {
             let source = held.wait_for(self.read_source(subject, &subject.spec.repository.branch)).await?;
+            let _turn = self.turns.take(held.is_awaited()).await;
             let loaded = self.load(subject, &source, workspace).await?;
             Ok((source, loaded))
         };
@@ -353,7 +354,9 @@ impl Engine {
         let owner = subject.owner(&documents);
 
         // manifest, validate
+        let turn = self.turns.take(held.is_awaited()).await;
         let reading = beside(|| workspace.read(owner, loaded));
+        drop(turn);
         let desired = Arc::clone(&reading.desired);
         note_reading(timeline, &source, &reading);
         timeline.audit(self.commits_to_audit(lease, &source, &memory).await?);
@@ -383,7 +386,8 @@ impl Engine {
             Width::Deep | Width::Changed => Depth::Deep,
         };
         let circuits = Some(&memory.circuits);
-        let ground = Ground { subject, memory: &memory, access: Access::Write, depth, circuits };
+        let ground =
+            Ground { subject, memory: &memory, access: Access::Write, depth, circuits, is_awaited: held.is_awaited() };
         let mut planned = self.plan(ground, &desired, &scope, reading.touched.as_ref(), decisions).await;
         if planned.plan.holds_losses() && scope != PlanScope::Full {
             // Only a full plan may lose something, and only its id can be approved.
@@ -659,7 +663,7 @@ impl Engine {
         touched: Option<&BTreeSet<ResourceKey>>,
         decisions: Decisions,
     ) -> Planned {
-        let Ground { subject: Subject { in_force, spec, .. }, memory, access, depth, circuits } = ground;
+        let Ground { subject: Subject { in_force, spec, .. }, memory, access, depth, circuits, is_awaited } = ground;
         let platform = &in_force.platform;
         let prior = &memory.inventory;
         let keys: BTreeSet<&ResourceKey> = match scope {
@@ -709,6 +713,7 @@ impl Engine {
             Access::Write => Vec::new(),
         };
         let terms = Terms { platform, tenant: spec };
+        let _turn = self.turns.take(is_awaited).await;
         let mut plan = beside(|| plan::plan(desired, &live, prior, &decisions, terms, scope));
         plan.warnings.extend(warnings);
         Planned { live, silent, decisions, plan }
@@ -734,6 +739,8 @@ pub(super) struct Ground<'a> {
     pub access: Access,
     pub depth: Depth,
     pub circuits: Option<&'a Circuits>,
+    /// Whether somebody waits for the plan.
+    pub is_awaited: bool,
 }
 
 /// Approvals that are remembered, and those in the commits since the last pass.

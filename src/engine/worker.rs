@@ -110,7 +110,7 @@ impl Engine {
         held: Held,
         order: Order<'_>,
     ) -> Result<Report, EngineError> {
-        let Claim { lease, ask, failures, due: _, news } = claim;
+        let Claim { lease, ask, failures, due: _, news, seen: _ } = claim;
         let looked = tokio::select! {
             biased;
             looked = AssertUnwindSafe(self.look(in_force, &held, ask, order)).catch_unwind() => looked,

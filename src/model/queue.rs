@@ -93,6 +93,15 @@ pub struct Claim {
     pub due: DateTime<Utc>,
     /// The newest news at the claim.
     pub news: Option<String>,
+    /// The name of the refs that the last look saw.
+    pub seen: Option<String>,
+}
+
+impl Claim {
+    /// Whether somebody waits for the look: it is about something new, or a person asked for it.
+    pub fn is_awaited(&self) -> bool {
+        self.news != self.seen || matches!(self.ask.trigger, Trigger::Request | Trigger::CommandLine)
+    }
 }
 
 /// What becomes of a tenant when its look is over.

@@ -134,6 +134,7 @@ struct Free {
     failures: i64,
     generation: i64,
     news: Option<String>,
+    seen: Option<String>,
 }
 
 async fn find(
@@ -143,7 +144,7 @@ async fn find(
 ) -> Result<Option<Free>, StoreError> {
     let (at, horizon) = (time(now), time(now + HORIZON));
     const COLUMNS: &str = "tenant, trigger_kind, width, due_at, lease_until, claimed_trigger, claimed_width, failures, \
-                           generation, holder, news";
+                           generation, holder, news, seen";
     let found = match wanted {
         None => {
             let sql = format!(
@@ -175,8 +176,8 @@ async fn find(
     let abandoned = column::<i64, _>(WHAT, &row, "abandoned")?.saturating_add(i64::from(is_abandoned));
     let failures = column(WHAT, &row, "failures")?;
     let generation = column(WHAT, &row, "generation")?;
-    let news = column(WHAT, &row, "news")?;
-    Ok(Some(Free { tenant, ask, due, is_abandoned, abandoned, failures, generation, news }))
+    let (news, seen) = (column(WHAT, &row, "news")?, column(WHAT, &row, "seen")?);
+    Ok(Some(Free { tenant, ask, due, is_abandoned, abandoned, failures, generation, news, seen }))
 }
 
 /// Has a tenant wait whose look was abandoned more than once. What is new of it ends that as it ends any wait.
@@ -223,7 +224,7 @@ async fn take(
     if found.is_abandoned {
         count_abandoned(connection, &found).await?;
     }
-    let Free { tenant, ask, due, is_abandoned: _, abandoned: _, failures, generation, news } = found;
+    let Free { tenant, ask, due, is_abandoned: _, abandoned: _, failures, generation, news, seen } = found;
     let generation = generation + 1;
     query(
         "UPDATE queue SET generation = $1, holder = $2, lease_until = $3, claimed_at = $4, claimed_trigger = $5, \
@@ -240,7 +241,7 @@ async fn take(
     .await
     .map_err(failed)?;
     let lease = Lease { tenant, holder: holder.clone(), generation };
-    Ok(Claim { lease, ask, failures: u32::try_from(failures).unwrap_or(0), due: due.min(now), news })
+    Ok(Claim { lease, ask, failures: u32::try_from(failures).unwrap_or(0), due: due.min(now), news, seen })
 }
 
 /// Prolongs a lease; gives the newest news.

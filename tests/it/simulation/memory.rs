@@ -289,7 +289,7 @@ impl MemoryStore {
             ..row.clone()
         };
         let lease = Lease { tenant, holder: holder.clone(), generation };
-        Some(Claim { lease, ask, failures: row.failures, due, news: row.news.clone() })
+        Some(Claim { lease, ask, failures: row.failures, due, news: row.news.clone(), seen: row.seen.clone() })
     }
 }
 

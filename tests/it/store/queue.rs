@@ -189,6 +189,7 @@ pub async fn news_is_told_to_whoever_looks_and_ends_the_patience_with_what_was_b
     assert_eq!((place().await.failures, place().await.news), (0, some("second")));
     let held = claim(store, "a", LONG).await.expect("it is due");
     assert_eq!((held.ask.width, held.news.clone()), (Width::Deep, some("second")));
+    assert!(held.is_awaited(), "what is new was not looked at yet");
     store.release(&held.lease, &failed(&held)).await.unwrap();
     assert_eq!(place().await.failures, 7, "nothing new came");
     // What was seen is what was new, so that going back to it and forth again is news again.
@@ -196,6 +197,8 @@ pub async fn news_is_told_to_whoever_looks_and_ends_the_patience_with_what_was_b
     let seen = Release { seen: some("first"), retry: None, news: held.news.clone() };
     store.release(&held.lease, &seen).await.unwrap();
     assert_eq!((place().await.seen, place().await.news), (some("first"), some("first")));
+    request(store, "checkout", ask(Trigger::DriftScan, Width::Shallow)).await;
+    assert!(!claim(store, "a", LONG).await.expect("a scan is due").is_awaited(), "all is as it was seen");
 }
 
 pub async fn a_retry_waits_and_a_commit_does_not(store: &dyn Store) {

@@ -1,17 +1,17 @@
 //! The git program, for the commands that make repositories.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, bail};
 
+use crate::source::git_program;
+
 /// Runs git in `folder` and gives what it printed.
 pub fn git(folder: &Path, args: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new("git")
+    let output = git_program()
         .arg("-C")
         .arg(folder)
         .args(args)
-        .env("GIT_TERMINAL_PROMPT", "0")
         .output()
         .context("git could not be started; it has to be installed")?;
     if !output.status.success() {

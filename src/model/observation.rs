@@ -94,8 +94,12 @@ impl Unknown {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Observation {
     /// There is no such object. `lost` when something beside it (the marked owner role of a database) says that it
-    /// was there, whole, before.
-    Absent { lost: bool },
+    /// was there, whole, before; `left` stands for what else is left of it.
+    Absent {
+        lost: bool,
+        #[serde(default)]
+        left: Option<ObjectId>,
+    },
     /// It is there.
     Present(Box<Live>),
     /// It could not be seen.

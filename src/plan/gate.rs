@@ -157,8 +157,10 @@ fn is_approved(draft: &Draft<'_>, kind: ApprovalKind, keys: &BTreeSet<&ResourceK
 
 /// The deletion guard (R6) and what holds all deletions (R9).
 fn held_deletions(draft: &Draft<'_>) -> BTreeMap<ResourceKey, Hold> {
-    let deleting: Vec<&Step> =
-        draft.plan.steps.iter().filter(|step| step.loses() && !draft.held_steps.contains_key(&step.key)).collect();
+    // Of what is not there only the rest can go, which is no loss.
+    let is_there = |step: &Step| !matches!(draft.live.objects.get(&step.key), Some(Observation::Absent { .. }));
+    let steps = draft.plan.steps.iter().filter(|step| step.loses() && !draft.held_steps.contains_key(&step.key));
+    let deleting: Vec<&Step> = steps.filter(|step| is_there(step)).collect();
     if deleting.is_empty() {
         return BTreeMap::new();
     }

@@ -46,7 +46,7 @@ impl Draft<'_> {
         match self.live.objects.get(key) {
             None => self.unseen(key, Unknown::new(Reason::NotObserved, "it was not looked at in this pass")),
             Some(Observation::Unknown(unknown)) => self.unseen(key, unknown.clone()),
-            Some(Observation::Absent { lost }) => self.absent(resource, record, *lost),
+            Some(Observation::Absent { lost, .. }) => self.absent(resource, record, *lost),
             Some(Observation::Present(live)) => self.present(resource, record, live),
         }
     }

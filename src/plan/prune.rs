@@ -1,8 +1,8 @@
 //! What happens to objects that git no longer wants (R4, R7, R9).
 
 use crate::model::{
-    Action, ApprovalKind, Deletion, Observation, Ownership, PlanScope, Reason, Record, ResourceKey, Settle, Stray,
-    Unknown,
+    Action, ApprovalKind, Deletion, Observation, Ownership, PlanScope, Reason, Record, ResourceKey, Settle, Step,
+    Stray, Unknown,
 };
 
 use super::{ApprovedAs, Draft, Held};
@@ -68,6 +68,16 @@ impl Draft<'_> {
         match self.live.objects.get(key) {
             None => self.unseen(key, Unknown::new(Reason::NotObserved, "it was not looked at in this pass")),
             Some(Observation::Unknown(unknown)) => self.unseen(key, unknown.clone()),
+            // A deletion that was cut short, or an object that somebody dropped by hand: what is left of it goes too. It
+            // holds no data, so it needs nobody's approval; what holds deletions keeps the record.
+            Some(Observation::Absent { left: Some(object), .. })
+                if record.annotations.deletion_of(key.kind) == Deletion::Delete
+                    && self.decisions.prune_holds.is_empty() =>
+            {
+                let step = self.deletion(key, &record.provider, &record.object_name, object);
+                let what = format!("drops what is left of {}", record.object_name);
+                self.plan.steps.push(Step { destructive: vec![what], ..step });
+            }
             Some(Observation::Absent { .. }) => self.forget(key, Reason::Gone),
             Some(Observation::Present(live)) => match &live.ownership {
                 Ownership::Unmarked => self.forget(key, Reason::NotOwned),

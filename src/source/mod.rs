@@ -37,6 +37,7 @@ pub use error::SourceError;
 pub use merge::Side;
 pub use mirror::{Mirror, Refs};
 pub use objects::{CommitInfo, FileEntry, MAX_COMMITS, Tree};
+pub use process::git_program;
 pub use remote::Remote;
 pub use walk::{MAX_FILE_BYTES, MAX_MANIFESTS, Wanted};
 pub use watch::{DEBOUNCE, Watcher};

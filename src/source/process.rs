@@ -56,13 +56,20 @@ const VARIABLES_REMOVED: &[&str] = &[
     "GIT_WORK_TREE",
 ];
 
-/// The git program. `protocols` are those that it may use, in the form of `GIT_ALLOW_PROTOCOL`.
-pub(super) fn git(protocols: &str) -> Command {
+/// The git program, which works where it is told to, whatever its caller's caller (a hook, say) was at work on.
+pub fn git_program() -> Command {
     let mut command = Command::new("git");
     for name in VARIABLES_REMOVED {
         command.env_remove(name);
     }
-    command.env("GIT_TERMINAL_PROMPT", "0").env("GCM_INTERACTIVE", "never").env("LC_ALL", "C");
+    command.env("GIT_TERMINAL_PROMPT", "0");
+    command
+}
+
+/// The same for conversations. `protocols` are those that it may use, in the form of `GIT_ALLOW_PROTOCOL`.
+pub(super) fn git(protocols: &str) -> Command {
+    let mut command = git_program();
+    command.env("GCM_INTERACTIVE", "never").env("LC_ALL", "C");
     command.env("GIT_ALLOW_PROTOCOL", protocols);
     command.args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "maintenance.auto=false"]);
     command.args(["-c", "protocol.ext.allow=never", "-c", "color.ui=false", "-c", "core.fsmonitor=false"]);

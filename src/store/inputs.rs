@@ -80,7 +80,7 @@ mod tests {
     fn what_is_packed_is_unpacked_and_bytes_that_are_something_else_are_an_error() {
         let key = ResourceKey::new("checkout", "staging", Kind::Database, "orders");
         let mut live = Observations::default();
-        live.objects.insert(key.clone(), Observation::Absent { lost: false });
+        live.objects.insert(key.clone(), Observation::Absent { lost: false, left: None });
         let inputs = PlanInputs {
             plan: PlanId("p1".into()),
             commit: "c1".into(),

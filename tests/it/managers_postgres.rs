@@ -197,6 +197,12 @@ impl World {
             .is_some()
     }
 
+    /// What stands for the database where only its owner is left.
+    async fn owner_object(&self) -> ObjectId {
+        let oid = self.ask(&format!("SELECT oid::text FROM pg_roles WHERE rolname = '{}'", self.owner())).await;
+        ObjectId(format!("role:{}", oid.expect("the owner is there")))
+    }
+
     async fn database_exists(&self) -> bool {
         self.ask(&format!("SELECT datname::text FROM pg_database WHERE datname = '{}'", self.database()))
             .await
@@ -565,10 +571,10 @@ async fn many_targets_are_seen_at_once_and_in_order() {
     let long = "x".repeat(64);
     let targets = [target("pgmany_nothing"), target(&world.database()), target(&long), target("pgmany_neither")];
     let seen = world.manager.observe(&targets, Depth::Deep, &world.cx()).await.unwrap();
-    assert_eq!(seen[0], Observation::Absent { lost: false });
+    assert_eq!(seen[0], Observation::Absent { lost: false, left: None });
     assert!(matches!(seen[1], Observation::Present(_)));
     assert!(matches!(&seen[2], Observation::Unknown(unknown) if unknown.reason == Reason::Rejected));
-    assert_eq!(seen[3], Observation::Absent { lost: false });
+    assert_eq!(seen[3], Observation::Absent { lost: false, left: None });
     assert!(world.manager.observe(&[], Depth::Deep, &world.cx()).await.unwrap().is_empty());
 }
 
@@ -664,7 +670,7 @@ async fn a_deletion_takes_the_database_and_all_its_roles() {
     for role in [world.owner(), world.role("adm"), world.role("app"), world.role("ro")] {
         assert!(!world.role_exists(&role).await, "{role}");
     }
-    assert_eq!(world.observe().await, Observation::Absent { lost: false });
+    assert_eq!(world.observe().await, Observation::Absent { lost: false, left: None });
     world.done(&step).await;
 }
 
@@ -804,7 +810,7 @@ async fn r2_a_creation_that_was_cut_short_is_finished_by_the_same_step() {
         unfinished.to_text()
     );
     run(&mut plumb, &sql).await.unwrap();
-    assert_eq!(world.observe().await, Observation::Absent { lost: false });
+    assert_eq!(world.observe().await, Observation::Absent { lost: false, left: Some(world.owner_object().await) });
     let found = world.manager.discover(&BTreeSet::new(), &world.cx()).await.unwrap();
     assert!(found.iter().any(|found| found.mark == unfinished && found.object_name == database));
 
@@ -846,7 +852,7 @@ async fn a_deletion_that_was_cut_short_is_found_and_finished() {
     let unfinished = Mark { unfinished: true, ..world.mark(&desired) };
     world.server.psql(&format!("COMMENT ON ROLE {} IS '{}'", world.owner(), unfinished.to_text())).await;
     world.server.psql(&format!("DROP DATABASE {}", world.database())).await;
-    assert_eq!(world.observe().await, Observation::Absent { lost: false });
+    assert_eq!(world.observe().await, Observation::Absent { lost: false, left: Some(world.owner_object().await) });
     let found = world.manager.discover(&BTreeSet::new(), &world.cx()).await.unwrap();
     let found = found.iter().find(|found| found.mark.key == world.key).unwrap();
     assert_eq!(found.object_name, world.database());
@@ -870,7 +876,7 @@ async fn r8_a_database_that_somebody_dropped_is_lost_and_can_be_made_again() {
     let desired = everything();
     let world = World::made("pglost", &desired).await;
     world.server.psql(&format!("DROP DATABASE {}", world.database())).await;
-    assert_eq!(world.observe().await, Observation::Absent { lost: true });
+    assert_eq!(world.observe().await, Observation::Absent { lost: true, left: Some(world.owner_object().await) });
     world.done(&world.creation(&desired)).await;
     assert_eq!(world.live(&desired).await.fields, desired);
     world.login("app").await;
@@ -903,7 +909,7 @@ async fn a_mark_on_a_database_of_another_name_tells_of_no_object() {
 async fn a_database_that_somebody_renamed_is_known_by_its_owner() {
     let world = World::made("pgrenamed", &everything()).await;
     world.server.psql(&format!("ALTER DATABASE {} RENAME TO pgrenamed_elsewhere", world.database())).await;
-    assert_eq!(world.observe().await, Observation::Absent { lost: true });
+    assert_eq!(world.observe().await, Observation::Absent { lost: true, left: Some(world.owner_object().await) });
     let found = world.manager.discover(&BTreeSet::new(), &world.cx()).await.unwrap();
     let names: Vec<&str> =
         found.iter().filter(|found| found.mark.key == world.key).map(|found| found.object_name.as_str()).collect();

@@ -185,7 +185,7 @@ fn assert_denied(answer: &str) {
 #[tokio::test]
 async fn an_application_logs_in_and_keeps_to_its_prefix() {
     let bench = Bench::new();
-    assert_eq!(bench.see("shop", &json!({})).await, Observation::Absent { lost: false });
+    assert_eq!(bench.see("shop", &json!({})).await, Observation::Absent { lost: false, left: None });
     let live = bench.create("shop", &json!({})).await;
     assert_eq!(prefix(&live), "t_e_shop:");
     assert_eq!(
@@ -338,7 +338,7 @@ async fn a_prefix_with_metacharacters_opens_nothing_else() {
         let create = step("bad", Action::Create, Expect::Absent, &json!({"keyPrefix": hostile}), None);
         assert_eq!(bench.apply(&create).await.unwrap_err().reason(), Reason::UnsupportedByProvider, "{hostile:?}");
     }
-    assert_eq!(bench.see("bad", &json!({})).await, Observation::Absent { lost: false });
+    assert_eq!(bench.see("bad", &json!({})).await, Observation::Absent { lost: false, left: None });
 }
 
 #[tokio::test]
@@ -558,7 +558,7 @@ async fn deleting_a_cache_removes_its_user_and_never_its_keys() {
     let live = bench.create("shop", &json!({})).await;
     assert_eq!(bench.app("shop", &["SET", "t_e_shop:a", "1"]), "OK");
     let _ = bench.apply(&on("shop", Action::Delete, &json!({}), &live)).await.unwrap();
-    assert_eq!(bench.see("shop", &json!({})).await, Observation::Absent { lost: false });
+    assert_eq!(bench.see("shop", &json!({})).await, Observation::Absent { lost: false, left: None });
     assert_eq!(bench.root(&["GET", "t_e_shop:a"]), "1");
     assert!(bench.app("shop", &["PING"]).contains("WRONGPASS"));
     assert!(!std::fs::read_to_string(bench.server.aclfile()).unwrap().contains("t_e_shop"));
@@ -611,7 +611,7 @@ async fn without_an_aclfile_the_address_is_the_identity_and_lost_users_are_made_
     bench.create("shop", &json!({})).await;
     bench.server.restart();
     assert_eq!(bench.manager.identity().await.unwrap().unwrap(), identity);
-    assert_eq!(bench.see("shop", &json!({})).await, Observation::Absent { lost: false });
+    assert_eq!(bench.see("shop", &json!({})).await, Observation::Absent { lost: false, left: None });
     bench.create("shop", &json!({})).await;
     assert_eq!(bench.app("shop", &["PING"]), "PONG", "with the password it had");
 }

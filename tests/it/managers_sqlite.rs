@@ -185,7 +185,7 @@ fn unknown(observation: Observation) -> (Reason, String) {
 async fn a_database_is_created_seen_changed_and_deleted() {
     let bench = Bench::new();
     assert_eq!(bench.manager.identity().await.unwrap(), None);
-    assert_eq!(bench.see("orders", Depth::Shallow).await, Observation::Absent { lost: false });
+    assert_eq!(bench.see("orders", Depth::Shallow).await, Observation::Absent { lost: false, left: None });
     assert!(!bench.folder.exists(), "looking made the folder");
 
     let spec = json!({"journalMode": "wal", "userVersion": 3, "pageSize": 8192});
@@ -212,7 +212,7 @@ async fn a_database_is_created_seen_changed_and_deleted() {
     assert_eq!(kept, 42);
 
     bench.apply(&on("orders", Action::Delete, &json!({}), &changed)).await.unwrap();
-    assert_eq!(bench.see("orders", Depth::Shallow).await, Observation::Absent { lost: false });
+    assert_eq!(bench.see("orders", Depth::Shallow).await, Observation::Absent { lost: false, left: None });
     assert_eq!(bench.files(), BTreeSet::new());
 }
 
@@ -399,7 +399,7 @@ async fn r2_what_a_killed_creation_leaves_is_cleared_and_never_taken_for_a_datab
     bench.create("first", json!({})).await;
     let draft = bench.folder.join(".t_e_orders.plumb-new");
     fs::write(&draft, "half of a database").unwrap();
-    assert_eq!(bench.see("orders", Depth::Deep).await, Observation::Absent { lost: false });
+    assert_eq!(bench.see("orders", Depth::Deep).await, Observation::Absent { lost: false, left: None });
     bench.create("orders", json!({})).await;
     assert!(!draft.exists());
 
@@ -417,7 +417,7 @@ async fn r2_what_a_killed_deletion_leaves_is_cleared_by_the_next_process() {
     let bench = Bench::new();
     bench.create("orders", json!({})).await;
     fs::rename(bench.path("orders"), bench.folder.join(".t_e_orders.plumb-old")).unwrap();
-    assert_eq!(bench.see("orders", Depth::Shallow).await, Observation::Absent { lost: false });
+    assert_eq!(bench.see("orders", Depth::Shallow).await, Observation::Absent { lost: false, left: None });
 
     let next = manager(bench.folder.parent().unwrap(), "sqlite:databases", Duration::from_secs(5));
     let other = step("other", Action::Create, Expect::Absent, &json!({}), None);
@@ -468,7 +468,7 @@ async fn r5_one_sick_file_does_not_hide_the_others() {
     let seen = bench.manager.observe(&targets, Depth::Shallow, &bench.cx()).await.unwrap();
     assert!(matches!(
         seen[..],
-        [Observation::Unknown(_), Observation::Present(_), Observation::Absent { lost: false }]
+        [Observation::Unknown(_), Observation::Present(_), Observation::Absent { lost: false, left: None }]
     ));
 }
 

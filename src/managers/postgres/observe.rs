@@ -219,17 +219,18 @@ impl<'a> Look<'a> {
         platform: &PlatformId,
         inner: InnerView,
     ) -> Observation {
-        let owner_mark = catalog.owner_of(&self.target.object_name).and_then(|owner| owner.mark.as_ref());
-        let owner_mark = owner_mark.filter(|mark| is_of(mark, platform, self.key()));
+        let owner = catalog.owner_of(&self.target.object_name).filter(|owner| owner.is_ours(platform, self.key()));
+        let owner_mark = owner.and_then(|owner| owner.mark.as_ref());
         let Some(database) = catalog.databases.get(&self.target.object_name) else {
-            return Observation::Absent { lost: owner_mark.is_some_and(|mark| !mark.unfinished) };
+            let lost = owner_mark.is_some_and(|mark| !mark.unfinished);
+            return Observation::Absent { lost, left: owner.map(role_object) };
         };
         let ownership = catalog.ownership(database);
         let ours = matches!(&ownership, Ownership::Marked(mark) if is_of(mark, platform, self.key()));
         if database.is_half_dropped() {
             // Its data is gone already. One of ours is as good as absent; creation drops the rest of it first.
             return match owner_mark {
-                Some(mark) if ours => Observation::Absent { lost: !mark.unfinished },
+                Some(mark) if ours => Observation::Absent { lost: !mark.unfinished, left: Some(database.object()) },
                 Some(_) | None => Observation::Unknown(Unknown::new(
                     Reason::Rejected,
                     format!("dropping the database {:?} was cut short; drop it again", database.name),

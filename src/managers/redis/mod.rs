@@ -103,7 +103,7 @@ pub fn connect(endpoint: Endpoint) -> Result<Redis, ManagerError> {
 
 impl Redis {
     fn observation(&self, target: &Target, users: &BTreeMap<String, User>, catalog: &Catalog) -> Observation {
-        let Some(user) = users.get(&target.object_name) else { return Observation::Absent { lost: false } };
+        let Some(user) = users.get(&target.object_name) else { return Observation::Absent { lost: false, left: None } };
         let ownership = match &user.marking {
             Marking::None => Ownership::Unmarked,
             Marking::Marked(mark) => Ownership::Marked(mark.mark.clone()),

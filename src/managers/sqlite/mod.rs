@@ -141,7 +141,7 @@ impl Sqlite {
 
     fn observation(&self, target: &Target, place: Result<Place, ManagerError>) -> Observation {
         match place {
-            Ok(Place::Absent) => Observation::Absent { lost: false },
+            Ok(Place::Absent) => Observation::Absent { lost: false, left: None },
             Ok(Place::File(seen)) => Observation::Present(Box::new(seen.into_live(self.outputs(target)))),
             Ok(Place::Odd(why)) => Observation::Unknown(Unknown::new(
                 Reason::Rejected,

@@ -46,6 +46,35 @@ fn r7_a_database_goes_when_an_earlier_commit_allowed_it() {
 }
 
 #[test]
+fn r7_what_a_deletion_that_was_cut_short_left_is_dropped_and_needs_nobody() {
+    let orders = db("orders");
+    let mut world = World::in_plumb([document(&orders).saying(|a| a.deletion = Some(Deletion::Delete))]);
+    world.git_removes(&orders);
+    world.is_absent(&orders, false, true);
+    // All that the tenant has is more than the guard lets pass; of this there is nothing to lose.
+    let plan = world.plan();
+    assert_eq!(plan.action(&orders), Some(Action::Delete));
+    assert_eq!(plan.steps[0].destructive, ["drops what is left of checkout_staging_orders"]);
+    assert!(plan.settles.is_empty(), "it is remembered until nothing is left");
+    world.decisions.prune_holds.push((Reason::SourceChanged, "the branch is another".to_owned()));
+    assert!(world.plan().steps.is_empty());
+    world.decisions.prune_holds.clear();
+    world.reconciles();
+    assert!(world.prior.get(&orders).is_none());
+    assert!(world.plan().is_quiet());
+}
+
+#[test]
+fn r7_what_is_left_of_a_protected_object_stays() {
+    let mut world = two(None);
+    world.git_removes(&db("orders"));
+    world.is_absent(&db("orders"), true, true);
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    assert_eq!(plan.settled(&db("orders")), Some(Reason::Gone));
+}
+
+#[test]
 fn r7_the_two_commit_way_out_works() {
     let mut world = two(None);
     world.git_says(&db("orders"), |a| a.deletion = Some(Deletion::Delete));

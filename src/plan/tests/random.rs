@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::world::*;
 use crate::model::{
-    Annotations, Deletion, DriftMode, FieldHash, FieldPath, Fields, Hold, Kind, Mark, Observation, OnFailure,
-    Ownership, ProviderIdentity, Reason, Record, ResourceKey, Suspend, Unknown,
+    Annotations, Deletion, DriftMode, FieldHash, FieldPath, Fields, Hold, Kind, Mark, OnFailure, Ownership,
+    ProviderIdentity, Reason, Record, ResourceKey, Suspend, Unknown,
 };
 
 /// Fields a document may set, with two values each.
@@ -56,7 +56,7 @@ enum Owner {
 enum Sight {
     NotObserved,
     Unknown,
-    Absent { lost: bool, elsewhere: bool },
+    Absent { lost: bool, left: bool, elsewhere: bool },
     Present(Owner),
 }
 
@@ -168,8 +168,9 @@ prop_compose! {
         sight in prop_oneof![
             1 => Just(Sight::NotObserved),
             1 => Just(Sight::Unknown),
+            // What tells that an object was there is left of it.
             3 => (any::<bool>(), prop::bool::weighted(0.2))
-                .prop_map(|(lost, elsewhere)| Sight::Absent { lost, elsewhere }),
+                .prop_map(|(lost, elsewhere)| Sight::Absent { lost, left: lost || elsewhere, elsewhere }),
             9 => prop_oneof![
                 8 => Just(Owner::Us), 1 => Just(Owner::UsUnfinished), 1 => Just(Owner::AnotherKey),
                 1 => Just(Owner::AnotherPlatform), 1 => Just(Owner::Nobody),
@@ -335,8 +336,8 @@ impl ObjectRecipe {
         match self.sight {
             Sight::NotObserved => {}
             Sight::Unknown => world.cannot_be_seen(key),
-            Sight::Absent { lost, elsewhere } => {
-                world.live.objects.insert(key.clone(), Observation::Absent { lost });
+            Sight::Absent { lost, left, elsewhere } => {
+                world.is_absent(key, lost, left);
                 if elsewhere {
                     world.a_stray_bears_the_mark_of(key);
                 }

@@ -60,6 +60,12 @@ fn finish(world: &World) {
     assert_eq!((&told[0]["done"], &told[0]["outcome"]), (&0.into(), &"InSync".into()), "{told:#}");
 }
 
+/// Approves what the plan deletes.
+fn approve_deletions(world: &World) {
+    let plan: Value = serde_json::from_slice(&world.plumb(&["plan", "-o", "json"]).output().unwrap().stdout).unwrap();
+    world.approve(ApprovalKind::Deletes, &serde_json::from_value(plan[0]["id"].clone()).unwrap());
+}
+
 /// Dies at several places; calls `check` after each death. Most deaths are real ones.
 async fn die_often(world: &World, mut check: impl AsyncFnMut()) {
     let mut killed = 0;
@@ -280,7 +286,7 @@ async fn marked_objects(world: &World) -> (BTreeSet<String>, BTreeSet<String>, u
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r2_postgres_databases_and_roles_survive_deaths_while_they_are_made_and_changed() {
+async fn r2_postgres_databases_and_roles_survive_deaths_while_they_are_made_changed_and_deleted() {
     let server = PostgresServer::shared();
     let mut world = World::with_postgres(server).await;
     world.stop();
@@ -305,8 +311,7 @@ async fn r2_postgres_databases_and_roles_survive_deaths_while_they_are_made_and_
 
     write("connectionLimit: 30\nroles:\n  - {name: app, access: admin}\n  - {name: jobs, access: readwrite}");
     world.tenant.commit("Change them");
-    let plan: Value = serde_json::from_slice(&world.plumb(&["plan", "-o", "json"]).output().unwrap().stdout).unwrap();
-    world.approve(ApprovalKind::Deletes, &serde_json::from_value(plan[0]["id"].clone()).unwrap());
+    approve_deletions(&world);
     die_often(&world, async || {
         marked_objects(&world).await;
     })
@@ -325,6 +330,25 @@ async fn r2_postgres_databases_and_roles_survive_deaths_while_they_are_made_and_
         }
     }
     world.stop();
+
+    for name in &names {
+        world.write_resource("staging", "Database", name, super::DELETE, "connectionLimit: 30");
+    }
+    world.tenant.commit("Allow their deletion, and drop roles");
+    approve_deletions(&world);
+    finish(&world);
+    for name in &names[1..] {
+        world.tenant.remove(&format!("environments/staging/{name}.yaml"));
+    }
+    world.tenant.commit("Delete all but one");
+    approve_deletions(&world);
+    die_often(&world, async || {
+        marked_objects(&world).await;
+    })
+    .await;
+    finish(&world);
+    let kept = world.object("staging", &names[0]);
+    assert_eq!(marked_objects(&world).await, ([kept.clone()].into(), [format!("{kept}_owner")].into(), 0));
     executions_are_closed(&mut world).await;
 }
 

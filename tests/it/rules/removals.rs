@@ -259,6 +259,34 @@ async fn r7_a_database_is_protected_and_the_way_out_in_two_commits_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r7_a_deletion_that_failed_halfway_is_remembered_and_finished() {
+    let server = PostgresServer::shared();
+    let world = World::with_postgres(server).await;
+    let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
+    let app = "roles:\n  - {name: app, access: readwrite}";
+    for database in ["orders", "payments"] {
+        world.write_resource("staging", "Database", database, DELETE, app);
+    }
+    world.tenant.commit("Add them");
+    world.in_sync().await;
+    // The database can be dropped, and this role cannot.
+    server.psql(&format!("ALTER ROLE {name}_app SUPERUSER")).await;
+    remove(&world, &["orders"]);
+    world.tenant.commit("Remove orders");
+    for _ in 0..2 {
+        let report = world.apply().await;
+        assert_eq!(report.outcome, ExecutionOutcome::Failed, "{report:#?}");
+        assert_eq!(report.failed[&parse(&key)].0, Reason::PermissionDenied);
+    }
+    let left = format!("SELECT rolname::text FROM pg_roles WHERE rolname LIKE '{name}%' ORDER BY 1");
+    assert_eq!(server.query("postgres", &left).await.len(), 2);
+    server.psql(&format!("ALTER ROLE {name}_app NOSUPERUSER")).await;
+    assert_eq!(world.in_sync().await, 1);
+    assert!(server.query("postgres", &left).await.is_empty());
+    assert_eq!(world.in_sync().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r7_retain_forgets_the_object_and_keeps_its_mark() {
     let world = world_with(&["orders", "payments"], "plumb.dev/deletion: retain").await;
     let inode = std::fs::metadata(world.file("staging", "orders")).unwrap().ino();

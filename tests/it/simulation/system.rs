@@ -669,7 +669,7 @@ impl Manager {
 
     fn see(&self, state: &State, target: &Target, depth: Depth) -> Observation {
         let object = state.servers.get(&self.server).and_then(|server| server.objects.get(&target.object_name));
-        let Some(object) = object else { return Observation::Absent { lost: false } };
+        let Some(object) = object else { return Observation::Absent { lost: false, left: None } };
         let mut fields = object.fields.clone();
         let mut unknown = BTreeMap::new();
         // Roles' access to what is inside is only seen from inside.
@@ -725,7 +725,7 @@ impl ResourceManager for Manager {
         let sick = self.system.chaos.sick(targets.len());
         self.ask(|state| {
             if state.server(&self.server).replaced {
-                return Ok(vec![Observation::Absent { lost: false }; targets.len()]);
+                return Ok(vec![Observation::Absent { lost: false, left: None }; targets.len()]);
             }
             let see = |(at, target)| match sick {
                 Some(sick) if sick == at => Observation::Unknown(Unknown::new(Reason::TimedOut, "it is locked")),

@@ -273,7 +273,7 @@ pub fn drift_text(text: &mut String, drift: &Drift, paint: Paint) {
              document"
         }
         (DriftMode::Revert, false) => "git's value is put back (drift: revert)",
-        (DriftMode::Revert, true) => "it is not made again empty on its own, whatever drift says",
+        (DriftMode::Revert, true) => "it holds no data and is made again",
         (DriftMode::Observe, _) => "only recorded (drift: observe)",
     };
     let _ = writeln!(text, "      {}", paint.dim(becomes));

@@ -13,7 +13,7 @@ use crate::validate::{
 };
 
 use super::args::{Common, Format};
-use super::output::{Paint, count, print};
+use super::output::{Paint, count, print, print_error};
 
 /// The folder whose folders name environments.
 const ENVIRONMENTS: &str = "environments";
@@ -46,7 +46,19 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<u8> {
 /// Checks `paths`, prints what was found, and says whether all is well.
 pub fn look(paths: &[PathBuf], common: &Common) -> anyhow::Result<bool> {
     let validator = Validator::new();
-    let checked: Vec<Checked> = paths.iter().map(|path| read(path, &validator)).collect::<anyhow::Result<_>>()?;
+    let (mut checked, mut unread): (Vec<Checked>, Vec<anyhow::Error>) = (Vec::new(), Vec::new());
+    for path in paths {
+        match read(path, &validator) {
+            Ok(read) => checked.push(read),
+            Err(error) => unread.push(error),
+        }
+    }
+    // What could be read is told, whatever else was asked for.
+    if checked.is_empty()
+        && let Some(error) = unread.pop()
+    {
+        return Err(error);
+    }
     let (platforms, tenants): (Vec<&Checked>, Vec<&Checked>) = checked.iter().partition(|checked| is_platform(checked));
     let mut findings: Vec<Diagnostic> = checked.iter().flat_map(|checked| checked.findings.clone()).collect();
     let mut platform: Option<Platform> = None;
@@ -91,7 +103,15 @@ pub fn look(paths: &[PathBuf], common: &Common) -> anyhow::Result<bool> {
             }
         }
     }
-    Ok(errors == 0)
+    match unread.pop() {
+        Some(last) => {
+            for error in unread {
+                print_error(&error, common);
+            }
+            Err(last)
+        }
+        None => Ok(errors == 0),
+    }
 }
 
 /// How it went, in a line.

@@ -5,8 +5,9 @@
 //! with its process; so a lock file found inside the mirror while it is held is a dead one's, and is removed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::ops::Deref;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -467,7 +468,8 @@ fn lock(path: &Path) -> Result<File, SourceError> {
     let path = path.with_extension("lock");
     let failed = |source| SourceError::MirrorFiles { path: path.clone(), source };
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(failed)?;
+        // What a repository holds is for those who may read the repository.
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     }
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
     file.lock().map_err(failed)?;

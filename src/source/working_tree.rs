@@ -38,10 +38,13 @@ impl WorkingTree {
     /// folder itself (of a file, the folder it is in).
     ///
     /// # Errors
-    /// When there is nothing at `path`.
+    /// When there is no file and no folder at `path`.
     pub fn around(path: &Path) -> Result<(Self, String), SourceError> {
         let failed = |source| SourceError::Read { path: path.to_owned(), source };
         let full = fs::canonicalize(path).map_err(failed)?;
+        if !full.is_dir() && !full.is_file() {
+            return Err(failed(std::io::Error::other("it is neither a file nor a folder")));
+        }
         let folder = if full.is_dir() { full.as_path() } else { full.parent().unwrap_or(&full) };
         let root = folder.ancestors().find(|folder| folder.join(".git").exists()).unwrap_or(folder);
         let below = full.strip_prefix(root).unwrap_or(Path::new(""));

@@ -253,6 +253,42 @@ fn errors_say_what_to_do_next() {
 }
 
 #[test]
+fn what_can_be_read_is_validated_though_something_else_cannot() {
+    let desk = Desk::with_starter();
+    desk.tenant.write("environments/staging/broken.yaml", "kind: [");
+    let work = desk.tenant.work().display().to_string();
+    let said = desk.plumb(&["validate", &work, "nowhere", "-o", "json"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    let told: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert!(told["diagnostics"].as_array().is_some_and(|told| !told.is_empty()), "{told:#}");
+    assert!(said.stderr.contains("nowhere"), "{said:?}");
+    let pipe = desk.tenant.work().join("pipe.yaml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let said = desk.plumb(&["validate", &pipe.display().to_string()]);
+    assert!(said.code == 1 && said.stderr.contains("neither a file nor a folder"), "{said:?}");
+}
+
+#[test]
+fn a_repository_that_the_environment_names_is_left_alone() {
+    let desk = Desk::with_starter();
+    let (folder, git_dir) = (desk.tenant.work(), desk.tenant.work().join(".git"));
+    let state = || {
+        let git = |args: &[&str]| {
+            std::process::Command::new("git").arg("-C").arg(&folder).args(args).output().unwrap().stdout
+        };
+        (git(&["rev-parse", "HEAD"]), git(&["status", "--porcelain"]))
+    };
+    let before = state();
+    assert!(before.0.len() > 20, "there is a commit");
+    // As in a hook of git's.
+    let variables = [("GIT_DIR", git_dir.to_str().unwrap()), ("GIT_WORK_TREE", folder.to_str().unwrap())];
+    assert_eq!(desk.plumb_with(&["init", "made"], &variables).code, 0);
+    assert_eq!(desk.plumb_with(&["demo", "--exit"], &variables).code, 0);
+    assert_eq!(state(), before);
+    assert!(desk.folder().join("made/platform/.git").is_dir());
+}
+
+#[test]
 fn watch_validates_and_plans_on_every_save() {
     let desk = Desk::with_starter();
     let folder = desk.tenant.work().display().to_string();

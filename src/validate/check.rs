@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::annotations;
 use super::codes;
@@ -15,8 +15,8 @@ use super::sentence::{Place, Violation, clipped, escape, readable, shown, violat
 use super::suggest::{did_you_mean, list};
 use crate::manifest::{self, Document, ParsedFile};
 use crate::model::{
-    Annotations, CacheSpec, DatabaseSpec, Diagnostic, Fields, Kind, ListShape, ObjectHex, PlatformSpec, ProviderSpec,
-    Span, TenantSpec, is_label,
+    Annotations, CacheSpec, DatabaseSpec, Diagnostic, FieldPath, Fields, Kind, ListShape, ObjectHex, PlatformSpec,
+    ProviderSpec, Span, TenantSpec, is_label,
 };
 
 /// How many findings of one document are shown: enough to work on, too few to drown in.
@@ -419,6 +419,21 @@ fn check_specials(kind: Kind, value: &Value, findings: &mut Findings<'_>) {
                         &format!("/spec/roles/{at}/name"),
                         "a role cannot be called \"owner\": the role that owns the database is",
                         "choose another name; access: admin makes a role a member of the owner",
+                    );
+                }
+            }
+            let mut spelled = BTreeMap::new();
+            for name in value.pointer("/spec/settings").and_then(Value::as_object).into_iter().flat_map(Map::keys) {
+                if let Some(first) = spelled.insert(name.to_lowercase(), name) {
+                    findings.error(
+                        codes::DUPLICATE_MEMBER,
+                        FieldPath::of(&["spec", "settings", name]).as_str(),
+                        format!(
+                            "settings names {:?} and {:?}, which are one to the server",
+                            clipped(first),
+                            clipped(name)
+                        ),
+                        "remove one of the two",
                     );
                 }
             }

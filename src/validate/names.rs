@@ -1,7 +1,7 @@
 //! Names on shared servers: two resources must not compute to one.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -69,6 +69,37 @@ pub(super) fn check_key_prefixes(assembly: &mut Assembly<'_>) {
         }
     }
     for (at, diagnostic) in foreign {
+        assembly.reject(at, diagnostic);
+    }
+}
+
+/// Refuses a role that is only spelled otherwise than the one that was applied: it has the old one's name on the server, and
+/// the old one is to be dropped. Applications would lose their login without anybody having asked for it.
+pub(super) fn check_respelled_roles(assembly: &mut Assembly<'_>) {
+    let mut respelled = Vec::new();
+    for (at, entry) in assembly.entries.iter().enumerate().filter(|(_, entry)| entry.is_usable()) {
+        let (Some(resource), Some(previous)) = (&entry.resource, assembly.cx.previous.get(&entry.key)) else {
+            continue;
+        };
+        let roles: BTreeSet<String> = role_names(resource).collect();
+        if roles.is_empty() || previous.is(&resource.document) {
+            continue;
+        }
+        let on_server = |role: &str| role.replace('-', "_");
+        let before = previous.value();
+        let before = before.pointer("/spec/roles").and_then(Value::as_array).into_iter().flatten();
+        for old in before.filter_map(|role| role.get("name")?.as_str()).filter(|old| !roles.contains(*old)) {
+            let Some(new) = roles.iter().find(|new| on_server(new) == on_server(old)) else { continue };
+            let message =
+                format!("the role {new:?} would be called on the server as the role {old:?} is, which is there");
+            let help = format!(
+                "keep calling it {old:?}; or remove it in one commit and add {new:?} in a later one, which makes another \
+                 role with another password"
+            );
+            respelled.push((at, entry.error(codes::NAME_COLLISION, "/spec/roles", message).help(help)));
+        }
+    }
+    for (at, diagnostic) in respelled {
         assembly.reject(at, diagnostic);
     }
 }

@@ -111,7 +111,10 @@ impl Bench<'_, '_> {
         let after = self.workspace.with_edit(self.validator, *owner, &self.resource.origin.file, content);
         let key = &self.resource.key;
         if let Some(message) = after.rejected.get(key) {
-            return Err(format!("the live value would not validate: {message}"));
+            let file = &self.resource.origin.file;
+            let finding = after.diagnostics.iter().find(|finding| finding.is_error() && finding.file == *file);
+            let why = finding.map_or(message, |finding| &finding.message);
+            return Err(format!("the live value would not validate: {why}"));
         }
         if let Some(message) = after.denied.get(key) {
             return Err(format!("a policy would deny the live value: {message}"));

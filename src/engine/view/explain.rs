@@ -456,6 +456,10 @@ pub(super) fn help(facts: &Facts, key: &ResourceKey, reason: Reason) -> Option<S
         (Reason::DeadLetter, _, _) => Some(attempt::help(key, LetterState::Failed)),
         (Reason::RolledBack, Some((_, failure)), _) => Some(attempt::help(&failure.key, LetterState::Undone)),
         (_, _, Some(proposal)) => Some(how_to_decide(proposal.kind, key, &proposal.branch)),
+        (Reason::NotExpressible, _, None) => Some(
+            "Change it back on the server, or let plumb do that: annotate the document with plumb.dev/drift: revert."
+                .to_owned(),
+        ),
         (_, _, None) => None,
     };
     let said: Vec<String> = approved_by(facts.held_for(key)).into_iter().chain(way_out).collect();

@@ -76,7 +76,15 @@ impl Edits {
                 (Field::Extension(_) | Field::Access(_) | Field::Setting(_), Some(_)) => return Err(bad()),
             }
         }
+        edits.read_respelled_settings();
         Ok(edits)
+    }
+
+    /// The server does not tell spellings of a setting apart: what is set under one is not reset under another.
+    fn read_respelled_settings(&mut self) {
+        let set = self.settings.iter().filter(|(_, value)| value.is_some());
+        let set: BTreeSet<String> = set.map(|(name, _)| name.to_lowercase()).collect();
+        self.settings.retain(|name, value| value.is_some() || !set.contains(&name.to_lowercase()));
     }
 
     /// Whether they need a connection into the database.

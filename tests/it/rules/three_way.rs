@@ -160,6 +160,28 @@ async fn r13_a_drop_checks_again_that_it_is_the_object_it_was_planned_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_setting_that_is_spelled_otherwise_is_the_same_setting() {
+    let server = PostgresServer::shared();
+    let world = World::with_postgres(server).await;
+    let name = world.object("staging", "orders");
+    world.write_database("staging", "orders", "settings: {TimeZone: UTC}");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    let live = format!(
+        "SELECT array_to_string(setconfig, ' ') FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase \
+         WHERE d.datname = '{name}' AND s.setrole = 0"
+    );
+    for (settings, wanted) in [("{timezone: UTC}", "UTC"), ("{TIMEZONE: CET}", "CET")] {
+        world.write_database("staging", "orders", &format!("settings: {settings}"));
+        world.tenant.commit("Spell it otherwise");
+        world.in_sync().await;
+        let live: String = server.query("postgres", &live).await[0].get(0);
+        assert_eq!(live.to_lowercase(), format!("timezone={}", wanted.to_lowercase()));
+        assert_eq!(world.in_sync().await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r13_postgres_checks_the_start_of_a_step_under_its_lock() {
     let server = PostgresServer::shared();
     let world = World::with_postgres(server).await;

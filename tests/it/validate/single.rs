@@ -260,6 +260,12 @@ fn lists_name_each_member_once() {
         of_spec("  dependsOn: [Cache/a, Cache/a]\n"),
         ["a.yaml:5:24 DuplicateMember: dependsOn names \"Cache/a\" twice | remove one of the two"]
     );
+    assert_eq!(
+        of_spec("  settings:\n    timezone: UTC\n    TimeZone: CET\n"),
+        [
+            "a.yaml:7:15 DuplicateMember: settings names \"timezone\" and \"TimeZone\", which are one to the server | remove one of the two"
+        ]
+    );
 }
 
 #[test]

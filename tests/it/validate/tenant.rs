@@ -146,6 +146,28 @@ fn roles_share_their_names_across_databases() {
 }
 
 #[test]
+fn a_role_in_use_is_not_spelled_anew() {
+    let mut shop = Shop::new();
+    let orders = key("shop/staging/Database/orders");
+    let before =
+        json!({"spec": {"roles": [{"name": "web-app", "access": "readwrite"}, {"name": "ro", "access": "read"}]}});
+    shop.previous.insert(orders.clone(), (&before).into());
+    let said = |roles: &str| [check("a.yaml", &staging("Database", "orders", roles))];
+    let state = shop.assemble(&said("roles: [{name: web_app, access: read}]"), &BUILTIN);
+    assert_told(
+        &state.diagnostics,
+        &[
+            "a.yaml:7:15 NameCollision: the role \"web_app\" would be called on the server as the role \"web-app\" is, which is there | keep calling it \"web-app\"; or remove it in one commit and add \"web_app\" in a later one, which makes another role with another password",
+        ],
+    );
+    assert!(state.rejected.contains_key(&orders));
+    for roles in ["roles: [{name: web-app, access: read}]", "roles: [{name: app, access: read}]", "connectionLimit: 5"]
+    {
+        assert!(shop.assemble(&said(roles), &BUILTIN).rejected.is_empty(), "{roles}");
+    }
+}
+
+#[test]
 fn a_missing_provider_gets_a_suggestion() {
     let state = Shop::of(&[("a.yaml", &staging("Database", "a", "provider: pg-mian"))]);
     assert_told(

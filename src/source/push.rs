@@ -112,7 +112,10 @@ impl Mirror {
                 "fetch first",
                 "already exists",
             ];
-            if MOVED.iter().any(|word| summary.contains(word)) {
+            // A branch `plumb` leaves no room for `plumb/drift/...`.
+            const IN_THE_WAY: &str = "exists; cannot create";
+            let is_in_the_way = end.stderr.contains(IN_THE_WAY);
+            if !is_in_the_way && MOVED.iter().any(|word| summary.contains(word)) {
                 return Err(SourceError::Stale { remote, branch });
             }
             let why = if why.is_empty() { summary } else { format!("{summary}: {why}") };

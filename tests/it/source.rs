@@ -881,6 +881,18 @@ mod pushes {
     }
 
     #[test]
+    fn a_branch_that_is_in_the_way_is_named() {
+        let (pair, base) = ready();
+        pair.repo.git(&["push", "--quiet", "origin", "HEAD:refs/heads/plumb"]);
+        let one = pair.edit(&base, "a.yaml", "a: 2\n");
+        let error = pair.mirror.push(DRIFT, Some(&one), None).unwrap_err();
+        assert!(matches!(error, SourceError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains("'refs/heads/plumb' exists"), "{error}");
+        pair.repo.git(&["push", "--quiet", "origin", ":refs/heads/plumb"]);
+        pair.mirror.push(DRIFT, Some(&one), None).unwrap();
+    }
+
+    #[test]
     fn a_push_to_a_remote_that_is_gone_is_unreachable() {
         let (pair, base) = ready();
         let one = pair.edit(&base, "a.yaml", "a: 2\n");

@@ -46,16 +46,20 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<u8> {
 /// Checks `paths`, prints what was found, and says whether all is well.
 pub fn look(paths: &[PathBuf], common: &Common) -> anyhow::Result<bool> {
     let validator = Validator::new();
-    let (mut checked, mut unread): (Vec<Checked>, Vec<anyhow::Error>) = (Vec::new(), Vec::new());
+    let (mut checked, mut unread): (Vec<Checked>, Vec<anyhow::Error>) = Default::default();
     for path in paths {
         match read(path, &validator) {
             Ok(read) => checked.push(read),
             Err(error) => unread.push(error),
         }
     }
+    let last_unread = unread.pop();
+    for error in unread {
+        print_error(&error, common);
+    }
     // What could be read is told, whatever else was asked for.
     if checked.is_empty()
-        && let Some(error) = unread.pop()
+        && let Some(error) = last_unread
     {
         return Err(error);
     }
@@ -103,15 +107,7 @@ pub fn look(paths: &[PathBuf], common: &Common) -> anyhow::Result<bool> {
             }
         }
     }
-    match unread.pop() {
-        Some(last) => {
-            for error in unread {
-                print_error(&error, common);
-            }
-            Err(last)
-        }
-        None => Ok(errors == 0),
-    }
+    last_unread.map_or(Ok(errors == 0), Err)
 }
 
 /// How it went, in a line.

@@ -48,8 +48,8 @@ pub(super) struct Held {
     life: Arc<Life>,
     seat: Seat,
     slots: Slots,
-    /// Whether somebody waits for what the look comes to.
-    is_awaited: bool,
+    /// What the look was claimed for.
+    claim: Claim,
     _beats: AbortOnDropHandle<()>,
 }
 
@@ -90,7 +90,7 @@ impl Held {
         let lease = claim.lease.clone();
         let slots = Slots::of(Arc::clone(&store), lease.clone());
         let beats = tokio::spawn(beat(store, lease.clone(), length, Arc::clone(&life)));
-        Self { lease, life, seat, slots, is_awaited: claim.is_awaited(), _beats: AbortOnDropHandle::new(beats) }
+        Self { lease, life, seat, slots, claim: claim.clone(), _beats: AbortOnDropHandle::new(beats) }
     }
 
     /// What its look takes of its providers' room.
@@ -130,9 +130,9 @@ impl Held {
         self.going()
     }
 
-    /// Whether somebody waits for what the look comes to: then it has the processor first.
+    /// Whether somebody waits for what the look comes to, from the start or by now: then it has the processor first.
     pub(super) fn is_awaited(&self) -> bool {
-        self.is_awaited
+        self.claim.is_awaited() || locked(&self.life.news).newest != self.claim.news
     }
 
     /// Waits until nothing more is to be begun.

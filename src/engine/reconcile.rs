@@ -517,7 +517,8 @@ impl Engine {
                 openings.chain(attempts::next_wait(&attempts, planned_at, now)).min()
             }
         };
-        let Source { refs, head: commit, .. } = source;
+        let Source { mirror, refs, head: commit } = source;
+        mirror.rest();
         Ok(Passed { plan, desired, applied, next_try, undoes, lost_its_voice, refs, commit, sources })
     }
 

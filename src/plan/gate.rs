@@ -157,10 +157,12 @@ fn is_approved(draft: &Draft<'_>, kind: ApprovalKind, keys: &BTreeSet<&ResourceK
 
 /// The deletion guard (R6) and what holds all deletions (R9).
 fn held_deletions(draft: &Draft<'_>) -> BTreeMap<ResourceKey, Hold> {
-    // Of what is not there only the rest can go, which is no loss.
-    let is_there = |step: &Step| !matches!(draft.live.objects.get(&step.key), Some(Observation::Absent { .. }));
-    let steps = draft.plan.steps.iter().filter(|step| step.loses() && !draft.held_steps.contains_key(&step.key));
-    let deleting: Vec<&Step> = steps.filter(|step| is_there(step)).collect();
+    let mut deleting: Vec<&Step> =
+        draft.plan.steps.iter().filter(|step| step.loses() && !draft.held_steps.contains_key(&step.key)).collect();
+    if *draft.scope == PlanScope::Full && draft.decisions.prune_holds.is_empty() {
+        // Of what is not there only the rest can go: the guard has let its deletion pass before.
+        deleting.retain(|step| !is_absent(draft, &step.key));
+    }
     if deleting.is_empty() {
         return BTreeMap::new();
     }
@@ -205,10 +207,17 @@ fn guarded(draft: &Draft<'_>, deleting: &[&Step]) -> Option<String> {
 fn managed(draft: &Draft<'_>) -> BTreeMap<Kind, usize> {
     let recovered = draft.desired.resources.keys().filter(|key| is_recovered(draft, key));
     let mut managed = BTreeMap::new();
-    for key in draft.prior.live().map(|record| &record.key).chain(recovered) {
+    // What git does not want and is not there is only remembered until nothing is left of it.
+    let is_over = |key: &&ResourceKey| !draft.desired.resources.contains_key(*key) && is_absent(draft, key);
+    let known = draft.prior.live().map(|record| &record.key).filter(|key| !is_over(key));
+    for key in known.chain(recovered) {
         *managed.entry(key.kind).or_default() += 1;
     }
     managed
+}
+
+fn is_absent(draft: &Draft<'_>, key: &ResourceKey) -> bool {
+    matches!(draft.live.objects.get(key), Some(Observation::Absent { .. }))
 }
 
 /// Whether the inventory does not know an object that is there and ours.

@@ -68,11 +68,9 @@ impl Draft<'_> {
         match self.live.objects.get(key) {
             None => self.unseen(key, Unknown::new(Reason::NotObserved, "it was not looked at in this pass")),
             Some(Observation::Unknown(unknown)) => self.unseen(key, unknown.clone()),
-            // A deletion that was cut short, or an object that somebody dropped by hand: what is left of it goes too. It
-            // holds no data, so it needs nobody's approval; what holds deletions keeps the record.
-            Some(Observation::Absent { left: Some(object), .. })
-                if record.annotations.deletion_of(key.kind) == Deletion::Delete
-                    && self.decisions.prune_holds.is_empty() =>
+            // A deletion that was cut short: what is left goes too. Of what somebody else dropped it stays, as an orphan.
+            Some(Observation::Absent { lost: false, left: Some(object) })
+                if record.annotations.deletion_of(key.kind) == Deletion::Delete =>
             {
                 let step = self.deletion(key, &record.provider, &record.object_name, object);
                 let what = format!("drops what is left of {}", record.object_name);

@@ -197,6 +197,11 @@ impl Mirror {
         self.opened().repo.to_thread_local()
     }
 
+    /// Lets go of what the last reader remembers: nobody reads for a while.
+    pub fn rest(&self) {
+        self.opened().idle().take();
+    }
+
     fn opened(&self) -> Arc<Opened> {
         Arc::clone(&self.opened.read().unwrap_or_else(PoisonError::into_inner))
     }

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::codes;
 use super::tenant::Assembly;
@@ -46,7 +46,7 @@ pub(super) fn of(resource: &Resource, provider_type: Option<ProviderType>) -> Se
             name: bounded_name(&format!("{object}_{name}").replace('-', "_"), limit),
         };
         names.push(role("owner"));
-        names.extend(role_names(resource).map(|name| role(&name)));
+        names.extend(members(resource, "/spec/roles").map(|name| role(&name)));
     }
     names.push(ServerName { space: Space::Object(resource.key.kind), name: object });
     ServerNames { provider_type, taken: names.into() }
@@ -73,30 +73,32 @@ pub(super) fn check_key_prefixes(assembly: &mut Assembly<'_>) {
     }
 }
 
-/// Refuses a role that is only spelled otherwise than the one that was applied: it has the old one's name on the server, and
-/// the old one is to be dropped. Applications would lose their login without anybody having asked for it.
-pub(super) fn check_respelled_roles(assembly: &mut Assembly<'_>) {
+/// Refuses roles and settings that are only spelled otherwise than those that were applied: they have the old ones' names on
+/// the server, and the old ones are to be removed. Applications would lose what nobody meant to take from them.
+pub(super) fn check_spellings(assembly: &mut Assembly<'_>) {
     let mut respelled = Vec::new();
     for (at, entry) in assembly.entries.iter().enumerate().filter(|(_, entry)| entry.is_usable()) {
         let (Some(resource), Some(previous)) = (&entry.resource, assembly.cx.previous.get(&entry.key)) else {
             continue;
         };
-        let roles: BTreeSet<String> = role_names(resource).collect();
-        if roles.is_empty() || previous.is(&resource.document) {
+        let members: [BTreeSet<String>; 2] = SPELLED.each_ref().map(|(list, _)| members(resource, list).collect());
+        if members.iter().all(BTreeSet::is_empty) || previous.is(&resource.document) {
             continue;
         }
-        let on_server = |role: &str| role.replace('-', "_");
         let before = previous.value();
-        let before = before.pointer("/spec/roles").and_then(Value::as_array).into_iter().flatten();
-        for old in before.filter_map(|role| role.get("name")?.as_str()).filter(|old| !roles.contains(*old)) {
-            let Some(new) = roles.iter().find(|new| on_server(new) == on_server(old)) else { continue };
-            let message =
-                format!("the role {new:?} would be called on the server as the role {old:?} is, which is there");
-            let help = format!(
-                "keep calling it {old:?}; or remove it in one commit and add {new:?} in a later one, which makes another \
-                 role with another password"
-            );
-            respelled.push((at, entry.error(codes::NAME_COLLISION, "/spec/roles", message).help(help)));
+        let roles = before.pointer("/spec/roles").and_then(Value::as_array).into_iter().flatten();
+        let roles = roles.filter_map(|role| role.get("name")?.as_str()).collect();
+        let settings = before.pointer("/spec/settings").and_then(Value::as_object).into_iter().flat_map(Map::keys);
+        let before: [Vec<&str>; 2] = [roles, settings.map(String::as_str).collect()];
+        for (((list, on_server), now), before) in SPELLED.iter().zip(&members).zip(&before) {
+            for old in before.iter().filter(|old| !now.contains(**old)) {
+                let Some(new) = now.iter().find(|new| on_server(new) == on_server(old)) else { continue };
+                let message =
+                    format!("{new:?} is another spelling of {old:?}, which was applied; the server has one for both");
+                let help =
+                    format!("keep calling it {old:?}; or remove it, wait until that is applied, and add {new:?} then");
+                respelled.push((at, entry.error(codes::NAME_COLLISION, list, message).help(help)));
+            }
         }
     }
     for (at, diagnostic) in respelled {
@@ -104,12 +106,14 @@ pub(super) fn check_respelled_roles(assembly: &mut Assembly<'_>) {
     }
 }
 
-fn role_names(resource: &Resource) -> impl Iterator<Item = String> {
-    resource
-        .fields
-        .iter()
-        .filter(|(path, _)| path.is_within("/spec/roles"))
-        .filter_map(|(path, _)| FieldPath::segments(path).into_iter().nth(2))
+/// Lists whose members a server spells its own way, and how.
+const SPELLED: [(&str, fn(&str) -> String); 2] =
+    [("/spec/roles", |role| role.replace('-', "_")), ("/spec/settings", str::to_lowercase)];
+
+/// The names of the members of one of a resource's lists or maps.
+fn members(resource: &Resource, list: &str) -> impl Iterator<Item = String> {
+    let within = resource.fields.iter().filter(move |(path, _)| path.is_within(list));
+    within.filter_map(|(path, _)| FieldPath::segments(path).into_iter().nth(2))
 }
 
 /// Refuses the later of two entries that take the same name on one Provider: one that was in force before goes first.

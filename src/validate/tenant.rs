@@ -68,7 +68,7 @@ pub fn assemble_tenant(cx: &TenantContext<'_>, files: &[Arc<CheckedFile>], cache
     references::check_dependencies(&mut assembly);
     names::check_collisions(&mut assembly);
     names::check_key_prefixes(&mut assembly);
-    names::check_respelled_roles(&mut assembly);
+    names::check_spellings(&mut assembly);
     quota::check(&mut assembly);
     judge::ask_policies(&mut assembly, cache);
     assembly.finish(cache)
@@ -107,7 +107,7 @@ pub fn revise_tenant(
     assembly.refuse_duplicates();
     assembly.build_resources(cache);
     names::check_key_prefixes(&mut assembly);
-    names::check_respelled_roles(&mut assembly);
+    names::check_spellings(&mut assembly);
     let of_one_length = |(before, after): (&Arc<CheckedFile>, &Arc<CheckedFile>)| {
         before.file == after.file && before.documents.len() == after.documents.len()
     };

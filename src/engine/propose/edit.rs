@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::manifest::{self, Edit};
-use crate::model::{DesiredState, Drift, DriftedField, LeftOut, ProposedField, Reason, Resource, ResourceKey};
+use crate::model::{
+    DesiredState, Diagnostic, Drift, DriftedField, LeftOut, ProposedField, Reason, Resource, ResourceKey,
+};
 use crate::validate::Validator;
 
 use super::super::desired::Workspace;
@@ -112,7 +114,9 @@ impl Bench<'_, '_> {
         let key = &self.resource.key;
         if let Some(message) = after.rejected.get(key) {
             let file = &self.resource.origin.file;
-            let finding = after.diagnostics.iter().find(|finding| finding.is_error() && finding.file == *file);
+            let is_its = |finding: &&Diagnostic| finding.is_error() && finding.file == *file;
+            let mut findings = after.diagnostics.iter().filter(is_its);
+            let finding = findings.find(|finding| !desired.diagnostics.contains(finding));
             let why = finding.map_or(message, |finding| &finding.message);
             return Err(format!("the live value would not validate: {why}"));
         }

@@ -251,6 +251,7 @@ impl Work<'_> {
         let look = Look::new(&self.target, Some(database));
         let interpret = |inner| look.interpret(self.server, catalog, self.cx.platform, inner);
         let mut edits = Edits::of(self.step.changes.iter().map(|change| (&change.path, change.to.as_ref())))?;
+        edits.keep_respelled(self)?;
         if mode == Mode::Adopt {
             edits.add_unmarked_roles(self, catalog)?;
         }

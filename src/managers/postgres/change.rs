@@ -76,15 +76,18 @@ impl Edits {
                 (Field::Extension(_) | Field::Access(_) | Field::Setting(_), Some(_)) => return Err(bad()),
             }
         }
-        edits.read_respelled_settings();
         Ok(edits)
     }
 
-    /// The server does not tell spellings of a setting apart: what is set under one is not reset under another.
-    fn read_respelled_settings(&mut self) {
-        let set = self.settings.iter().filter(|(_, value)| value.is_some());
-        let set: BTreeSet<String> = set.map(|(name, _)| name.to_lowercase()).collect();
-        self.settings.retain(|name, value| value.is_some() || !set.contains(&name.to_lowercase()));
+    /// Takes out the removal of what git has under another spelling: to the server it is one role, and one setting.
+    pub fn keep_respelled(&mut self, work: &Work<'_>) -> Result<(), ManagerError> {
+        let database = &work.step.object_name;
+        let desired = Wanted::of(work.step.desired.iter().map(|(path, _)| path));
+        let on_server = |role: &String| login_role(database, role);
+        let roles: BTreeSet<String> = desired.roles.iter().map(on_server).collect::<Result<_, _>>()?;
+        self.roles.retain(|role, access| access.is_some() || !on_server(role).is_ok_and(|name| roles.contains(&name)));
+        self.settings.retain(|name, value| value.is_some() || !desired.settings.contains_key(&name.to_lowercase()));
+        Ok(())
     }
 
     /// Whether they need a connection into the database.

@@ -6,6 +6,7 @@ use super::apply::Work;
 use super::catalog::{Catalog, DatabaseRow};
 use super::connection::Session;
 use super::errors::{Cause, code};
+use super::observe::{ROLE, role_id};
 use super::sql::{ident, idents, literal};
 use crate::managers::{ManagerError, Outcome};
 use crate::model::{Expect, Mark, Ownership, Reason};
@@ -23,8 +24,16 @@ pub(super) async fn delete(work: &Work<'_>, session: &mut Session) -> Result<Out
     roles.extend(owner.map(|owner| (owner.oid, owner.name.clone())));
     let oids: Vec<i64> = roles.iter().map(|(oid, _)| *oid).collect();
     let database = catalog.databases.get(name);
-    if let Some(database) = database {
-        check(work, &catalog, database)?;
+    match (database, &work.step.expect) {
+        (Some(database), _) => check(work, &catalog, database)?,
+        // Planned for roles that are left: they have to be those.
+        (None, Expect::Marked(object))
+            if object.0.starts_with(ROLE) && !oids.iter().any(|oid| role_id(*oid) == *object) =>
+        {
+            let message = format!("the roles of {name:?} are others than were planned for");
+            return Err(ManagerError::Conflict { reason: Reason::Conflict, message });
+        }
+        (None, _) => {}
     }
     refuse_roles_held_elsewhere(session, Ending::Dropped, &oids, database.map_or(0, |database| database.oid)).await?;
     if let Some(database) = database {

@@ -93,8 +93,8 @@ pub(super) fn role_path(role: &str) -> FieldPath {
 pub(super) struct Wanted {
     pub roles: BTreeSet<String>,
     pub extensions: BTreeSet<String>,
-    /// By the name in lower case, as the server compares them; the spelling to report them under.
-    pub settings: BTreeMap<String, String>,
+    /// By the name in lower case, as the server compares them; the spellings to report them under.
+    pub settings: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Wanted {
@@ -106,7 +106,7 @@ impl Wanted {
                 Field::ConnectionLimit => {}
                 Field::Extension(name) => drop(wanted.extensions.insert(name)),
                 Field::Access(role) => drop(wanted.roles.insert(role)),
-                Field::Setting(name) => drop(wanted.settings.entry(name.to_lowercase()).or_insert(name)),
+                Field::Setting(name) => drop(wanted.settings.entry(name.to_lowercase()).or_default().insert(name)),
             }
         }
         wanted
@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn settings_are_looked_for_without_regard_to_case() {
-        let paths = [FieldPath::new("/spec/settings/TimeZone")];
-        assert_eq!(Wanted::of(&paths).settings["timezone"], "TimeZone");
+        let paths = ["/spec/settings/TimeZone", "/spec/settings/timezone"].map(FieldPath::new);
+        let spellings = ["TimeZone", "timezone"].map(str::to_owned).into();
+        assert_eq!(Wanted::of(&paths).settings["timezone"], spellings);
     }
 }

@@ -95,8 +95,16 @@ pub(super) async fn discover(server: &Server, platform: &PlatformId) -> Result<V
 
 /// What stands for a database that is gone while roles of it are left.
 pub(super) fn role_object(role: &RoleRow) -> ObjectId {
-    ObjectId(format!("role:{}", role.oid))
+    role_id(role.oid)
 }
+
+/// The same, of a role by its oid.
+pub(super) fn role_id(oid: i64) -> ObjectId {
+    ObjectId(format!("{ROLE}{oid}"))
+}
+
+/// What tells a role from a database.
+pub(super) const ROLE: &str = "role:";
 
 /// One target, and the members to look for: those of the target, and those that the mark speaks of.
 pub(super) struct Look<'a> {
@@ -246,7 +254,7 @@ impl<'a> Look<'a> {
         };
         live.fields.insert(Field::ConnectionLimit.path(), database.connection_limit);
         for (name, value) in &database.settings {
-            if let Some(spelled) = self.wanted.settings.get(&name.to_lowercase()) {
+            for spelled in self.wanted.settings.get(&name.to_lowercase()).into_iter().flatten() {
                 live.fields.insert(Field::Setting(spelled.clone()).path(), value.as_str());
             }
         }

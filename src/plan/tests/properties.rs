@@ -242,7 +242,11 @@ proptest! {
         let recovered = |key: &&ResourceKey| {
             world.prior.get(key).is_none() && live(&world, key).is_some_and(|live| our_mark(&world, key, live).is_some())
         };
-        let all = world.prior.live().count() + world.desired.resources.keys().filter(recovered).count();
+        let is_over = |key: &ResourceKey| {
+            !world.desired.resources.contains_key(key)
+                && matches!(world.live.objects.get(key), Some(Observation::Absent { .. }))
+        };
+        let all = world.prior.live().filter(|record| !is_over(&record.key)).count() + world.desired.resources.keys().filter(recovered).count();
         let steps = || plan.steps.iter().filter(|step| !matches!(world.live.objects.get(&step.key), Some(Observation::Absent { .. })));
         let lost: usize = steps().map(losses).sum();
         let whole = steps().filter(|s| matches!(s.action, Action::Delete | Action::Replace)).count();

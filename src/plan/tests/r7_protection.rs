@@ -65,13 +65,15 @@ fn r7_what_a_deletion_that_was_cut_short_left_is_dropped_and_needs_nobody() {
 }
 
 #[test]
-fn r7_what_is_left_of_a_protected_object_stays() {
-    let mut world = two(None);
-    world.git_removes(&db("orders"));
-    world.is_absent(&db("orders"), true, true);
-    let plan = world.plan();
-    assert!(plan.steps.is_empty());
-    assert_eq!(plan.settled(&db("orders")), Some(Reason::Gone));
+fn r7_what_is_left_of_an_object_that_is_protected_or_that_somebody_dropped_stays() {
+    for (deletion, lost) in [(None, false), (None, true), (Some(Deletion::Delete), true)] {
+        let mut world = two(deletion);
+        world.git_removes(&db("orders"));
+        world.is_absent(&db("orders"), lost, true);
+        let plan = world.plan();
+        assert!(plan.steps.is_empty());
+        assert_eq!(plan.settled(&db("orders")), Some(Reason::Gone));
+    }
 }
 
 #[test]

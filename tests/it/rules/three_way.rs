@@ -11,7 +11,7 @@ use sqlx::Row;
 use super::{VERSION, world_with};
 use crate::harness::git::MergeHow;
 use crate::harness::postgres::PostgresServer;
-use crate::harness::world::{World, run_sql};
+use crate::harness::world::{World, parse, run_sql};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 
@@ -160,25 +160,37 @@ async fn r13_a_drop_checks_again_that_it_is_the_object_it_was_planned_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_setting_that_is_spelled_otherwise_is_the_same_setting() {
+async fn what_is_only_spelled_otherwise_is_kept_even_after_a_loss_of_the_state() {
     let server = PostgresServer::shared();
-    let world = World::with_postgres(server).await;
-    let name = world.object("staging", "orders");
-    world.write_database("staging", "orders", "settings: {TimeZone: UTC}");
+    let mut world = World::with_postgres(server).await;
+    let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
+    let spec = |role: &str, setting: &str, zone: &str| {
+        format!("roles:\n  - {{name: {role}, access: readwrite}}\nsettings: {{{setting}: {zone}}}")
+    };
+    world.write_database("staging", "orders", &spec("web-app", "TimeZone", "UTC"));
     world.tenant.commit("Add orders");
     world.in_sync().await;
+    let password = world.password(&key, "web-app").await.unwrap();
     let live = format!(
         "SELECT array_to_string(setconfig, ' ') FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase \
          WHERE d.datname = '{name}' AND s.setrole = 0"
     );
-    for (settings, wanted) in [("{timezone: UTC}", "UTC"), ("{TIMEZONE: CET}", "CET")] {
-        world.write_database("staging", "orders", &format!("settings: {settings}"));
-        world.tenant.commit("Spell it otherwise");
-        world.in_sync().await;
-        let live: String = server.query("postgres", &live).await[0].get(0);
-        assert_eq!(live.to_lowercase(), format!("timezone={}", wanted.to_lowercase()));
-        assert_eq!(world.in_sync().await, 0);
-    }
+    let logs_in = async || server.connect(&name, &format!("{name}_web_app"), &password).await.is_ok();
+
+    world.write_database("staging", "orders", &spec("web_app", "timezone", "CET"));
+    world.tenant.commit("Spell both otherwise");
+    let report = world.apply().await;
+    assert!(report.desired.rejected.contains_key(&parse(&key)), "{report:#?}");
+    assert!(logs_in().await);
+
+    // Nobody knows now what was applied.
+    world.write_database("staging", "orders", &spec("web_app", "timezone", "UTC"));
+    world.tenant.commit("Spell them otherwise alone");
+    world.lose_state().await;
+    world.apply().await;
+    world.apply().await;
+    assert!(logs_in().await, "it is the same role, with the password it had");
+    assert_eq!(server.query("postgres", &live).await[0].get::<String, _>(0).to_lowercase(), "timezone=utc");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -146,21 +146,25 @@ fn roles_share_their_names_across_databases() {
 }
 
 #[test]
-fn a_role_in_use_is_not_spelled_anew() {
+fn what_is_in_use_is_not_spelled_anew() {
     let mut shop = Shop::new();
     let orders = key("shop/staging/Database/orders");
-    let before =
-        json!({"spec": {"roles": [{"name": "web-app", "access": "readwrite"}, {"name": "ro", "access": "read"}]}});
+    let before = json!({"spec": {
+        "roles": [{"name": "web-app", "access": "readwrite"}, {"name": "ro", "access": "read"}],
+        "settings": {"TimeZone": "UTC"},
+    }});
     shop.previous.insert(orders.clone(), (&before).into());
     let said = |roles: &str| [check("a.yaml", &staging("Database", "orders", roles))];
     let state = shop.assemble(&said("roles: [{name: web_app, access: read}]"), &BUILTIN);
     assert_told(
         &state.diagnostics,
         &[
-            "a.yaml:7:15 NameCollision: the role \"web_app\" would be called on the server as the role \"web-app\" is, which is there | keep calling it \"web-app\"; or remove it in one commit and add \"web_app\" in a later one, which makes another role with another password",
+            "a.yaml:7:15 NameCollision: \"web_app\" is another spelling of \"web-app\", which was applied; the server has one for both | keep calling it \"web-app\"; or remove it, wait until that is applied, and add \"web_app\" then",
         ],
     );
     assert!(state.rejected.contains_key(&orders));
+    let state = shop.assemble(&said("settings: {timezone: UTC}"), &BUILTIN);
+    assert!(told(&state.diagnostics)[0].contains("\"timezone\" is another spelling of \"TimeZone\""));
     for roles in ["roles: [{name: web-app, access: read}]", "roles: [{name: app, access: read}]", "connectionLimit: 5"]
     {
         assert!(shop.assemble(&said(roles), &BUILTIN).rejected.is_empty(), "{roles}");

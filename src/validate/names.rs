@@ -10,6 +10,9 @@ use super::codes;
 use super::tenant::Assembly;
 use crate::model::{FieldPath, Kind, ProviderType, Resource, bounded_name};
 
+const ROLES: &str = "/spec/roles";
+const SETTINGS: &str = "/spec/settings";
+
 /// What a server keeps apart by name. A database and a role may share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Space {
@@ -46,7 +49,7 @@ pub(super) fn of(resource: &Resource, provider_type: Option<ProviderType>) -> Se
             name: bounded_name(&format!("{object}_{name}").replace('-', "_"), limit),
         };
         names.push(role("owner"));
-        names.extend(members(resource, "/spec/roles").map(|name| role(&name)));
+        names.extend(members(resource, ROLES).map(|name| role(&name)));
     }
     names.push(ServerName { space: Space::Object(resource.key.kind), name: object });
     ServerNames { provider_type, taken: names.into() }
@@ -76,39 +79,44 @@ pub(super) fn check_key_prefixes(assembly: &mut Assembly<'_>) {
 /// Refuses roles and settings that are only spelled otherwise than those that were applied: they have the old ones' names on
 /// the server, and the old ones are to be removed. Applications would lose what nobody meant to take from them.
 pub(super) fn check_spellings(assembly: &mut Assembly<'_>) {
-    let mut respelled = Vec::new();
+    let mut found = Vec::new();
     for (at, entry) in assembly.entries.iter().enumerate().filter(|(_, entry)| entry.is_usable()) {
         let (Some(resource), Some(previous)) = (&entry.resource, assembly.cx.previous.get(&entry.key)) else {
             continue;
         };
-        let members: [BTreeSet<String>; 2] = SPELLED.each_ref().map(|(list, _)| members(resource, list).collect());
-        if members.iter().all(BTreeSet::is_empty) || previous.is(&resource.document) {
+        let roles: BTreeSet<String> = members(resource, ROLES).collect();
+        let settings: BTreeSet<String> = members(resource, SETTINGS).collect();
+        if (roles.is_empty() && settings.is_empty()) || previous.is(&resource.document) {
             continue;
         }
         let before = previous.value();
-        let roles = before.pointer("/spec/roles").and_then(Value::as_array).into_iter().flatten();
-        let roles = roles.filter_map(|role| role.get("name")?.as_str()).collect();
-        let settings = before.pointer("/spec/settings").and_then(Value::as_object).into_iter().flat_map(Map::keys);
-        let before: [Vec<&str>; 2] = [roles, settings.map(String::as_str).collect()];
-        for (((list, on_server), now), before) in SPELLED.iter().zip(&members).zip(&before) {
-            for old in before.iter().filter(|old| !now.contains(**old)) {
-                let Some(new) = now.iter().find(|new| on_server(new) == on_server(old)) else { continue };
-                let message =
-                    format!("{new:?} is another spelling of {old:?}, which was applied; the server has one for both");
-                let help =
-                    format!("keep calling it {old:?}; or remove it, wait until that is applied, and add {new:?} then");
-                respelled.push((at, entry.error(codes::NAME_COLLISION, list, message).help(help)));
-            }
+        let roles_before = before.pointer(ROLES).and_then(Value::as_array).into_iter().flatten();
+        let roles_before = roles_before.filter_map(|role| role.get("name")?.as_str());
+        let settings_before = before.pointer(SETTINGS).and_then(Value::as_object).into_iter().flat_map(Map::keys);
+        let roles = respelled(roles_before, &roles, |role| role.replace('-', "_"));
+        let settings = respelled(settings_before.map(String::as_str), &settings, str::to_lowercase);
+        for (list, (old, new)) in roles.map(|pair| (ROLES, pair)).chain(settings.map(|pair| (SETTINGS, pair))) {
+            let message =
+                format!("{new:?} is another spelling of {old:?}, which was applied; the server has one for both");
+            let help =
+                format!("keep calling it {old:?}; or remove it, wait until that is applied, and add {new:?} then");
+            found.push((at, entry.error(codes::NAME_COLLISION, list, message).help(help)));
         }
     }
-    for (at, diagnostic) in respelled {
+    for (at, diagnostic) in found {
         assembly.reject(at, diagnostic);
     }
 }
 
-/// Lists whose members a server spells its own way, and how.
-const SPELLED: [(&str, fn(&str) -> String); 2] =
-    [("/spec/roles", |role| role.replace('-', "_")), ("/spec/settings", str::to_lowercase)];
+/// Names that are not there any more, each with one that is and that is the same to the server.
+fn respelled<'a>(
+    before: impl Iterator<Item = &'a str>,
+    now: &BTreeSet<String>,
+    on_server: impl Fn(&str) -> String,
+) -> impl Iterator<Item = (&'a str, &str)> {
+    let gone = before.filter(|old| !now.contains(*old));
+    gone.filter_map(move |old| Some((old, now.iter().find(|new| on_server(new) == on_server(old))?.as_str())))
+}
 
 /// The names of the members of one of a resource's lists or maps.
 fn members(resource: &Resource, list: &str) -> impl Iterator<Item = String> {
@@ -144,7 +152,7 @@ pub(super) fn check_collisions(assembly: &mut Assembly<'_>) {
         };
         let pointer = match name.space {
             Space::Object(_) => "/metadata/name",
-            Space::Role => "/spec/roles",
+            Space::Role => ROLES,
         };
         let finding = if at == first {
             let message = format!("two roles of {} are called {:?} on the server", entry.key, name.name);

@@ -8,8 +8,9 @@
 //! as unfinished, in one transaction before the database, and a database without a comment that a marked owner owns
 //! counts as marked. The owner's mark becomes whole in the same transaction as everything inside the database, so a
 //! death in between leaves either an unfinished creation, which the next step finishes, or all of it. A whole owner
-//! whose database is gone says that data was lost. A member of the owner can change the database's comment but not the
-//! owner's; where they disagree on whose it is, the owner's counts.
+//! whose database is gone says that data was lost, an unfinished one that its deletion, or creation, was cut short. A
+//! member of the owner can change the database's comment but not the owner's; where they disagree on whose it is, the
+//! owner's counts.
 //!
 //! **What it leaves alone**: everything inside the databases that is not a privilege of a managed role; roles,
 //! extensions and settings that no manifest speaks of; roles and databases with another's mark or none; sessions, none

@@ -44,12 +44,11 @@ pub(super) enum Going {
 
 /// A lease that is kept alive until this is dropped.
 pub(super) struct Held {
-    lease: Lease,
+    /// What the look was claimed for.
+    claim: Claim,
     life: Arc<Life>,
     seat: Seat,
     slots: Slots,
-    /// What the look was claimed for.
-    claim: Claim,
     _beats: AbortOnDropHandle<()>,
 }
 
@@ -87,10 +86,10 @@ impl Held {
             lost: AtomicBool::new(false),
             news: Mutex::new(news),
         });
-        let lease = claim.lease.clone();
-        let slots = Slots::of(Arc::clone(&store), lease.clone());
-        let beats = tokio::spawn(beat(store, lease.clone(), length, Arc::clone(&life)));
-        Self { lease, life, seat, slots, claim: claim.clone(), _beats: AbortOnDropHandle::new(beats) }
+        let claim = claim.clone();
+        let slots = Slots::of(Arc::clone(&store), claim.lease.clone());
+        let beats = tokio::spawn(beat(store, claim.lease.clone(), length, Arc::clone(&life)));
+        Self { claim, life, seat, slots, _beats: AbortOnDropHandle::new(beats) }
     }
 
     /// What its look takes of its providers' room.
@@ -99,7 +98,7 @@ impl Held {
     }
 
     pub(super) fn lease(&self) -> &Lease {
-        &self.lease
+        &self.claim.lease
     }
 
     /// Says what the look is on: the refs, and the revision of the platform.

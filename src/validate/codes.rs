@@ -38,7 +38,7 @@ codes! {
     UNKNOWN_ENVIRONMENT = "UnknownEnvironment",
     /// Two documents describe the same resource.
     DUPLICATE_RESOURCE = "DuplicateResource",
-    /// Two resources compute to one name on one provider.
+    /// Two resources, or two spellings of a member, compute to one name on one provider.
     NAME_COLLISION = "NameCollision",
     /// The platform has no such Provider.
     PROVIDER_MISSING = "ProviderMissing",

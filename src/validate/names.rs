@@ -1,4 +1,4 @@
-//! Names on shared servers: two resources must not compute to one.
+//! Names on shared servers: two resources must not compute to one, nor two spellings of what one has.
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};

@@ -1,6 +1,7 @@
 //! `plumb db`: brings the state database up to date, backs it up, restores it, moves it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -142,6 +143,9 @@ struct End {
     sha256: String,
 }
 
+/// How the name of a backup ends that is being written, or was when its process died.
+const UNFINISHED: &str = ".unfinished";
+
 async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
     let store = house::existing_store(common, Mode::ReadOnly).await?;
     let to_stdout = file == Path::new("-");
@@ -154,8 +158,12 @@ async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
         write_backup(store.as_ref(), BufWriter::new(io::stdout())).await?
     } else {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = file.file_name().with_context(|| format!("{} is no name of a file", file.display()))?;
         // Made for its owner alone, and given its name once it is whole.
-        let mut whole = tempfile::NamedTempFile::new_in(folder)
+        let mut whole = tempfile::Builder::new()
+            .prefix(&[name, OsStr::new(".")].join(OsStr::new("")))
+            .suffix(UNFINISHED)
+            .tempfile_in(folder)
             .with_context(|| format!("no file can be made in {}", folder.display()))?;
         let rows = write_backup(store.as_ref(), BufWriter::new(whole.as_file_mut())).await?;
         whole.as_file().sync_all()?;

@@ -6,6 +6,7 @@
 //! Another ([`serving`]) is a whole `plumb serve`, but for its page.
 
 mod acts;
+mod commands;
 mod opening;
 mod relay;
 mod servers;

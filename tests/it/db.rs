@@ -19,40 +19,31 @@ use crate::harness::postgres::PostgresServer;
 use crate::harness::redis::{RedisOptions, RedisServer};
 use crate::harness::world::run_sql;
 
-const SESSIONS: &str = "checkout/staging/Cache/sessions";
+pub const SESSIONS: &str = "checkout/staging/Cache/sessions";
 
 /// A desk whose state is in a database, with a Cache whose password Plumb made.
-struct Office {
-    desk: Desk,
+pub struct Office {
+    pub desk: Desk,
     redis: RedisServer,
 }
 
 impl Office {
-    fn open() -> Self {
+    pub fn open() -> Self {
         let desk = Desk::with_starter();
         let redis = RedisServer::start(RedisOptions { aclfile: true, password: None });
-        let provider = format!(
-            "---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: redis}}\nspec:\n  type: redis\n  url: {}\n  \
-             serves: [{{kind: Cache}}]\n",
-            redis.url("default")
-        );
-        desk.platform.write("providers.yaml", desk.platform.show("main:providers.yaml") + &provider);
-        let tenants = desk.platform.show("main:tenants.yaml");
-        desk.platform.write("tenants.yaml", tenants.replace("providers: [files", "providers: [files, redis"));
-        desk.platform.commit("Add a provider");
-        let cache = "apiVersion: plumb.dev/v1\nkind: Cache\nmetadata:\n  name: sessions\n  labels: {owner: team-checkout}\n\
-                     spec: {}\n";
-        desk.tenant.write("environments/staging/sessions.yaml", cache);
+        let spec = format!("  type: redis\n  url: {}\n  serves: [{{kind: Cache}}]\n", redis.url("default"));
+        desk.add_provider("redis", &spec);
+        desk.want("Cache", "sessions", "");
         desk.tenant.commit("Add a cache");
         Self { desk, redis }
     }
 
-    fn plumb(&self, database: &str, args: &[&str]) -> Said {
+    pub fn plumb(&self, database: &str, args: &[&str]) -> Said {
         let platform = self.desk.platform.url();
         self.desk.plumb_with(args, &[("PLUMB_PLATFORM", &platform), ("PLUMB_DATABASE", database)])
     }
 
-    fn did(&self, database: &str, args: &[&str]) -> String {
+    pub fn did(&self, database: &str, args: &[&str]) -> String {
         let said = self.plumb(database, args);
         assert_eq!(said.code, 0, "{args:?}: {said:?}");
         said.stdout
@@ -60,7 +51,7 @@ impl Office {
 
     /// The rows of a database, sorted, and the end of its backup less its hash. Without the audit log of the platform, which
     /// every backup is written into.
-    fn rows(&self, database: &str) -> (Vec<String>, serde_json::Value) {
+    pub fn rows(&self, database: &str) -> (Vec<String>, serde_json::Value) {
         const LOG: [&str; 2] = ["audit", "audit_heads"];
         let text = self.did(database, &["db", "backup", "-"]);
         let mut lines: Vec<String> = text.lines().skip(1).map(str::to_owned).collect();
@@ -90,7 +81,7 @@ impl Office {
         password
     }
 
-    fn sqlite(&self, name: &str) -> String {
+    pub fn sqlite(&self, name: &str) -> String {
         format!("sqlite:{}/{name}", self.desk.folder().display())
     }
 }

@@ -12,39 +12,13 @@ use crate::harness::redis::{RedisOptions, RedisServer};
 
 const SESSIONS: &str = "checkout/staging/Cache/sessions";
 
-/// Adds a Provider to the platform, with these lines in its spec, for the tenant to use.
-fn add_provider(desk: &Desk, name: &str, spec: &str) {
-    let document = format!("---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: {name}}}\nspec:\n{spec}");
-    desk.platform.write("providers.yaml", desk.platform.show("main:providers.yaml") + &document);
-    let tenants = desk.platform.show("main:tenants.yaml");
-    desk.platform.write("tenants.yaml", tenants.replace("providers: [files", &format!("providers: [files, {name}")));
-    desk.platform.commit("Add a provider");
-}
-
-/// Writes a document of staging; the caller commits.
-fn write(desk: &Desk, kind: &str, name: &str, spec: &str) {
-    desk.tenant.write(
-        &format!("environments/staging/{name}.yaml"),
-        format!(
-            "apiVersion: plumb.dev/v1\nkind: {kind}\nmetadata:\n  name: {name}\n  labels: {{owner: team-checkout}}\nspec: \
-             {{{spec}}}\n"
-        ),
-    );
-}
-
 #[test]
 fn a_plan_shows_what_would_be_lost() {
     let desk = Desk::with_starter();
     let server = PostgresServer::shared();
-    std::fs::write(desk.folder().join("login"), server.login().1).unwrap();
-    let login = desk.folder().join("login").display().to_string();
-    add_provider(
-        &desk,
-        "pg",
-        &format!("  type: postgres\n  url: {}\n  credentials: {{file: {login}}}\n", server.url()),
-    );
+    desk.add_postgres(server);
     let ledger = |roles: &str| {
-        write(&desk, "Database", "ledger", &format!("provider: pg, extensions: [pgcrypto], roles: [{roles}]"));
+        desk.want("Database", "ledger", &format!("provider: pg, extensions: [pgcrypto], roles: [{roles}]"));
     };
     let (app, reports) = ("{name: app, access: readwrite}", "{name: reports, access: read}");
     ledger(&format!("{app}, {reports}"));
@@ -70,8 +44,8 @@ fn outputs_and_passwords_are_shown_to_those_who_ask() {
     let desk = Desk::with_starter();
     let server = RedisServer::start(RedisOptions { aclfile: true, password: None });
     let url = server.url("default");
-    add_provider(&desk, "redis", &format!("  type: redis\n  url: {url}\n  serves: [{{kind: Cache}}]\n"));
-    write(&desk, "Cache", "sessions", "");
+    desk.add_provider("redis", &format!("  type: redis\n  url: {url}\n  serves: [{{kind: Cache}}]\n"));
+    desk.want("Cache", "sessions", "");
     desk.tenant.commit("Add a cache");
     assert_eq!(desk.plumb(&["apply"]).code, 0);
     let shown_once = desk.plumb(&["secret", "get", SESSIONS, "user"]);
@@ -197,10 +171,10 @@ fn explain_names_the_chain_down_to_the_root() {
     let login = desk.folder().join("login").display().to_string();
     // Nobody listens there.
     let away = "  type: postgres\n  url: postgres://plumb@127.0.0.1:1/postgres\n";
-    add_provider(&desk, "away", &format!("{away}  credentials: {{file: {login}}}\n"));
-    write(&desk, "Database", "ledger", "provider: away, connectionLimit: 5");
-    write(&desk, "Database", "reports", "provider: files, dependsOn: [Database/ledger]");
-    write(&desk, "Database", "archive", "provider: files, dependsOn: [Database/reports]");
+    desk.add_provider("away", &format!("{away}  credentials: {{file: {login}}}\n"));
+    desk.want("Database", "ledger", "provider: away, connectionLimit: 5");
+    desk.want("Database", "reports", "provider: files, dependsOn: [Database/ledger]");
+    desk.want("Database", "archive", "provider: files, dependsOn: [Database/reports]");
     desk.tenant.commit("Add three that need one another");
     for _ in 0..3 {
         assert_eq!(desk.plumb(&["apply"]).code, 1);
@@ -278,11 +252,8 @@ fn dead_letters_are_listed_and_retried() {
     // Its objects are no orphans to other tests on the server.
     desk.platform.write("platform.yaml", desk.platform.show("main:platform.yaml").replace("id: ", "id: letters-"));
     let server = PostgresServer::shared();
-    std::fs::write(desk.folder().join("login"), server.login().1).unwrap();
-    let login = desk.folder().join("login").display().to_string();
-    let spec = format!("  type: postgres\n  url: {}\n  credentials: {{file: {login}}}\n", server.url());
-    add_provider(&desk, "pg", &spec);
-    write(&desk, "Database", "wishes", "provider: pg, connectionLimit: 5, extensions: [no_such_extension]");
+    desk.add_postgres(server);
+    desk.want("Database", "wishes", "provider: pg, connectionLimit: 5, extensions: [no_such_extension]");
     desk.tenant.commit("Wish for what is not there");
     let wishes = "checkout/staging/Database/wishes";
     let seen = |name: &str, args: &[&str], code: i32| {
@@ -558,13 +529,7 @@ fn what_was_undone_is_explained_by_what_failed() {
     // Its objects are no orphans to other tests on the server.
     desk.platform.write("platform.yaml", desk.platform.show("main:platform.yaml").replace("id: ", "id: undone-"));
     let server = PostgresServer::shared();
-    std::fs::write(desk.folder().join("login"), server.login().1).unwrap();
-    let login = desk.folder().join("login").display().to_string();
-    add_provider(
-        &desk,
-        "pg",
-        &format!("  type: postgres\n  url: {}\n  credentials: {{file: {login}}}\n", server.url()),
-    );
+    desk.add_postgres(server);
     assert_eq!(desk.plumb(&["apply"]).code, 0);
     let together =
         |text: &str| text.replacen("  labels:", "  annotations: {plumb.dev/on-failure: rollback}\n  labels:", 1);

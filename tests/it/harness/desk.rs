@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use super::git::GitRepo;
+use super::postgres::PostgresServer;
 
 /// The program that is tested.
 pub const PLUMB: &str = env!("CARGO_BIN_EXE_plumb");
@@ -48,6 +49,34 @@ impl Desk {
         }
         desk.tenant.commit("Start with Plumb");
         desk
+    }
+
+    /// Adds a Provider to the platform, with these lines in its spec, for the tenant to use.
+    pub fn add_provider(&self, name: &str, spec: &str) {
+        let provider =
+            format!("---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: {name}}}\nspec:\n{spec}");
+        self.platform.write("providers.yaml", self.platform.show("main:providers.yaml") + &provider);
+        let tenants = self.platform.show("main:tenants.yaml");
+        self.platform
+            .write("tenants.yaml", tenants.replace("providers: [files", &format!("providers: [files, {name}")));
+        self.platform.commit("Add a provider");
+    }
+
+    /// Adds the Provider `pg`, which is a server, for the tenant to use.
+    pub fn add_postgres(&self, server: &PostgresServer) {
+        let login = self.folder().join("login");
+        std::fs::write(&login, server.login().1).expect("the file can be written");
+        let credentials = format!("{{file: {}}}", login.display());
+        self.add_provider("pg", &format!("  type: postgres\n  url: {}\n  credentials: {credentials}\n", server.url()));
+    }
+
+    /// Writes a document of staging; the caller commits.
+    pub fn want(&self, kind: &str, name: &str, spec: &str) {
+        let document = format!(
+            "apiVersion: plumb.dev/v1\nkind: {kind}\nmetadata:\n  name: {name}\n  labels: {{owner: team-checkout}}\nspec: \
+             {{{spec}}}\n"
+        );
+        self.tenant.write(&format!("environments/staging/{name}.yaml"), document);
     }
 
     /// Where commands are run.
@@ -157,7 +186,8 @@ impl Desk {
         (Started(child), lines.map_while(Result::ok))
     }
 
-    fn command(&self, args: &[&str], variables: &[(&str, &str)]) -> Command {
+    /// The program with these words; nothing is started yet.
+    pub fn command(&self, args: &[&str], variables: &[(&str, &str)]) -> Command {
         let mut command = Command::new(PLUMB);
         command.args(args);
         self.surrounded(command, variables)

@@ -86,7 +86,9 @@ pub(super) fn annotations_after(
     held: &BTreeSet<FieldPath>,
     denied: bool,
 ) -> Annotations {
-    let annotations = resource.annotations.clone();
+    // Passwords stay those that were asked for last when nothing asks for them any more.
+    let rotate = resource.annotations.rotate.as_ref().or_else(|| prior?.annotations.rotate.as_ref());
+    let annotations = Annotations { rotate: rotate.cloned(), ..resource.annotations.clone() };
     let kind = resource.key.kind;
     if !denied {
         if asks_to_replace(resource, prior, mark, held).is_none() {

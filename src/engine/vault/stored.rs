@@ -88,7 +88,7 @@ impl StoredSecrets {
     pub async fn reveal(&self, key: &ResourceKey, role: &str) -> Result<Option<SecretString>, SecretsError> {
         let mut tx = self.store.read(Scope::Tenant(key.tenant.clone())).await?;
         let secrets = tx.secrets(key, role).await?;
-        let rotation = tx.record(key).await?.and_then(|record| record.annotations.rotate);
+        let rotation = applied_rotation(tx.as_mut(), key).await?;
         let applied = rotation.and_then(|rotation| secrets.iter().find(|secret| secret.rotation == rotation));
         match applied.or(secrets.first()) {
             Some(secret) => Ok(Some(open_secret(&self.vault, secret)?)),
@@ -96,7 +96,8 @@ impl StoredSecrets {
         }
     }
 
-    /// The password of a role for a rotation; made and stored when there is none yet.
+    /// The password of a role for a rotation; made and stored when there is none yet. Where none is asked for, since a role
+    /// is made again or came later, it is the one of the rotation that was applied last: [`Self::reveal`] finds it by that.
     ///
     /// It begins a transaction of its own: the caller holds no writing one.
     ///
@@ -109,10 +110,16 @@ impl StoredSecrets {
         role: &str,
         rotation: &str,
     ) -> Result<SecretString, SecretsError> {
-        let stored = self.store.read(Scope::Tenant(key.tenant.clone())).await?.secrets(key, role).await?;
-        match self.find(&stored, rotation)? {
+        let mut tx = self.store.read(Scope::Tenant(key.tenant.clone())).await?;
+        let rotation = match rotation {
+            "" => applied_rotation(tx.as_mut(), key).await?.unwrap_or_default(),
+            asked_for => asked_for.to_owned(),
+        };
+        let stored = tx.secrets(key, role).await?;
+        drop(tx);
+        match self.find(&stored, &rotation)? {
             Some(password) => Ok(password),
-            None => self.make(lease, key, role, rotation).await,
+            None => self.make(lease, key, role, &rotation).await,
         }
     }
 
@@ -160,6 +167,11 @@ impl StoredSecrets {
             .map(|secret| open_secret(&self.vault, secret))
             .transpose()
     }
+}
+
+/// The value of `plumb.dev/rotate` that was applied last to a resource.
+async fn applied_rotation(tx: &mut dyn Tx, key: &ResourceKey) -> Result<Option<String>, StoreError> {
+    Ok(tx.record(key).await?.and_then(|record| record.annotations.rotate))
 }
 
 /// Whether the store knows which key its passwords are encrypted with; refuses a vault that has another.

@@ -4,7 +4,7 @@ use plumb::model::{ConditionStatus, ConditionType, Reason};
 use sqlx::{Connection, Row};
 
 use crate::harness::postgres::PostgresServer;
-use crate::harness::world::{World, contains};
+use crate::harness::world::{World, contains, held};
 
 const SPEC: &str = "connectionLimit: 20\nroles:\n  - {name: app, access: readwrite}\n  - {name: ro, access: read}";
 
@@ -106,6 +106,61 @@ async fn r12_a_role_that_is_dropped_and_made_again_does_not_get_an_unstored_pass
     world.in_sync().await;
     let password = world.password(&key, "ro").await.unwrap();
     assert!(logs_in(&name, "ro", &password).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_the_password_that_is_shown_is_the_one_that_the_server_has() {
+    let (world, key, name) = world_with_orders().await;
+    let shown_logs_in = async |role: &str| logs_in(&name, role, &world.password(&key, role).await.unwrap()).await;
+    // Back to one that it had before.
+    for rotation in ["1", "2", "1"] {
+        world.write_resource("staging", "Database", "orders", &format!("plumb.dev/rotate: \"{rotation}\""), SPEC);
+        world.tenant.commit("New passwords");
+        world.in_sync().await;
+        assert!(shown_logs_in("app").await, "{rotation}");
+    }
+    // What makes a role again gives it the password of then.
+    world.write_resource(
+        "staging",
+        "Database",
+        "orders",
+        "plumb.dev/rotate: \"1\"",
+        "connectionLimit: 20\nroles:\n  - {name: app, access: readwrite}",
+    );
+    world.tenant.commit("Drop ro");
+    world.in_sync().await;
+    world.write_resource("staging", "Database", "orders", "plumb.dev/rotate: \"1\"", SPEC);
+    world.tenant.commit("Make ro again");
+    world.in_sync().await;
+    assert!(shown_logs_in("ro").await);
+    // They stay when nothing asks for new ones any more.
+    world.write_database("staging", "orders", SPEC);
+    world.tenant.commit("Forget when they were made");
+    world.in_sync().await;
+    assert!(shown_logs_in("app").await && shown_logs_in("ro").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_of_new_passwords_that_were_undone_the_old_ones_are_shown() {
+    let (world, key, name) = world_with_orders().await;
+    let rotated = |rotation: &str| format!("plumb.dev/on-failure: rollback\nplumb.dev/rotate: \"{rotation}\"");
+    world.write_resource("staging", "Database", "orders", &rotated("1"), SPEC);
+    world.tenant.commit("New passwords");
+    world.in_sync().await;
+    let password = world.password(&key, "app").await.unwrap();
+    world.write_resource("staging", "Database", "orders", &rotated("2"), &SPEC.replace("20", "30"));
+    let impossible = "connectionLimit: 5\nextensions: [no_such_extension]\ndependsOn: [Database/orders]";
+    world.write_resource("staging", "Database", "broken", "plumb.dev/on-failure: rollback", impossible);
+    world.tenant.commit("New passwords, and what cannot be made");
+    let report = world.scheduled().await;
+    assert_eq!(held(&report.plan, &key), Some(Reason::RolledBack));
+    assert!(logs_in(&name, "app", &password).await, "it is as it was");
+    world.tenant.remove("environments/staging/broken.yaml");
+    world.write_resource("staging", "Database", "orders", "plumb.dev/on-failure: rollback", SPEC);
+    world.tenant.commit("Want neither");
+    world.scheduled().await;
+    assert_eq!(world.password(&key, "app").await.unwrap(), password);
+    assert!(logs_in(&name, "app", &password).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,7 @@ codes! {
     ENVIRONMENT_MISMATCH = "EnvironmentMismatch",
     /// Nothing says which environment a resource belongs to.
     ENVIRONMENT_MISSING = "EnvironmentMissing",
-    /// The environment is none of the tenant's.
+    /// The environment is none of the tenant's, or of any tenant.
     UNKNOWN_ENVIRONMENT = "UnknownEnvironment",
     /// Two documents describe the same resource.
     DUPLICATE_RESOURCE = "DuplicateResource",

@@ -1,6 +1,6 @@
 //! What is in force: the platform, put together from the checked files of its repository.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -148,7 +148,28 @@ impl<'a> Assembly<'a> {
                     .help(timezone_help(name))
             })
             .collect();
-        self.diagnostics.extend(wrong.into_iter().chain(unknown));
+        let nowhere = self.windows_of_no_environment(*place, spec);
+        self.diagnostics.extend(wrong.into_iter().chain(unknown).chain(nowhere));
+    }
+
+    /// A window of an environment that nobody has is a typing error that would open, or close, nothing.
+    fn windows_of_no_environment(&self, place: Place<'_>, spec: &PlatformSpec) -> Vec<Diagnostic> {
+        let environments: BTreeSet<&str> =
+            self.tenants.values().flat_map(|(_, tenant)| tenant.environments.iter().map(String::as_str)).collect();
+        if environments.is_empty() {
+            return Vec::new();
+        }
+        let known: Vec<&str> = environments.iter().copied().collect();
+        let windows = spec.windows.iter().enumerate();
+        let named = windows.flat_map(|(at, window)| window.environments.iter().enumerate().map(move |it| (at, it)));
+        let nowhere = named.filter(|(_, (_, name))| !environments.contains(name.as_str()));
+        let told = nowhere.map(|(at, (which, name))| {
+            let message = format!("no tenant has an environment {:?} for this window", clipped(name));
+            let pointer = format!("/spec/windows/{at}/environments/{which}");
+            let finding = self.finding(place, codes::UNKNOWN_ENVIRONMENT, &pointer, message);
+            finding.help(did_you_mean(name, "the environments of tenants", &known))
+        });
+        told.collect()
     }
 
     fn check_providers(&mut self) {

@@ -176,6 +176,21 @@ fn what_is_suspended_is_there() {
 }
 
 #[test]
+fn a_window_is_of_environments_that_there_are() {
+    let windows = |environments: &str| {
+        let window = format!("{{mode: deny, schedule: \"0 22 * * 5\", duration: 8h, environments: {environments}}}");
+        let text = PLATFORM.replace("spec: {id: acme-platform}", &format!("spec: {{windows: [{window}]}}"));
+        told(&platform_of(&format!("{text}---\n{}", tenant("other", "url: /srv/other", ""))).1)
+    };
+    assert_eq!(windows("[staging]"), Vec::<String>::new());
+    let wrong = windows("[staging, stagin]");
+    assert_eq!(wrong.len(), 1, "{wrong:?}");
+    let said =
+        "UnknownEnvironment: no tenant has an environment \"stagin\" for this window | did you mean \"staging\"?";
+    assert!(wrong[0].ends_with(said), "{wrong:?}");
+}
+
+#[test]
 fn a_tenants_repository_is_no_program() {
     assert_eq!(
         with(&tenant("evil", "url: \"ext::sh -c evil\"", "")),

@@ -13,10 +13,15 @@ mod system;
 mod wish;
 mod world;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use plumb::model::{Kind, ResourceKey};
+use plumb::store::{Scope, Store};
+
+use memory::MemoryStore;
 use world::{Ended, Ground, run};
 
 /// How many runs where nothing else is said.
@@ -39,11 +44,21 @@ const TOLD: usize = 60;
 fn expect_whole(seed: u64, ended: &Ended) {
     assert!(
         ended.broken.is_empty(),
-        "seed {seed} breaks:\n  {}\n\nthe end of its timeline:\n  {}\n\nreplay it with\n  PLUMB_SEED={seed} cargo test \
-         --test it simulation::one_seed -- --nocapture\n",
+        "seed {seed} breaks:\n  {}\n\nthe end of its timeline:\n  {}\n\n{}\n",
         ended.broken.join("\n  "),
-        ended.told[ended.told.len().saturating_sub(TOLD)..].join("\n  ")
+        ended.told[ended.told.len().saturating_sub(TOLD)..].join("\n  "),
+        how_to_replay(seed)
     );
+}
+
+fn how_to_replay(seed: u64) -> String {
+    format!("replay it with\n  PLUMB_SEED={seed} cargo test --test it simulation::one_seed -- --nocapture")
+}
+
+/// One of many runs: of one that panics nobody would know which it was.
+fn run_named(seed: u64, ground: &Ground) -> Ended {
+    let ended = catch_unwind(AssertUnwindSafe(|| run(seed, ground)));
+    ended.unwrap_or_else(|_| panic!("seed {seed} panics, as is said above; {}", how_to_replay(seed)))
 }
 
 #[test]
@@ -99,7 +114,7 @@ fn whatever_goes_wrong_it_converges_and_nothing_is_doubled_lost_or_leaked() {
                     if seed >= first + seeds {
                         return;
                     }
-                    let ended = run(seed, &ground);
+                    let ended = run_named(seed, &ground);
                     undone.fetch_add(u64::from(ended.undone > 0), Ordering::Relaxed);
                     expect_whole(seed, &ended);
                 }
@@ -108,4 +123,13 @@ fn whatever_goes_wrong_it_converges_and_nothing_is_doubled_lost_or_leaked() {
     });
     let undone = undone.into_inner();
     println!("{seeds} seeds in {:?}; a change was undone in {undone}", started.elapsed());
+}
+
+/// What the runs rely on to know of it.
+#[tokio::test]
+async fn what_a_look_writes_without_its_lease_is_a_violation() {
+    let store = MemoryStore::new(chrono::DateTime::UNIX_EPOCH);
+    let key = ResourceKey::new("checkout", "staging", Kind::Database, "orders");
+    store.begin(Scope::Tenant(key.tenant.clone())).await.unwrap().remove_status(&key).await.unwrap();
+    assert_eq!(store.violations(), ["a status was written without a lease"]);
 }

@@ -99,7 +99,14 @@ struct Inner {
     wake: Mutex<Vec<watch::Sender<u64>>>,
     opened: DateTime<Utc>,
     since: Instant,
+    /// What was done to it that a look must not do.
+    violations: Mutex<Vec<String>>,
 }
+
+/// What is only written under the lease of a look: what a replica writes that has lost its tenant, or somebody beside it,
+/// would be carried out.
+const UNDER_A_LEASE: [&str; 7] =
+    ["a proposal", "a record of the inventory", "a saga", "a secret", "a status", "approvals", "the inputs of a plan"];
 
 /// The store; a clone is another handle on the same one.
 #[derive(Clone)]
@@ -117,6 +124,7 @@ impl MemoryStore {
             wake: Mutex::default(),
             opened: now,
             since: Instant::now(),
+            violations: Mutex::default(),
         }))
     }
 
@@ -240,6 +248,15 @@ impl MemoryStore {
     /// Whether the lease is the one that counts.
     pub fn holds(&self, lease: &Lease) -> bool {
         self.queue().get(&lease.tenant).is_some_and(|row| is_held(row, lease))
+    }
+
+    fn violated(&self, what: String) {
+        self.0.violations.lock().unwrap().push(what);
+    }
+
+    /// What was done to it that a look must not do.
+    pub fn violations(&self) -> Vec<String> {
+        self.0.violations.lock().unwrap().clone()
     }
 
     fn claim_one(&self, holder: &Replica, wanted: Option<(&str, Ask)>, length: Duration) -> Option<Claim> {
@@ -533,6 +550,11 @@ impl MemoryTx {
             Access::Read => return Err(StoreError::ReadOnly),
             Access::Write { .. } => self.expect_sound()?,
         }
+        if let (Access::Write { store, .. }, Scope::Tenant(_) | Scope::Platform) = (&self.access, &self.scope)
+            && UNDER_A_LEASE.contains(&what)
+        {
+            store.violated(format!("{what} was written without a lease"));
+        }
         if let Some(own) = self.scope.tenant()
             && tenant != Some(own)
         {
@@ -578,8 +600,10 @@ impl Tx for MemoryTx {
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         self.expect_sound()?;
         if let Access::Write { store, .. } = &self.access {
-            if let Scope::Leased(lease) = &self.scope {
-                assert!(store.holds(lease), "a tenant was claimed while a transaction under its lease was open");
+            if let Scope::Leased(lease) = &self.scope
+                && !store.holds(lease)
+            {
+                store.violated(format!("{} was claimed while a transaction under its lease was open", lease.tenant));
             }
             *store.tables() = self.tables;
         }

@@ -732,6 +732,7 @@ impl World<'_> {
         let (executions, events) = self.store.history();
         let state = self.system.state();
         broken.extend(state.violations.iter().cloned());
+        broken.extend(self.store.violations());
         if executions.len() >= usize::try_from(MOST_LOOKS).expect("it is small") {
             broken.push(format!("it was looked at {MOST_LOOKS} times: looks without a wait between them"));
         }

@@ -465,6 +465,7 @@ impl Engine {
             applied: &applied,
             attempts: &attempts,
             attempts_before: &memory.attempts,
+            sagas: &sagas,
             sagas_begun: &begun,
             sagas_over: &over,
             troubles: &expected,

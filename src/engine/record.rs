@@ -16,6 +16,7 @@ use super::attempts::{self, Attempts};
 use super::memory::Changes;
 use super::observe::is_unheard;
 use super::propose::Troubles;
+use super::sagas::Sagas;
 use super::status::{self, Verdict};
 
 /// All that one pass knows when it is to be written down.
@@ -31,7 +32,8 @@ pub(super) struct Pass<'a> {
     /// Steps that failed, and were known to fail before.
     pub attempts: &'a Attempts,
     pub attempts_before: &'a Attempts,
-    /// Changes that are undone from now on, and those that other heads have ended.
+    /// All changes that may be undone; those of them that are from now on, and those that are over.
+    pub sagas: &'a Sagas,
     pub sagas_begun: &'a [Saga],
     pub sagas_over: &'a [&'a Saga],
     /// What nobody is asked about.
@@ -475,7 +477,8 @@ fn held_plans(plan: &Plan, kind: ApprovalKind) -> BTreeMap<PlanId, BTreeSet<Reso
     held
 }
 
-/// The keys of which something waits that an approval of `kind` is about: held, failed, not tried, or not seen.
+/// The keys of which something waits that an approval of `kind` is about: held, failed, not tried, not seen, or made by a
+/// change that may have to be undone. Undoing is held until a commit approves it, at which the change is tried again first.
 fn waiting(pass: &Pass<'_>, kind: ApprovalKind) -> BTreeSet<ResourceKey> {
     let plan = pass.plan;
     let blocked = plan.blocked.iter().filter_map(|blocked| blocked.step.as_ref());
@@ -485,5 +488,19 @@ fn waiting(pass: &Pass<'_>, kind: ApprovalKind) -> BTreeSet<ResourceKey> {
         ApprovalKind::Create => step.action == Action::Create,
     });
     let unseen = plan.unknown.iter().map(|(key, _)| key);
-    concerned.map(|step| &step.key).chain(unseen).cloned().chain(plan.awaiting(kind)).collect()
+    let known = concerned.map(|step| &step.key).chain(unseen).cloned().chain(plan.awaiting(kind));
+    match kind {
+        ApprovalKind::Deletes => known.chain(may_be_deleted_again(pass)).collect(),
+        ApprovalKind::Create => known.collect(),
+    }
+}
+
+/// What changes have made that are not given up so far, or were in this very pass: no plan says yet that it goes again.
+fn may_be_deleted_again<'a>(pass: &Pass<'a>) -> impl Iterator<Item = ResourceKey> + 'a {
+    let Pass { sagas, sagas_begun, sagas_over, .. } = *pass;
+    let may_be_undone = sagas.values().filter(move |saga| {
+        (saga.failure.is_none() || sagas_begun.contains(saga)) && !sagas_over.iter().any(|over| *over == *saga)
+    });
+    let made = may_be_undone.flat_map(|saga| saga.parts.iter().filter(|(_, part)| part.former.is_none()));
+    made.map(|(key, _)| key.clone())
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::model::{
     Action, Attempt, Change, Decisions, DesiredState, DriftMode, EventKind, Failure, FieldPath, Fields, Hold,
-    Inventory, Lease, OnFailure, Part, Plan, ProposedField, Reason, Record, Resource, ResourceKey, Saga, Step,
+    Inventory, Kind, Lease, OnFailure, Part, Plan, ProposedField, Reason, Record, Resource, ResourceKey, Saga, Step,
 };
 use crate::store::{Scope, Store, StoreError};
 
@@ -119,14 +119,14 @@ fn as_before(now: &Resource, part: &Part, former: &Record, record: &Record, mode
     }
 }
 
-/// What the change did goes back to what was applied before; what was settled beside it, as what a person accepted is, was
-/// not its doing and stays. So does what git says of fields whose base is lost: that they are not known to be applied does
+/// What the change did goes back to what was applied before, but for what would be lost ([`undone_changes`]); what was settled
+/// beside it, as what a person accepted is, was not its doing and stays. So does what git says of fields whose base is lost: that they are not known to be applied does
 /// not mean that nobody wants them.
 fn fields_before(now: &Resource, part: &Part, former: &Record, record: &Record, mode: DriftMode) -> Fields {
     let mut fields = record.applied.clone();
     let lost = record.unsettled.keys();
     fields.0.extend(lost.filter_map(|path| Some((path.clone(), now.fields.0.get(path)?.clone()))));
-    for change in &part.changes {
+    for change in undone_changes(part, now.key.kind) {
         match value_before(change, part, former, record, mode) {
             Some(value) => fields.0.insert(change.path.clone(), value.clone()),
             None => fields.0.remove(&change.path),
@@ -170,7 +170,8 @@ fn answers_drift(Change { path, from, .. }: &Change, part: &Part, former: &Recor
 /// What a step that failed may have done already: it is put back where live is just that. What had drifted before is not:
 /// nobody wants what was applied then.
 fn half_done<'a>(part: &'a Part, former: &'a Record) -> impl Iterator<Item = ProposedField> + 'a {
-    part.changes.iter().filter(|change| !answers_drift(change, part, former)).map(|change| ProposedField {
+    let changes = undone_changes(part, former.key.kind);
+    changes.filter(|change| !answers_drift(change, part, former)).map(|change| ProposedField {
         path: change.path.clone(),
         base: former.readback.0.get(&change.path).cloned(),
         git: former.applied.0.get(&change.path).cloned(),
@@ -181,7 +182,14 @@ fn half_done<'a>(part: &'a Part, former: &'a Record) -> impl Iterator<Item = Pro
 /// What a change did to fields that nobody managed before it.
 fn unmanaged_before(part: &Part, former: &Record) -> Vec<Change> {
     let was_managed = |path: &FieldPath| former.applied.0.contains_key(path) || former.unsettled.contains_key(path);
-    part.changes.iter().filter(|change| !was_managed(&change.path)).cloned().collect()
+    undone_changes(part, former.key.kind).filter(|change| !was_managed(&change.path)).cloned().collect()
+}
+
+/// What of a change is undone: not what it added and could only be dropped with what is in it by now, as a role or an
+/// extension (R6). That stays, as data does, and is a person's to drop.
+fn undone_changes(part: &Part, kind: Kind) -> impl Iterator<Item = &Change> {
+    let is_kept = move |change: &Change| change.from.is_none() && kind.info().is_destructive(&change.path);
+    part.changes.iter().filter(move |change| !is_kept(change))
 }
 
 /// Writes down what the steps of `plan` may have to undo, before any of them is done.

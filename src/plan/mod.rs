@@ -135,18 +135,19 @@ impl<'a> Draft<'a> {
         self.scope.covers(key)
     }
 
-    /// What is undone is not as git says. Where something keeps it from being undone, or nobody can see it, that is told
-    /// in its place.
+    /// What is undone is not as git says. Where something keeps it from being undone, that is told before it, and where
+    /// nobody can see it, in its place.
     fn tell_what_is_undone(&mut self) {
         let Self { decisions, scope, plan, .. } = self;
-        let told = plan.blocked.iter().map(|blocked| &blocked.key).chain(plan.unknown.iter().map(|(key, _)| key));
-        let told: BTreeSet<ResourceKey> = told.filter(|key| decisions.rolled_back.contains_key(key)).cloned().collect();
         for (key, message) in decisions.rolled_back.iter().filter(|(key, _)| scope.covers(key)) {
             plan.rolled_back.insert(key.clone());
-            if !told.contains(key) {
+            let mut holds = plan.blocked.iter_mut().filter(|blocked| blocked.key == *key).peekable();
+            if holds.peek().is_none() && !plan.unknown.iter().any(|(unknown, _)| unknown == key) {
                 let (key, reason, message) = (key.clone(), Reason::RolledBack, message.clone());
                 plan.blocked.push(Blocked { key, reason, message, until: None, step: None, alone: None });
+                continue;
             }
+            holds.for_each(|hold| hold.message = format!("{}. {message}", hold.message.trim_end_matches('.')));
         }
     }
 

@@ -7,13 +7,18 @@ use chrono::TimeDelta;
 use plumb::engine::Reapplied;
 use plumb::engine::view::{self, AttentionKind, DeadLetterView, LetterState};
 use plumb::managers::ManagerError;
-use plumb::model::{ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, ProposalStatus, Reason, Saga};
+use plumb::model::{
+    ApprovalKind, ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, ProposalStatus, Reason, Saga,
+};
 use plumb::store::Scope;
+use sqlx::Row;
 
 use crate::drift::BRANCH;
 use crate::harness::clock::SetClock;
 use crate::harness::faulty::Faults;
 use crate::harness::git::MergeHow;
+use crate::harness::postgres::PostgresServer;
+use crate::harness::redis::{RedisOptions, RedisServer};
 use crate::harness::running::Running;
 use crate::harness::world::{FILES, World, held, held_message, parse, unseen};
 
@@ -698,4 +703,76 @@ async fn a_plan_says_what_an_undoing_goes_back_to_where_drift_is_reverted() {
     let report = world.apply().await;
     assert_eq!((&planned.id, &planned.steps), (&report.plan.id, &report.plan.steps));
     assert_eq!(versions(&world).await, [1, 1, 2], "nobody wanted what was done by hand");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r6_undoing_that_the_guard_holds_is_done_once_a_commit_approves_it() {
+    let server = RedisServer::start(RedisOptions { aclfile: true, password: None });
+    let redis = format!(
+        "---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: redis}}\nspec:\n  type: redis\n  url: {}\n  \
+         serves: [{{kind: Cache}}]\n",
+        server.url("default")
+    );
+    let mut world = World::new(&format!("{FILES}{redis}"), "[files, redis]").await;
+    let faults = Faults::new();
+    world.connect = Some(faults.connect());
+    world.restart().await;
+    // All that the tenant has is made by a commit that fails.
+    for cache in ["a", "b"] {
+        world.write_resource("staging", "Cache", cache, ROLLBACK, "categories: [read]");
+    }
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "dependsOn: [Cache/a, Cache/b]");
+    world.tenant.commit("Begin");
+    faults.fail("orders", refused());
+    let users = || server.cli(&["ACL", "USERS"]).matches("checkout_staging").count();
+    let report = world.scheduled().await;
+    let cache = "checkout/staging/Cache/a";
+    assert_eq!((users(), held(&report.plan, cache)), (2, Some(Reason::DeletionsHeld)));
+    let why = held_message(&report.plan, cache);
+    assert!(why.contains(&format!("Plumb-Approve-Deletes: {}", report.plan.id)), "{why}");
+    assert!(why.contains("orders failed for good: no such page size (Rejected)"), "{why}");
+    world.approve(ApprovalKind::Deletes, &report.plan.id);
+    let report = world.scheduled().await;
+    assert_eq!((users(), held(&report.plan, cache)), (0, Some(Reason::RolledBack)));
+    assert_eq!(world.scheduled().await.done, 0);
+    // What was approved is over: another failure is another question.
+    world.tenant.commit("Once more");
+    let report = world.scheduled().await;
+    assert_eq!((users(), held(&report.plan, cache)), (2, Some(Reason::DeletionsHeld)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_only_be_dropped_with_what_is_in_it_stays_when_a_change_is_undone() {
+    let server = PostgresServer::shared();
+    let world = World::with_postgres(server).await;
+    let key = world.key("staging/Database/orders");
+    let name = world.object("staging", "orders");
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "connectionLimit: 5");
+    world.tenant.commit("Begin");
+    world.in_sync().await;
+    let more = "connectionLimit: 7\nextensions: [hstore]\nroles: [{name: app, access: readwrite}]";
+    world.write_resource("staging", "Database", "orders", ROLLBACK, more);
+    let impossible = "connectionLimit: 5\nextensions: [no_such_extension]\ndependsOn: [Database/orders]";
+    world.write_resource("staging", "Database", "broken", ROLLBACK, impossible);
+    world.tenant.commit("More of orders, and what cannot be made");
+    let report = world.scheduled().await;
+    assert_eq!(held(&report.plan, &key), Some(Reason::RolledBack));
+    let there = format!(
+        "SELECT (SELECT datconnlimit FROM pg_database WHERE datname = '{name}'), (SELECT count(*) FROM pg_extension WHERE \
+         extname = 'hstore'), (SELECT count(*) FROM pg_roles WHERE rolname = '{name}_app')"
+    );
+    let seen = async || {
+        let row = server.query(&name, &there).await.remove(0);
+        (row.get::<i32, _>(0), row.get::<i64, _>(1), row.get::<i64, _>(2))
+    };
+    assert_eq!(seen().await, (5, 1, 1));
+    assert_eq!(world.scheduled().await.done, 0, "it rests");
+    assert_eq!(world.proposal(&key).await, None);
+    // The next commit decides: it wants one of them.
+    world.write_resource("staging", "Database", "broken", ROLLBACK, "connectionLimit: 5");
+    world.write_resource("staging", "Database", "orders", ROLLBACK, "connectionLimit: 7\nextensions: [hstore]");
+    world.tenant.commit("Without a role");
+    let report = world.scheduled().await;
+    assert_eq!(report.outcome, ExecutionOutcome::InSync, "{:#?}", report.plan.blocked);
+    assert_eq!(seen().await, (7, 1, 0));
 }

@@ -75,30 +75,35 @@ pub(super) fn undo(
         // What goes with them and was not tried yet is not begun, only to be undone.
         let is_untried = |key: &&ResourceKey| !saga.parts.contains_key(*key) && goes_with(saga, key, &desired);
         for key in desired.resources.keys().filter(is_untried) {
-            let held = || Hold::by(Reason::RolledBack, not_begun(failure));
+            let held = || Hold::by(Reason::RolledBack, not_done(key, failure));
             decisions.not_now.entry(key.clone()).or_insert_with(held);
         }
     }
     Arc::new(wanted)
 }
 
-fn not_begun(failure: &Failure) -> String {
-    format!(
-        "{} failed for good: {} ({}). What goes with it is not begun (plumb.dev/on-failure: rollback); commit what works, \
-         or run: plumb retry {}",
-        failure.key, failure.message, failure.reason, failure.key
-    )
+/// Why nothing is done to what goes with a change that was undone, and is no part of it.
+fn not_done(key: &ResourceKey, failure: &Failure) -> String {
+    let how = match *key == failure.key {
+        true => "It is left as it is",
+        false => "What goes with it is not begun",
+    };
+    told(key, failure, how)
 }
 
 fn sentence(key: &ResourceKey, failure: &Failure) -> String {
-    let what = match *key == failure.key {
-        true => format!("its step failed for good: {} ({})", failure.message, failure.reason),
-        false => format!("{} failed for good: {} ({})", failure.key, failure.message, failure.reason),
+    told(key, failure, "It is wanted as it was before the commit")
+}
+
+/// What failed, `how` that concerns a resource, and the way out.
+fn told(key: &ResourceKey, Failure { key: failed, message, reason, .. }: &Failure, how: &str) -> String {
+    let what = match key == failed {
+        true => "its step".to_owned(),
+        false => failed.to_string(),
     };
     format!(
-        "{what}. It is wanted as it was before the commit (plumb.dev/on-failure: rollback); commit what works, or run: plumb \
-         retry {}",
-        failure.key
+        "{what} failed for good: {message} ({reason}). {how} (plumb.dev/on-failure: rollback); commit what works, or run: \
+         plumb retry {failed}"
     )
 }
 

@@ -3,6 +3,7 @@
 mod audit;
 mod contract;
 mod isolation;
+mod mistaken;
 mod months;
 mod postgres;
 mod queue;

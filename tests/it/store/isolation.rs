@@ -13,8 +13,8 @@ use super::sample::{
 use super::{ALL, begin, read, tenant};
 
 /// One write of every sort.
-#[derive(Clone, Copy, Debug)]
-enum Write {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Write {
     Platform,
     Identity,
     Circuit,
@@ -46,7 +46,7 @@ enum Write {
 impl Write {
     const OF_THE_PLATFORM: [Write; 5] =
         [Write::Platform, Write::Identity, Write::Circuit, Write::RemoveCircuit, Write::SecretKeyId];
-    const OF_A_TENANT: [Write; 21] = [
+    pub(super) const OF_A_TENANT: [Write; 21] = [
         Write::Tenant,
         Write::Record,
         Write::Forget,
@@ -71,7 +71,7 @@ impl Write {
     ];
 
     /// Writes for a tenant, whose execution is given.
-    async fn run(self, tx: &mut dyn Tx, name: &str, execution: i64) -> Result<(), StoreError> {
+    pub(super) async fn run(self, tx: &mut dyn Tx, name: &str, execution: i64) -> Result<(), StoreError> {
         let orders = key(name, "orders");
         match self {
             Write::Platform => tx.put_platform(&platform_state()).await,

@@ -274,6 +274,36 @@ async fn r14_what_was_no_answer_is_told_while_the_question_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_used_says_what_is_wrong_with_its_own_document_however_much_is_wrong_elsewhere() {
+    let world = world_with("").await;
+    for name in ["a", "b", "c", "d"] {
+        world.write_database("staging", name, "userVersions: 1");
+    }
+    world.write_database("staging", "orders", "userVersionen: 8");
+    // A document that was never applied, whose file ends like that of another.
+    world.write_database("staging", "late-a", "dependsOn: [Database/order]");
+    world.tenant.commit("Write much that cannot be used");
+    world.apply().await;
+    for (key, own) in [
+        (ORDERS, "environments/staging/orders.yaml:"),
+        ("checkout/staging/Database/a", "environments/staging/a.yaml:"),
+        ("checkout/staging/Database/late-a", "environments/staging/late-a.yaml:"),
+    ] {
+        let explained = explain(&world, key).await;
+        assert_eq!(explained.chain[0].reason, Reason::InvalidManifest, "{explained:#?}");
+        let Cause { message, help, .. } = explained.chain.last().unwrap();
+        assert!(message.starts_with(own), "{key}: {explained:#?}");
+        assert!(!message.contains("; "), "{key} is told of other files: {message}");
+        let meant = help.as_deref().expect("what to do is known");
+        let of_dependency = meant.contains("Database/orders");
+        assert_eq!(of_dependency, key.ends_with("late-a"), "{key}: {meant}");
+    }
+    // What git does not speak of may be in any of them.
+    let unknown = explain(&world, "checkout/staging/Database/nothing").await;
+    assert!(unknown.chain.last().unwrap().message.contains("; and "), "{unknown:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn quotas_policies_and_the_guard_say_what_they_keep_back_and_what_to_do() {
     let world = World::with_files().await;
     world.write_tenant("providers: [files]\nquotas: {Database: 2}");

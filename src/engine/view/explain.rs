@@ -282,7 +282,9 @@ fn chain(facts: &Facts, around: &Around, key: &ResourceKey, tenant: Option<&Tena
                 let root = provider(facts, &status.provider, ready.reason, &ready.message);
                 vec![Cause { next_at: root.next_at.or(link.next_at), ..root }]
             }
-            Reason::InvalidManifest | Reason::UnreadableManifest => Vec::from_iter(tenant.and_then(findings)),
+            Reason::InvalidManifest | Reason::UnreadableManifest => {
+                Vec::from_iter(tenant.and_then(|tenant| findings(tenant, &key, &ready.message, &status.file)))
+            }
             _ => Vec::new(),
         };
         chain.push(link);
@@ -392,7 +394,7 @@ fn unknown_resource(facts: &Facts, around: &Around, key: &ResourceKey, tenant: O
     };
     causes.push(Cause::new(SubjectKind::Resource, key.to_string(), reason, message));
     causes.extend(tenant.filter(|tenant| !tenant.error.is_empty()).map(unreadable));
-    causes.extend(tenant.and_then(findings));
+    causes.extend(tenant.and_then(|tenant| findings(tenant, key, "", "")));
     causes
 }
 
@@ -424,18 +426,34 @@ fn provider(facts: &Facts, name: &str, reason: Reason, message: &str) -> Cause {
     }
 }
 
-/// The documents of a tenant that cannot be used.
-fn findings(tenant: &TenantState) -> Option<Cause> {
+/// What is wrong with the documents of a tenant: with those of `key`, where anything is, of which it was `said` why it cannot
+/// be used, and which is in `file`; else with all. What speaks of the resource comes before what is in its file.
+fn findings(tenant: &TenantState, key: &ResourceKey, said: &str, file: &str) -> Option<Cause> {
     let errors: Vec<&Diagnostic> = tenant.findings.iter().filter(|finding| finding.is_error()).collect();
     if errors.is_empty() {
         return None;
     }
+    let is_of_it = |finding: &Diagnostic| finding.message == said || speaks_of(&finding.message, &key.to_string());
+    let is_in_its_file =
+        |finding: &Diagnostic| finding.files().any(|named| speaks_of(file, named) || speaks_of(said, named));
+    let (own, others): (Vec<_>, Vec<_>) = errors.iter().copied().partition(|finding| is_of_it(finding));
+    let own: Vec<&Diagnostic> = own.into_iter().chain(others.into_iter().filter(|one| is_in_its_file(one))).collect();
+    let errors = if own.is_empty() { errors } else { own };
     let mut said: Vec<String> = errors.iter().take(FINDINGS_SHOWN).map(|finding| finding.located()).collect();
     if errors.len() > FINDINGS_SHOWN {
         said.push(format!("and {} more", errors.len() - FINDINGS_SHOWN));
     }
-    let help = errors.iter().find_map(|finding| finding.help.clone());
+    let help = errors.iter().take(FINDINGS_SHOWN).find_map(|finding| finding.help.clone());
     Some(Cause { help, ..Cause::new(SubjectKind::Tenant, &tenant.tenant, Reason::InvalidManifest, said.join("; ")) })
+}
+
+/// Whether a text names a file or a key, and not one whose name only begins or ends like it.
+fn speaks_of(text: &str, name: &str) -> bool {
+    let goes_on = |other: Option<char>| other.is_some_and(|other| other.is_alphanumeric() || "/_-".contains(other));
+    !name.is_empty()
+        && text
+            .match_indices(name)
+            .any(|(at, _)| !goes_on(text[..at].chars().next_back()) && !goes_on(text[at + name.len()..].chars().next()))
 }
 
 fn unreadable(tenant: &TenantState) -> Cause {

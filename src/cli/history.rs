@@ -1,13 +1,13 @@
 //! `plumb history`, `timeline` and `compare`: what was looked at, and what came of it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{anyhow, bail};
 use serde::Serialize;
 
 use crate::engine::view::{self, EventFilter, EventView, ExecutionDetail, ExecutionFilter, ExecutionView, Page};
-use crate::model::{Action, EventKind, ExecutionOutcome, ResourceKey, Summary, SystemClock};
+use crate::model::{Action, Change, EventKind, ExecutionOutcome, ResourceKey, Summary, SystemClock};
 
 use super::args::Common;
 use super::output::{self, Paint, readable, table};
@@ -219,15 +219,7 @@ fn timeline_text(detail: &ExecutionDetail, paint: Paint) -> String {
         let _ = writeln!(text, "  {} {about}  {told}", paint.dim(&format!("{offset:+} ms")));
         if let EventKind::StepStarted { changes, destructive, .. } = &event.kind {
             for change in changes {
-                let name = change.path.as_str().trim_start_matches("/spec/").replace('/', ".");
-                let say =
-                    |value: &Option<serde_json::Value>| value.as_ref().map_or("-".to_owned(), ToString::to_string);
-                let _ = writeln!(
-                    text,
-                    "               {name}: {} -> {}",
-                    readable(&say(&change.from)),
-                    readable(&say(&change.to))
-                );
+                let _ = writeln!(text, "               {}", readable(&said(change)));
             }
             for loss in destructive {
                 let _ = writeln!(text, "               {}", paint.red(&readable(loss)));
@@ -235,6 +227,13 @@ fn timeline_text(detail: &ExecutionDetail, paint: Paint) -> String {
         }
     }
     text
+}
+
+/// A field, with what it was and what it is to be.
+fn said(Change { path, from, to }: &Change) -> String {
+    let name = path.as_str().trim_start_matches("/spec/").replace('/', ".");
+    let say = |value: &Option<serde_json::Value>| value.as_ref().map_or("-".to_owned(), ToString::to_string);
+    format!("{name}: {} -> {}", say(from), say(to))
 }
 
 /// What two executions of one tenant did and found otherwise.
@@ -246,7 +245,7 @@ struct Comparison {
     same_commit: bool,
     same_plan: bool,
     same_outcome: bool,
-    /// What only one of them tells.
+    /// What only one of them tells, or more often than the other: as often as that.
     differences: Vec<Difference>,
 }
 
@@ -275,8 +274,9 @@ impl Comparison {
         }
         let (told_first, told_second) = (told(first), told(second));
         let only = |told: &Told, other: &Told, execution: i64| -> Vec<Difference> {
-            let told = told.difference(other).cloned();
-            told.map(|(key, text)| Difference { key, execution, text }).collect()
+            let more = |told: &About, times: usize| times.saturating_sub(other.get(told).copied().unwrap_or_default());
+            let often = told.iter().flat_map(|(told, times)| std::iter::repeat_n(told.clone(), more(told, *times)));
+            often.map(|(key, text)| Difference { key, execution, text }).collect()
         };
         let mut differences = only(&told_first, &told_second, a.id);
         differences.extend(only(&told_second, &told_first, b.id));
@@ -308,7 +308,7 @@ impl Comparison {
         let plan = |execution: &crate::model::Execution| execution.plan.as_ref().map(ToString::to_string);
         line("plan", self.same_plan, plan(a).unwrap_or_default(), plan(b).unwrap_or_default());
         line("outcome", self.same_outcome, format!("{:?}", a.outcome), format!("{:?}", b.outcome));
-        if self.differences.is_empty() {
+        if self.is_same() {
             text.push_str("  both did and found the same\n");
         }
         for Difference { key, execution, text: told } in &self.differences {
@@ -327,21 +327,29 @@ fn or_none(text: String) -> String {
     if text.is_empty() { "none".to_owned() } else { text }
 }
 
-/// What an execution tells, by what it is about.
-type Told = BTreeSet<(Option<ResourceKey>, String)>;
+/// What is told, and what it is about.
+type About = (Option<ResourceKey>, String);
+
+/// What an execution tells, and how often.
+type Told = BTreeMap<About, usize>;
 
 /// What an execution did and found, less what differs from run to run.
 fn told(detail: &ExecutionDetail) -> Told {
-    let lasting = detail.events.iter().filter_map(|view| {
+    let mut told = Told::new();
+    for view in &detail.events {
         let text = match &view.event.kind {
-            EventKind::SourceRead { .. } | EventKind::Planned { .. } => return None,
+            EventKind::SourceRead { .. } | EventKind::Planned { .. } => continue,
+            EventKind::StepStarted { changes, .. } if !changes.is_empty() => {
+                let changes: Vec<String> = changes.iter().map(said).collect();
+                format!("{} ({})", view.text, changes.join(", "))
+            }
             EventKind::StepDone { action, millis: _ } => format!("{action} done"),
             EventKind::StepFailed { action, reason, message, millis: _ } => {
                 format!("{action} failed, {reason}: {message}")
             }
             _ => view.text.clone(),
         };
-        Some((view.event.key.clone(), text))
-    });
-    lasting.collect()
+        *told.entry((view.event.key.clone(), text)).or_default() += 1;
+    }
+    told
 }

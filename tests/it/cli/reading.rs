@@ -381,6 +381,29 @@ async fn executions_are_listed_told_and_compared() {
     assert!(remote(&["tree"]).contains("Database/orders"));
 }
 
+#[test]
+fn two_changes_of_one_field_are_not_the_same() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let manifest = "environments/staging/orders.yaml";
+    let text = desk.tenant.show(&format!("main:{manifest}"));
+    for version in ["8", "9"] {
+        desk.tenant.write(manifest, text.replace("userVersion: 7", &format!("userVersion: {version}")));
+        desk.tenant.commit(&format!("Expect schema version {version}"));
+        assert_eq!(desk.plumb(&["apply"]).code, 0);
+    }
+    let compared = desk.plumb(&["compare", "2", "3"]);
+    assert_eq!((compared.code, compared.stdout.contains("the same\n  plan")), (1, false), "{compared:?}");
+    assert!(!compared.stdout.contains("both did and found the same"), "{compared:?}");
+    for line in [
+        "- checkout/staging/Database/orders  Update began: 1 field (userVersion: 7 -> 8)",
+        "+ checkout/staging/Database/orders  Update began: 1 field (userVersion: 8 -> 9)",
+    ] {
+        assert!(compared.stdout.contains(line), "{compared:?}");
+    }
+    assert!(desk.plumb(&["compare", "2", "2"]).stdout.contains("both did and found the same"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn long_executions_are_compared_to_their_beginnings() {
     /// More than two pages.
@@ -389,7 +412,7 @@ async fn long_executions_are_compared_to_their_beginnings() {
     assert_eq!(desk.plumb(&["apply"]).code, 0);
     let store = SqliteStore::open(desk.data(""), Mode::Append).await.unwrap();
     let (mut executions, now) = (Vec::new(), SystemClock.now());
-    for first in ["nothing", "nothing", "a disk was full"] {
+    for (first, often) in [("nothing", 1), ("nothing", 1), ("a disk was full", 1), ("nothing", 3)] {
         let mut tx = store.begin(Scope::Platform).await.unwrap();
         let id = tx.start_execution("checkout", Trigger::Poll, None, now).await.unwrap();
         let warning = |message: &str| {
@@ -397,7 +420,8 @@ async fn long_executions_are_compared_to_their_beginnings() {
             NewEvent { key: None, at: now, kind }
         };
         let rest = (1..EVENTS).map(|number| warning(&format!("the same, {number}")));
-        tx.append_events(id, "checkout", &[warning(first)].into_iter().chain(rest).collect::<Vec<_>>()).await.unwrap();
+        let all = std::iter::repeat_n(warning(first), often).chain(rest);
+        tx.append_events(id, "checkout", &all.collect::<Vec<_>>()).await.unwrap();
         let (outcome, summary) = (ExecutionOutcome::InSync, Summary::default());
         tx.finish_execution(id, outcome, None, None, summary, now).await.unwrap();
         tx.commit().await.unwrap();
@@ -405,12 +429,15 @@ async fn long_executions_are_compared_to_their_beginnings() {
     }
     store.close().await;
     let serving = desk.serve();
-    let [one, same, other] = &executions[..] else { panic!("there are three") };
+    let [one, same, other, thrice] = &executions[..] else { panic!("there are four") };
     for server in [&[][..], &["--server", &serving.address]] {
         let compare = |second: &str| desk.plumb(&[&["compare", one, second], server].concat());
         assert_eq!(compare(same).code, 0);
         let differs = compare(other);
         assert_eq!((differs.code, differs.stdout.contains("a disk was full")), (1, true), "{differs:?}");
+        // What happened three times did not happen once.
+        let often = compare(thrice);
+        assert_eq!((often.code, often.stdout.matches("+ checkout  nothing\n").count()), (1, 2), "{often:?}");
     }
 }
 

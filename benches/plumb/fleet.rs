@@ -376,7 +376,8 @@ pub fn failing(ground: &Ground) -> Vec<Row> {
             }
             explained.sort();
             let start = Instant::now();
-            let retried = plumb::engine::retry(store.as_ref(), &SystemClock, "bench", None, "bench").await;
+            let retried =
+                plumb::engine::retry(store.as_ref(), &SystemClock, "bench", plumb::engine::Which::All, "bench").await;
             assert_eq!(retried.expect("they are tried again").keys.len(), FAILED);
             let retried = start.elapsed();
             let row = |what: String, ours: String| Row {

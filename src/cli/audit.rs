@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -51,7 +51,7 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let since = args.since.as_deref().map(|text| moment(text, SystemClock.now())).transpose()?;
     let scope = common.tenant.clone().map_or(Scope::Platform, Scope::Tenant);
     let store = house::reading(common).await?;
-    let mut rows = Pages { filter: AuditFilter { since, after: None, limit: PAGE } };
+    let mut rows = Pages::of(since, common.environment.clone());
     if common.output == Format::Json && !args.verify {
         let mut out = std::io::stdout().lock();
         while let Some(page) = rows.next_alone(store.as_ref(), &scope).await? {
@@ -64,6 +64,11 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         return Ok(0);
     }
     if args.verify {
+        ensure!(
+            common.environment.is_none(),
+            "a chain is verified whole, whatever environment its rows are about: leave out --environment \
+             (PLUMB_ENVIRONMENT)"
+        );
         let is_whole_log = scope == Scope::Platform;
         let mut tx = store.read(scope).await?;
         return verify(tx.as_mut(), is_whole_log, common).await;
@@ -112,7 +117,7 @@ async fn verify(tx: &mut dyn Tx, is_whole_log: bool, common: &Common) -> anyhow:
     let mut heads: Vec<AuditHead> = tx.audit_heads().await?;
     let mut cuts = Cuts::of(&heads);
     heads.reverse();
-    let mut rows = Pages { filter: AuditFilter { since: None, after: None, limit: PAGE } };
+    let mut rows = Pages::of(None, None);
     let mut walk: Option<ChainWalk> = None;
     // Chains come one after the other, in the order of their heads. Of a broken one the rest is not looked at.
     let mut current: Option<String> = None;
@@ -245,13 +250,22 @@ impl Verdict {
 /// Reads a page after the other.
 struct Pages {
     filter: AuditFilter,
+    /// Only rows about resources of it.
+    environment: Option<String>,
 }
 
 impl Pages {
+    fn of(since: Option<DateTime<Utc>>, environment: Option<String>) -> Self {
+        Self { filter: AuditFilter { since, after: None, limit: PAGE }, environment }
+    }
+
     async fn next(&mut self, tx: &mut dyn Tx) -> anyhow::Result<Option<Vec<AuditEntry>>> {
-        let page = tx.audit(&self.filter).await?;
+        let mut page = tx.audit(&self.filter).await?;
         let Some(last) = page.last() else { return Ok(None) };
         self.filter.after = Some((last.tenant.clone(), last.id));
+        if let Some(environment) = &self.environment {
+            page.retain(|entry| entry.key.as_ref().is_some_and(|key| key.environment == *environment));
+        }
         Ok(Some(page))
     }
 

@@ -43,6 +43,10 @@ pub struct CompareArgs {
     second: i64,
 }
 
+/// What is looked at is a tenant, in all of its environments.
+const WHOLE_TENANTS: &str = "history is of looks at whole tenants and does not stop at an environment; leave out \
+                             --environment (PLUMB_ENVIRONMENT), name a resource of it, or see plumb events --environment";
+
 /// `plumb history`
 pub async fn history(args: HistoryArgs, common: &Common) -> anyhow::Result<u8> {
     let HistoryArgs { what, limit, before } = args;
@@ -54,6 +58,9 @@ pub async fn history(args: HistoryArgs, common: &Common) -> anyhow::Result<u8> {
         Some(tenant) => (Some(tenant), None),
         None => (common.tenant.clone(), None),
     };
+    if common.environment.is_some() && common.environment != key.as_ref().map(|key| key.environment.clone()) {
+        bail!(WHOLE_TENANTS);
+    }
     let executions: Vec<ExecutionView> = match &common.server {
         Some(server) => {
             let query = [

@@ -174,8 +174,26 @@ pub(super) async fn write(
     Ok(retried)
 }
 
-/// Has failed steps of `tenant` tried at its next look as if they had never failed: that of `key`, or all; and changes that
-/// were undone since. Those of its providers that nobody asks now are asked again by the next look too. That `by` had it so
+/// Which of a tenant's failed steps are to be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which<'a> {
+    All,
+    /// Those of the resources of one environment.
+    Environment(&'a str),
+    Resource(&'a ResourceKey),
+}
+
+impl Which<'_> {
+    fn has(self, key: &ResourceKey) -> bool {
+        match self {
+            Self::All => true,
+            Self::Environment(environment) => key.environment == environment,
+            Self::Resource(resource) => key == resource,
+        }
+    }
+}
+
+/// Has failed steps of `tenant` tried at its next look as if they had never failed; and changes that were undone since. Those of its providers that nobody asks now are asked again by the next look too. That `by` had it so
 /// is written down with it. Asking for the look is the caller's.
 ///
 /// # Errors
@@ -184,10 +202,10 @@ pub async fn retry(
     store: &dyn Store,
     clock: &dyn Clock,
     tenant: &str,
-    key: Option<&ResourceKey>,
+    which: Which<'_>,
     by: &str,
 ) -> Result<Retried, StoreError> {
-    try_again(store, clock.now(), tenant, key, by, Again::Anew).await
+    try_again(store, clock.now(), tenant, which, by, Again::Anew).await
 }
 
 /// Whether there is anything that [`retry`] would have tried again.
@@ -198,9 +216,9 @@ pub async fn can_retry(
     store: &dyn Store,
     clock: &dyn Clock,
     tenant: &str,
-    key: Option<&ResourceKey>,
+    which: Which<'_>,
 ) -> Result<bool, StoreError> {
-    Ok(what_waits(store, clock.now(), tenant, key, Again::Anew).await?.is_some())
+    Ok(what_waits(store, clock.now(), tenant, which, Again::Anew).await?.is_some())
 }
 
 /// The silent providers that are to be asked again, where there is one, or anything else to be tried again.
@@ -208,12 +226,12 @@ async fn what_waits(
     store: &dyn Store,
     now: DateTime<Utc>,
     tenant: &str,
-    key: Option<&ResourceKey>,
+    which: Which<'_>,
     again: Again,
 ) -> Result<Option<BTreeSet<String>>, StoreError> {
     let mut tx = store.read(Scope::Tenant(tenant.to_owned())).await?;
-    let silent = silent(tx.as_mut(), tenant, key, now).await?;
-    let is_nothing = silent.is_empty() && Failed::of(tx.as_mut(), tenant, key, again).await?.is_nothing();
+    let silent = silent(tx.as_mut(), tenant, which, now).await?;
+    let is_nothing = silent.is_empty() && Failed::of(tx.as_mut(), tenant, which, again).await?.is_nothing();
     Ok((!is_nothing).then_some(silent))
 }
 
@@ -233,7 +251,7 @@ pub struct Retried {
 /// # Errors
 /// When the store cannot be used.
 pub(super) async fn hurry(store: &dyn Store, clock: &dyn Clock, tenant: &str, by: &str) -> Result<(), StoreError> {
-    try_again(store, clock.now(), tenant, None, by, Again::AtOnce).await.map(drop)
+    try_again(store, clock.now(), tenant, Which::All, by, Again::AtOnce).await.map(drop)
 }
 
 /// How what failed is tried again.
@@ -249,11 +267,11 @@ async fn try_again(
     store: &dyn Store,
     now: DateTime<Utc>,
     tenant: &str,
-    key: Option<&ResourceKey>,
+    which: Which<'_>,
     by: &str,
     again: Again,
 ) -> Result<Retried, StoreError> {
-    let Some(silent) = what_waits(store, now, tenant, key, again).await? else { return Ok(Retried::default()) };
+    let Some(silent) = what_waits(store, now, tenant, which, again).await? else { return Ok(Retried::default()) };
     let mut providers = Vec::new();
     // Providers are all tenants'.
     let scope = if silent.is_empty() { Scope::Tenant(tenant.to_owned()) } else { Scope::Platform };
@@ -269,7 +287,7 @@ async fn try_again(
         // What belongs to all tenants is in the chain of none.
         tx.append_audit(PLATFORM_CHAIN, &rows).await?;
     }
-    let failed = Failed::of(tx.as_mut(), tenant, key, again).await?;
+    let failed = Failed::of(tx.as_mut(), tenant, which, again).await?;
     let keys = failed.keys();
     let rows: Vec<NewAudit> = keys.iter().map(|key| audit::retried(by, key, now)).collect();
     tx.append_audit(tenant, &rows).await?;
@@ -291,7 +309,7 @@ async fn try_again(
 async fn silent(
     tx: &mut dyn Tx,
     tenant: &str,
-    key: Option<&ResourceKey>,
+    which: Which<'_>,
     now: DateTime<Utc>,
 ) -> Result<BTreeSet<String>, StoreError> {
     let mut silent = tx.circuits().await?;
@@ -299,7 +317,7 @@ async fn silent(
     if silent.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let is_wanted = |of: &ResourceKey| of.tenant == tenant && key.is_none_or(|key| of == key);
+    let is_wanted = |of: &ResourceKey| of.tenant == tenant && which.has(of);
     let (statuses, attempts) = (tx.statuses().await?, tx.attempts().await?);
     let known = statuses.into_values().map(|status| (status.key, status.provider));
     let failed = attempts.into_values().map(|attempt| (attempt.key, attempt.provider));
@@ -315,9 +333,8 @@ struct Failed {
 }
 
 impl Failed {
-    /// Of `key`, or all of `tenant`.
-    async fn of(tx: &mut dyn Tx, tenant: &str, key: Option<&ResourceKey>, again: Again) -> Result<Self, StoreError> {
-        let is_wanted = |failed: &ResourceKey| failed.tenant == tenant && key.is_none_or(|key| failed == key);
+    async fn of(tx: &mut dyn Tx, tenant: &str, which: Which<'_>, again: Again) -> Result<Self, StoreError> {
+        let is_wanted = |failed: &ResourceKey| failed.tenant == tenant && which.has(failed);
         let attempts = tx.attempts().await?.into_values().filter(|attempt| is_wanted(&attempt.key)).collect();
         let is_undone =
             |saga: &Saga| again == Again::Anew && saga.failure.as_ref().is_some_and(|failure| is_wanted(&failure.key));

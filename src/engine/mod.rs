@@ -60,7 +60,7 @@ use mirrors::Mirrors;
 use turns::Turns;
 
 pub use crate::model::{Ask, Width};
-pub use attempts::{Retried, can_retry, retry};
+pub use attempts::{Retried, Which, can_retry, retry};
 pub use audit::request_looks;
 pub use check::{Check, CheckResult, clocks_differ};
 pub use desired::Sources;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
-use plumb::engine::{Ask, Retried, Width, view};
+use plumb::engine::{Ask, Retried, Which, Width, view};
 use plumb::managers::ManagerError;
 use plumb::model::{
     Attempt, Circuit, ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason, ResourceKey,
@@ -143,8 +143,9 @@ async fn what_cannot_work_is_tried_once_until_a_commit_or_a_person_says_so() {
     assert_eq!(faults.tried(), ["orders"]);
     // A person says so.
     let key = parse(ORDERS);
-    let retried =
-        plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&key), "ada").await.unwrap();
+    let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Which::Resource(&key), "ada")
+        .await
+        .unwrap();
     assert_eq!(retried.keys, [key]);
     world.scheduled().await;
     assert_eq!(faults.tried(), ["orders"]);
@@ -168,7 +169,8 @@ async fn who_has_something_tried_again_is_written_down_with_it_or_neither_is() {
     faults.fail("orders", refused());
     world.scheduled().await;
     let orders = parse(ORDERS);
-    let retry = async || plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await;
+    let retry =
+        async || plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Which::All, "ada").await;
     let state = world.data().join("plumb.db");
     run_sql(&state, "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END").await;
     retry().await.unwrap_err();
@@ -274,7 +276,8 @@ async fn while_another_plumb_is_at_work_on_it_nothing_counts_as_tried() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_a_silent_provider_asked_again_is_written_down_where_no_step_failed_too() {
     let (world, _faults, _clock) = out_of_reach().await;
-    let retried = plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
+    let retried =
+        plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Which::All, "ada").await.unwrap();
     let asked = Retried { keys: Vec::new(), providers: vec!["files".to_owned()] };
     assert_eq!(retried, asked, "no step has failed");
     assert!(!circuits(&world).await["files"].is_open(clock_now(&world)));
@@ -295,7 +298,15 @@ async fn a_retry_and_an_apply_have_the_providers_of_their_tenant_asked_again_and
     tx.commit().await.unwrap();
     let retry = async |tenant: &str, key: Option<&str>| {
         let key = key.map(parse);
-        plumb::engine::retry(world.store(), world.clock.as_ref(), tenant, key.as_ref(), "ada").await.unwrap();
+        plumb::engine::retry(
+            world.store(),
+            world.clock.as_ref(),
+            tenant,
+            key.as_ref().map_or(Which::All, Which::Resource),
+            "ada",
+        )
+        .await
+        .unwrap();
         let circuits = circuits(&world).await;
         let is_open = |provider: &str| circuits[provider].is_open(clock_now(&world));
         (is_open("files"), is_open("elsewhere"))

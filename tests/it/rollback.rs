@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use plumb::engine::Reapplied;
 use plumb::engine::view::{self, AttentionKind, DeadLetterView, LetterState};
+use plumb::engine::{Reapplied, Which};
 use plumb::managers::ManagerError;
 use plumb::model::{
     ApprovalKind, ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, ProposalStatus, Reason, Saga,
@@ -142,7 +142,9 @@ async fn a_retry_does_a_change_that_was_undone_once_more() {
     faults.mend("carts");
     let carts = parse(CARTS);
     let retried =
-        plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&carts), "ada").await.unwrap();
+        plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Which::Resource(&carts), "ada")
+            .await
+            .unwrap();
     assert_eq!(retried.keys, [carts]);
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert_eq!(versions(&world).await, [2, 2, 2]);
@@ -152,7 +154,7 @@ async fn a_retry_does_a_change_that_was_undone_once_more() {
 async fn what_is_applied_again_and_undone_brings_no_newer_commit_with_it() {
     let (world, faults) = undone().await;
     let retry = async || {
-        plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
+        plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Which::All, "ada").await.unwrap();
     };
     retry().await;
     let failed = world.scheduled().await;
@@ -196,7 +198,7 @@ async fn an_apply_leaves_a_change_that_was_undone_as_it_is() {
     assert_eq!((held(&plan, ORDERS), held(&plan, CARTS)), (Some(Reason::RolledBack), Some(Reason::RolledBack)));
     // What the message names does it again.
     faults.mend("carts");
-    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Which::All, "ada").await.unwrap();
     assert_eq!(world.plan().await.plan.steps.len(), 2);
     world.in_sync().await;
     assert_eq!(versions(&world).await, [2, 2, 2]);
@@ -239,7 +241,9 @@ async fn of_two_that_failed_for_good_neither_undoes_what_is_tried_anew() {
     for name in ["baskets", "coupons"] {
         faults.mend(name);
     }
-    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(failed), "ada").await.unwrap();
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Which::Resource(failed), "ada")
+        .await
+        .unwrap();
     assert_eq!(world.scheduled().await.outcome, ExecutionOutcome::InSync);
     assert_eq!(versions(&world).await, [2, 2, 2]);
 }
@@ -300,7 +304,9 @@ async fn an_undoing_that_fails_is_a_dead_letter_of_its_own() {
     // Mended, it is undone by a retry of it alone.
     faults.mend("orders");
     let orders = parse(ORDERS);
-    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Some(&orders), "ada").await.unwrap();
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Which::Resource(&orders), "ada")
+        .await
+        .unwrap();
     world.scheduled().await;
     assert_eq!(versions(&world).await, [1, 1, 2]);
 }
@@ -528,7 +534,7 @@ async fn what_failed_at_another_commit_undoes_nothing_of_this_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_in_the_middle_of_undoing_forgets_nothing_that_may_have_to_be_undone() {
     let world = world_half_undone().await;
-    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Which::All, "ada").await.unwrap();
     world.scheduled().await;
     assert_eq!(versions(&world).await, [1, 1, 2]);
 }
@@ -578,7 +584,7 @@ async fn a_change_that_was_undone_is_a_dead_letter_until_it_is_retried_or_anothe
     let told: Vec<_> = letters.iter().map(|letter| (letter.key.name.as_str(), letter.state)).collect();
     assert_eq!(told, [("baskets", LetterState::Undone)], "{letters:#?}");
     faults.mend("baskets");
-    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, None, "ada").await.unwrap();
+    plumb::engine::retry(world.store(), world.clock.as_ref(), &world.name, Which::All, "ada").await.unwrap();
     world.scheduled().await;
     assert_eq!((versions(&world).await, self::letters(&world).await), ([3, 3, 3], Vec::new()));
 }

@@ -295,6 +295,49 @@ fn dead_letters_are_listed_and_retried() {
     assert_eq!(audited.lines().filter(|row| row.contains("\"retried\"")).count(), 1, "{audited}");
 }
 
+#[test]
+fn what_is_about_one_environment_stays_out_of_the_others_or_says_that_it_cannot() {
+    let desk = Desk::with_starter();
+    // Its objects are no orphans to other tests on the server.
+    desk.platform.write("platform.yaml", desk.platform.show("main:platform.yaml").replace("id: ", "id: places-"));
+    let server = PostgresServer::shared();
+    std::fs::write(desk.folder().join("login"), server.login().1).unwrap();
+    let login = desk.folder().join("login").display().to_string();
+    let spec = format!("  type: postgres\n  url: {}\n  credentials: {{file: {login}}}\n", server.url());
+    add_provider(&desk, "pg", &spec);
+    write(&desk, "Database", "places", "provider: pg, extensions: [no_such_extension]");
+    let places = std::fs::read_to_string(desk.tenant.work().join("environments/staging/places.yaml")).unwrap();
+    desk.tenant.write("environments/production/places.yaml", places);
+    desk.tenant.commit("Wish for what is not there, twice");
+    assert_eq!(desk.plumb(&["apply"]).code, 1);
+    let refused = |args: &[&str], why: &str| {
+        let said = desk.plumb(args);
+        assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{said:?}");
+        assert!(said.stderr.contains(why), "{said:?}");
+    };
+    refused(&["retry", "-t", "checkout", "-e", "nowhere"], "the state knows production, staging");
+    refused(&["retry", "checkout/staging/Database/places", "-e", "production"], "is not of the environment production");
+    let retried = desk.plumb(&["retry", "-t", "checkout", "-e", "staging", "-q"]);
+    assert_eq!(retried.stdout, "checkout/staging/Database/places is tried again at the next look\n", "{retried:?}");
+    let letters = desk.plumb(&["get", "--dead-letters"]).stdout;
+    assert!(letters.contains("checkout/production/Database/places"), "{letters}");
+    assert!(!letters.contains("checkout/staging/Database/places"), "{letters}");
+    let again = desk.plumb(&["retry", "-e", "staging", "-q"]).stdout;
+    assert_eq!(again, "checkout/staging/Database/places is tried again at the next look\n");
+
+    refused(&["history", "-e", "staging"], "whole tenants");
+    let of_one = desk.plumb(&["history", "checkout/staging/Database/orders", "-e", "staging"]);
+    assert_eq!(of_one.code, 0, "{of_one:?}");
+    refused(&["audit", "--verify", "-e", "staging"], "leave out --environment");
+    let audited = desk.plumb(&["audit", "-e", "staging", "-o", "json"]).stdout;
+    let keys = audited.lines().map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap()["key"].clone());
+    let keys: Vec<serde_json::Value> = keys.collect();
+    let is_there = |key: &serde_json::Value| key.as_str().is_some_and(|key| key.starts_with("checkout/staging/"));
+    assert!(keys.len() >= 3 && keys.iter().all(is_there), "{audited}");
+    let shown = desk.plumb(&["audit", "-e", "staging"]).stdout;
+    assert_eq!(shown.lines().count(), keys.len() + 1, "{shown}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn providers_are_listed_with_their_circuits() {
     let desk = Desk::with_starter();

@@ -132,7 +132,9 @@ impl Act {
                 world.refuse(&[]);
                 let failed = key("c");
                 let retried = run_here(with_store(&world.folder, Mode::Append, async |store| {
-                    plumb::engine::retry(store, &SystemClock, TENANT, Some(&failed), "ada").await.unwrap()
+                    plumb::engine::retry(store, &SystemClock, TENANT, plumb::engine::Which::Resource(&failed), "ada")
+                        .await
+                        .unwrap()
                 }));
                 assert_eq!(retried.keys, [failed]);
             }

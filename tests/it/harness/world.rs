@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use plumb::engine::vault::{StoredSecrets, Vault, system_rng};
 use plumb::engine::{
-    Ask, Connect, Engine, EngineError, LEASE, PlatformStatus, Preview, PreviewSource, Report, Settings, Width, view,
+    Ask, Connect, Engine, EngineError, LEASE, PlatformStatus, Preview, PreviewSource, Report, Settings, Which, Width,
+    view,
 };
 use plumb::model::{
     ApprovalKind, Clock, Event, EventKind, ExecutionOutcome, Inventory, Plan, PlanId, Proposal, Reason, Replica,
@@ -297,7 +298,7 @@ impl World {
         let (clock, tenant) = (Arc::clone(&self.clock), self.name.clone());
         self.on_event(move |event| {
             if matches!(event.kind, EventKind::StepFailed { .. }) {
-                let retry = plumb::engine::retry(store.as_ref(), clock.as_ref(), &tenant, None, "ada");
+                let retry = plumb::engine::retry(store.as_ref(), clock.as_ref(), &tenant, Which::All, "ada");
                 tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(retry)).unwrap();
                 then();
             }

@@ -384,7 +384,8 @@ impl<'a> World<'a> {
     /// Somebody has all that failed tried again.
     async fn retry(&mut self) {
         let by = format!("person {}", self.deeds.retries.len());
-        let keys = plumb::engine::retry(&self.store, &*self.clock, TENANT, None, &by).await.unwrap().keys;
+        let keys =
+            plumb::engine::retry(&self.store, &*self.clock, TENANT, plumb::engine::Which::All, &by).await.unwrap().keys;
         self.deeds.retries.push((by, keys));
         self.ask(Width::Changed).await;
     }

@@ -32,7 +32,10 @@ pub fn line(event: &Event, paint: Paint, verbose: bool) -> Option<String> {
             paint.dim(&format!("read {} at {short}", count(*files, "manifest")))
         }
         EventKind::SourceFailed { reason, message } => paint.red(&format!("{reason}: {message}")),
-        EventKind::StepStarted { action, .. } => paint.dim(&format!("{action} ...")),
+        EventKind::StepStarted { action, new_passwords, .. } => {
+            let passwords = if new_passwords.is_empty() { "" } else { ", with new passwords" };
+            paint.dim(&format!("{action}{passwords} ..."))
+        }
         EventKind::StepDone { action, millis } => paint.green(&format!("{action} done in {millis} ms")),
         EventKind::StepFailed { action, reason, message, .. } => {
             paint.red(&format!("{action} failed, {reason}: {message}"))

@@ -14,7 +14,7 @@ use crate::model::{ConditionStatus, Kind, ResourceKey, SystemClock};
 
 use super::args::{Common, Format};
 use super::output::{self, Paint, readable, rows_text, table};
-use super::{house, remote, secret};
+use super::{house, remote};
 
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
@@ -341,7 +341,7 @@ fn describe_text(detail: &ResourceDetail, paint: Paint) -> String {
         let rows: Vec<Vec<String>> =
             view.outputs.iter().map(|(name, value)| vec![format!("  {name}"), value.clone()]).collect();
         text.push_str(&rows_text(&rows));
-        for role in secret::roles_of(view.key.kind, &detail.desired) {
+        for role in view.key.kind.roles(detail.desired.paths()) {
             let _ = writeln!(text, "  the password of {role}: plumb secret get {} {role}", view.key);
         }
     }

@@ -1,6 +1,5 @@
 //! `plumb secret get`: shows a password and records that it did.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -9,17 +8,12 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 
 use crate::engine::vault::{StoredSecrets, system_rng};
-use crate::model::{
-    Clock, EventKind, ExecutionOutcome, Fields, Kind, Record, ResourceKey, Summary, SystemClock, Trigger,
-};
+use crate::model::{Clock, EventKind, ExecutionOutcome, Record, ResourceKey, Summary, SystemClock, Trigger};
 use crate::store::audit::{AuditAction, NewAudit};
 use crate::store::{Mode, NewEvent, Scope};
 
 use super::args::Common;
 use super::{house, output};
-
-/// The one user of a Cache, as passwords know it.
-const CACHE_ROLE: &str = "user";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -72,7 +66,7 @@ fn why_unknown(key: &ResourceKey, role: &str, record: Option<&Record>) -> String
     let Some(record) = record else {
         return format!("nothing is known of {key}; `plumb get` lists what is");
     };
-    let roles = roles_of(record.key.kind, &record.applied);
+    let roles = record.key.kind.roles(record.applied.paths());
     if roles.contains(role) {
         return format!(
             "the password of role {role} of {key} is unknown here: the state that held it was lost, or somebody else \
@@ -83,17 +77,5 @@ fn why_unknown(key: &ResourceKey, role: &str, record: Option<&Record>) -> String
     match known[..] {
         [] => format!("{key} has no role, so there is no password"),
         _ => format!("{key} has no role {role}; it has {}", known.join(", ")),
-    }
-}
-
-/// The names that `secret get` takes for a resource.
-pub fn roles_of(kind: Kind, fields: &Fields) -> BTreeSet<String> {
-    match kind {
-        Kind::Database => fields
-            .iter()
-            .filter(|(path, _)| path.is_within("/spec/roles"))
-            .filter_map(|(path, _)| path.segments().into_iter().nth(2))
-            .collect(),
-        Kind::Cache => BTreeSet::from([CACHE_ROLE.to_owned()]),
     }
 }

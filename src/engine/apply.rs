@@ -202,8 +202,10 @@ impl Engine {
                         running.push(give_back(slot, Progress::NotBegun { step }, held).boxed());
                     }
                     Progress::HasSlot { step, manager, slot } => {
+                        let new_passwords = step.new_passwords();
                         let Step { action, changes, destructive, .. } = step.clone();
-                        timeline.note_of(&step.key, EventKind::StepStarted { action, changes, destructive });
+                        let begins = EventKind::StepStarted { action, changes, destructive, new_passwords };
+                        timeline.note_of(&step.key, begins);
                         beginning.push((step, manager, slot));
                     }
                     Progress::Over { step, result, millis } => note_end(step, result, millis, &mut applied, timeline),

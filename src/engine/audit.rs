@@ -9,7 +9,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use crate::model::{Approval, Ask, Clock, Event, EventKind, Lease, ObjectHex, Proposal, Request, ResourceKey};
+use crate::model::{
+    Approval, Ask, Change, Clock, Event, EventKind, FieldPath, Lease, ObjectHex, Proposal, Request, ResourceKey,
+};
 use crate::source::CommitInfo;
 use crate::store::audit::{ALL_CUT, AuditAction, AuditDetails, NewAudit};
 use crate::store::{NewEvent, Scope, Store, StoreError};
@@ -22,6 +24,9 @@ use super::{Engine, EngineError, blocking, decide};
 const PLUMB: &str = "plumb";
 /// Who decides where refs alone say that somebody did.
 const GIT: &str = "git";
+
+/// How many fields of a step are named in a row: a database with hundreds of roles is no reason for a row without end.
+const MOST_PATHS: usize = 20;
 
 /// How many commits are held at once.
 const COMMITS_AT_ONCE: usize = 10_000;
@@ -129,14 +134,51 @@ pub(super) fn decided(proposal: &Proposal) -> NewAudit {
     NewAudit { at: *updated_at, actor: GIT.to_owned(), action: AuditAction::Decision, key: Some(key.clone()), details }
 }
 
+/// What a step touches, as the log says it: which fields, never their values.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Touched {
+    /// At most [`MOST_PATHS`].
+    paths: Vec<FieldPath>,
+    /// How many more there are.
+    more: usize,
+    /// At most as many.
+    new_passwords: Vec<String>,
+}
+
+impl Touched {
+    pub fn by(changes: &[Change], new_passwords: &[String]) -> Self {
+        Self {
+            paths: changes.iter().take(MOST_PATHS).map(|change| change.path.clone()).collect(),
+            more: changes.len().saturating_sub(MOST_PATHS),
+            new_passwords: new_passwords.iter().take(MOST_PATHS).cloned().collect(),
+        }
+    }
+
+    fn told(&self) -> AuditDetails {
+        let Self { paths, more, new_passwords } = self;
+        let mut told = AuditDetails::new();
+        if !paths.is_empty() {
+            told.insert("paths".to_owned(), json!(paths));
+        }
+        if *more > 0 {
+            told.insert("morePaths".to_owned(), json!(more));
+        }
+        if !new_passwords.is_empty() {
+            told.insert("newPasswords".to_owned(), json!(new_passwords));
+        }
+        told
+    }
+}
+
 /// What Plumb changed, where the event is one of that. A step that failed may have changed something too.
-pub(super) fn changed(execution: i64, event: &NewEvent) -> Option<NewAudit> {
+pub(super) fn changed(execution: i64, event: &NewEvent, touched: &Touched) -> Option<NewAudit> {
     let (action, failure) = match &event.kind {
         EventKind::StepDone { action, .. } => (action, None),
         EventKind::StepFailed { action, reason, message, .. } => (action, Some((reason, message))),
         _ => return None,
     };
     let mut details = details([("execution", json!(execution)), ("action", json!(action))]);
+    details.extend(touched.told());
     if let Some((reason, message)) = failure {
         details.insert("end".to_owned(), json!("failed"));
         details.insert("reason".to_owned(), json!(reason));
@@ -151,18 +193,21 @@ pub(super) fn without_end(execution: i64, events: &[Event], now: DateTime<Utc>) 
     let mut begun = BTreeMap::new();
     for Event { key, kind, at, .. } in events {
         match kind {
-            EventKind::StepStarted { action, .. } => drop(begun.insert(key, (action, at))),
+            EventKind::StepStarted { action, changes, new_passwords, .. } => {
+                begun.insert(key, (action, at, Touched::by(changes, new_passwords)));
+            }
             EventKind::StepDone { .. } | EventKind::StepFailed { .. } => drop(begun.remove(key)),
             _ => {}
         }
     }
-    let unknown = begun.into_iter().map(|(key, (action, began_at))| {
-        let details = details([
+    let unknown = begun.into_iter().map(|(key, (action, began_at, touched))| {
+        let mut details = details([
             ("execution", json!(execution)),
             ("action", json!(action)),
             ("end", json!("unknown")),
             ("beganAt", json!(began_at)),
         ]);
+        details.extend(touched.told());
         change(key.clone(), now, details)
     });
     unknown.collect()

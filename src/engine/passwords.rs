@@ -8,8 +8,8 @@ use secrecy::SecretString;
 
 use crate::managers::{ManagerError, Secrets};
 use crate::model::{
-    ConditionType, DesiredState, EventKind, Kind, Lease, Live, Observation, Observations, Ownership, Plan, Platform,
-    Reason, Resource, ResourceKey, ResourceStatus,
+    ConditionType, DesiredState, EventKind, Lease, Live, Observation, Observations, Ownership, Plan, Platform, Reason,
+    Resource, ResourceKey, ResourceStatus,
 };
 use crate::store::Scope;
 
@@ -67,9 +67,6 @@ impl Secrets for NoPasswords {
         Err(Self::refuse())
     }
 }
-
-/// The role of a Cache, whose one user has the Cache's own name.
-const CACHE_ROLE: &str = "user";
 
 /// What was seen in a pass.
 pub(super) struct Seen<'a> {
@@ -130,15 +127,8 @@ fn live_roles(seen: &Seen<'_>, resource: &Resource) -> Option<Vec<String>> {
     if !is_ours(live, seen.platform, key) {
         return None;
     }
-    Some(match key.kind {
-        Kind::Cache => vec![CACHE_ROLE.to_owned()],
-        Kind::Database => resource
-            .fields
-            .iter()
-            .filter(|(path, _)| path.is_within("/spec/roles") && live.fields.0.contains_key(*path))
-            .filter_map(|(path, _)| path.segments().into_iter().nth(2))
-            .collect(),
-    })
+    let there = resource.fields.paths().filter(|path| live.fields.0.contains_key(*path));
+    Some(key.kind.roles(there).into_iter().collect())
 }
 
 fn is_ours(live: &Live, platform: &Platform, key: &ResourceKey) -> bool {

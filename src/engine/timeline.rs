@@ -1,7 +1,7 @@
 //! The timeline of one execution: events are gathered and written a batch at a time, and that a step begins before it
 //! does.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -12,6 +12,7 @@ use crate::store::audit::NewAudit;
 use crate::store::inputs::PackedInputs;
 use crate::store::{HistoryFilter, NewEvent, Scope, Store, StoreError, Tx};
 
+use super::audit::Touched;
 use super::reconcile::chain;
 use super::{Listener, audit};
 
@@ -29,8 +30,10 @@ pub(super) struct Timeline<'a> {
     lease: &'a Lease,
     execution: i64,
     waiting: Vec<NewEvent>,
-    /// The resources of which a step has begun.
-    begun: BTreeSet<ResourceKey>,
+    /// What each of those is in the audit log, where it is something.
+    changes: Vec<Option<NewAudit>>,
+    /// The steps that have begun and not ended, with what they touch.
+    begun: BTreeMap<ResourceKey, Touched>,
     /// For the audit log, before what the events say.
     audited: Vec<NewAudit>,
     /// What plans were made of, each with its number.
@@ -68,7 +71,8 @@ impl<'a> Timeline<'a> {
             lease,
             execution,
             waiting: Vec::new(),
-            begun: BTreeSet::new(),
+            changes: Vec::new(),
+            begun: BTreeMap::new(),
             audited: Vec::new(),
             inputs: Vec::new(),
             plans: 0,
@@ -126,10 +130,26 @@ impl<'a> Timeline<'a> {
             kind: kind.clone(),
         };
         (self.listener)(&event);
-        if let (EventKind::StepStarted { .. }, Some(key)) = (&kind, &key) {
-            self.begun.insert(key.clone());
+        let event = NewEvent { key, at, kind };
+        let change = self.change(&event);
+        self.changes.push(change);
+        self.waiting.push(event);
+    }
+
+    /// What the audit log says of an event that ends a step. What failed before it began has changed nothing.
+    fn change(&mut self, event: &NewEvent) -> Option<NewAudit> {
+        let key = event.key.as_ref()?;
+        match &event.kind {
+            EventKind::StepStarted { changes, new_passwords, .. } => {
+                self.begun.insert(key.clone(), Touched::by(changes, new_passwords));
+                None
+            }
+            EventKind::StepDone { .. } | EventKind::StepFailed { .. } => {
+                let touched = self.begun.remove(key)?;
+                audit::changed(self.execution, event, &touched)
+            }
+            _ => None,
         }
-        self.waiting.push(NewEvent { key, at, kind });
     }
 
     /// Writes what was noted, once: what a commit wrote that was told to have failed is not written again.
@@ -142,6 +162,7 @@ impl<'a> Timeline<'a> {
             let all = HistoryFilter { execution: Some(self.execution), limit: u32::MAX, ..HistoryFilter::default() };
             let arrived = tx.events(&all).await?.len().saturating_sub(self.written);
             self.waiting.drain(..arrived.min(self.waiting.len()));
+            self.changes.drain(..arrived.min(self.changes.len()));
             if arrived > 0 {
                 // They were written in one transaction.
                 self.audited.clear();
@@ -151,10 +172,7 @@ impl<'a> Timeline<'a> {
         }
         tx.append_events(self.execution, &self.lease.tenant, &self.waiting).await?;
         let mut audited = self.audited.clone();
-        // What failed before it began has changed nothing.
-        let has_begun = |event: &&NewEvent| event.key.as_ref().is_some_and(|key| self.begun.contains(key));
-        let ended = self.waiting.iter().filter(has_begun);
-        audited.extend(ended.filter_map(|event| audit::changed(self.execution, event)));
+        audited.extend(self.changes.iter().flatten().cloned());
         tx.append_audit(&self.lease.tenant, &audited).await?;
         for (plan, inputs) in &self.inputs {
             tx.put_plan_inputs(self.execution, &self.lease.tenant, *plan, inputs).await?;
@@ -163,6 +181,7 @@ impl<'a> Timeline<'a> {
         tx.commit().await?;
         (self.written, self.unsure) = (self.written + self.waiting.len(), false);
         self.waiting.clear();
+        self.changes.clear();
         self.audited.clear();
         self.inputs.clear();
         Ok(())

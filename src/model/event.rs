@@ -122,6 +122,9 @@ pub enum EventKind {
         action: Action,
         changes: Vec<Change>,
         destructive: Vec<String>,
+        /// The roles that get new passwords, since `plumb.dev/rotate` asks for them. Earlier timelines did not say.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        new_passwords: Vec<String>,
     },
     StepDone {
         action: Action,

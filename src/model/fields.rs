@@ -108,6 +108,11 @@ impl Fields {
         self.0.iter()
     }
 
+    /// The paths that are set, in their order.
+    pub fn paths(&self) -> impl Iterator<Item = &FieldPath> {
+        self.0.keys()
+    }
+
     /// The members below `prefix`, by their first segment under it, each with the fields below the member.
     ///
     /// `/spec/roles` over `/spec/roles/app/access` yields `app -> {access}`; a member of a set yields an empty map.

@@ -1,7 +1,7 @@
 //! The kinds, described once: what their specs hold, which of their lists are keyed, what cannot change in place,
 //! and the defaults a field goes back to when git stops setting it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,18 @@ impl Kind {
         match self {
             Kind::Database => &DATABASE,
             Kind::Cache => &CACHE,
+        }
+    }
+
+    /// The roles of a resource that sets these fields, as passwords and `plumb secret get` know them.
+    pub fn roles<'a>(self, fields: impl Iterator<Item = &'a FieldPath>) -> BTreeSet<String> {
+        match self {
+            Kind::Database => {
+                let of_roles = fields.filter(|path| path.is_within("/spec/roles"));
+                of_roles.filter_map(|path| path.segments().into_iter().nth(2)).collect()
+            }
+            // Its one user has the Cache's own name.
+            Kind::Cache => BTreeSet::from(["user".to_owned()]),
         }
     }
 }

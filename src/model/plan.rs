@@ -107,6 +107,16 @@ pub struct Step {
 }
 
 impl Step {
+    /// The roles that get new passwords in place of those they have.
+    pub fn new_passwords(&self) -> Vec<String> {
+        match (self.action, &self.rotate) {
+            (Action::Update | Action::Replace | Action::Adopt, Some(_)) => {
+                self.key.kind.roles(self.desired.paths()).into_iter().collect()
+            }
+            (Action::Create | Action::Delete, Some(_)) | (_, None) => Vec::new(),
+        }
+    }
+
     /// Whether it deletes something, in the sense of R6.
     pub fn loses(&self) -> bool {
         match self.action {

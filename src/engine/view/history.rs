@@ -177,11 +177,14 @@ pub fn describe(kind: &EventKind) -> (Level, String) {
         EventKind::Unknown { reason, message } => {
             (Level::Warning, said("Could not be seen", &message_or(message, reason.explain())))
         }
-        EventKind::StepStarted { action, changes, destructive } => {
+        EventKind::StepStarted { action, changes, destructive, new_passwords } => {
             let losses = if destructive.is_empty() { String::new() } else { format!("; {}", destructive.join("; ")) };
             let level = if destructive.is_empty() { Level::Info } else { Level::Warning };
-            let changed =
-                if changes.is_empty() { String::new() } else { format!(": {}", count(changes.len(), "field")) };
+            let fields = (!changes.is_empty()).then(|| count(changes.len(), "field"));
+            let passwords =
+                (!new_passwords.is_empty()).then(|| format!("new passwords of {}", new_passwords.join(", ")));
+            let changed: Vec<String> = fields.into_iter().chain(passwords).collect();
+            let changed = if changed.is_empty() { String::new() } else { format!(": {}", changed.join(", ")) };
             (level, format!("{} began{changed}{losses}", capital(*action)))
         }
         EventKind::StepDone { action, millis } => (Level::Good, format!("{} done in {millis} ms", capital(*action))),

@@ -267,8 +267,12 @@ mod tests {
         assert_eq!(subjects(None, Some("redis")), ["tenant checkout", "tenant checkout"]);
         assert_eq!(subjects(None, None).len(), 3);
         let told = |kind| Event { id: 1, execution: 1, tenant: "checkout".to_owned(), at: hour(3), key: None, kind };
-        let began =
-            told(EventKind::StepStarted { action: Action::Create, changes: Vec::new(), destructive: Vec::new() });
+        let began = told(EventKind::StepStarted {
+            action: Action::Create,
+            changes: Vec::new(),
+            destructive: Vec::new(),
+            new_passwords: Vec::new(),
+        });
         let told = links(&around(Some(began)), Some("pg"));
         let message = &told[0].2;
         assert_eq!(told.len(), 1, "{told:?}");

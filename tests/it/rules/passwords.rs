@@ -1,10 +1,15 @@
 //! R12: passwords are made once, kept encrypted, and never reset by a loss.
 
-use plumb::model::{ConditionStatus, ConditionType, Reason};
+use plumb::engine::view;
+use plumb::model::{ConditionStatus, ConditionType, EventKind, Reason};
+use plumb::store::Scope;
+use plumb::store::audit::AuditAction;
+use serde_json::json;
 use sqlx::{Connection, Row};
 
+use crate::harness::audited;
 use crate::harness::postgres::PostgresServer;
-use crate::harness::world::{World, contains, held};
+use crate::harness::world::{World, contains, held, parse};
 
 const SPEC: &str = "connectionLimit: 20\nroles:\n  - {name: app, access: readwrite}\n  - {name: ro, access: read}";
 
@@ -73,12 +78,33 @@ async fn r12_after_a_loss_the_password_is_unknown_and_the_role_keeps_it_until_it
     world.in_sync().await;
     let rotated = world.password(&key, "app").await.expect("a new password");
     assert_ne!(rotated, password);
+    told_of_new_passwords(&world, &key).await;
     assert!(logs_in(&name, "app", &rotated).await);
     assert!(!logs_in(&name, "app", &password).await);
     world.in_sync().await;
     let ready = world.status(&key).await.unwrap().condition(ConditionType::Ready).unwrap().clone();
     assert_ne!(ready.reason, Reason::PasswordUnknown);
     assert_eq!(world.password(&key, "app").await.unwrap(), rotated, "once");
+}
+
+/// The last step says in the timeline and in the audit log that its roles have new passwords, and no step before it does.
+async fn told_of_new_passwords(world: &World, key: &str) {
+    let events = world.events();
+    let mut begun = events.iter().rev().filter(|event| matches!(event.kind, EventKind::StepStarted { .. }));
+    let last = view::describe(&begun.next().expect("it began").kind).1;
+    assert_eq!(last, "Update began: 1 field, new passwords of app, ro");
+    assert!(begun.all(|event| !serde_json::to_string(event).unwrap().contains("newPasswords")));
+    let (rows, broken) = audited::chains(world.store().read(Scope::Platform).await.unwrap().as_mut()).await;
+    assert_eq!(broken, Vec::<String>::new());
+    let changes = rows.iter().filter(|row| row.action == AuditAction::Change && row.key == Some(parse(key)));
+    let details: Vec<serde_json::Value> = changes.map(|row| json!(row.details)).collect();
+    let (last, before) = details.split_last().expect("it changed");
+    let paths = json!(["/spec/roles/app/access"]);
+    assert_eq!((&last["newPasswords"], &last["paths"]), (&json!(["app", "ro"]), &paths));
+    // The state was lost before: what is on record begins with the change of what a role may do.
+    assert_eq!(before.len(), 1, "{before:?}");
+    assert_eq!((&before[0]["newPasswords"], &before[0]["paths"]), (&json!(null), &paths));
+    assert!(!json!(details).to_string().contains("admin"), "a value is in the log: {details:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -259,7 +259,12 @@ pub fn events() -> Vec<EventKind> {
         EventKind::Planned { plan: PlanId("abc".into()), summary: summary(), blocked: 1, drifted: 2, unknown: 3 },
         EventKind::Blocked { reason, message: text() },
         EventKind::Unknown { reason, message: text() },
-        EventKind::StepStarted { action, changes: vec![change], destructive: vec![text()] },
+        EventKind::StepStarted {
+            action,
+            changes: vec![change],
+            destructive: vec![text()],
+            new_passwords: vec!["app".into()],
+        },
         EventKind::StepDone { action, millis: 12 },
         EventKind::StepFailed { action, reason, message: text(), millis: u64::from(u32::MAX) },
         EventKind::Recorded { reason },

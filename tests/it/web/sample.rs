@@ -528,6 +528,7 @@ fn history(sample: &mut Sample) {
                 change("/spec/extensions/hstore", Some(json!(true)), None),
             ],
             destructive: vec!["drops the extension hstore".into()],
+            new_passwords: vec![],
         },
     );
     sample.event(
@@ -544,6 +545,7 @@ fn history(sample: &mut Sample) {
             action: Action::Create,
             changes: vec![change("/spec/connectionLimit", None, Some(json!(10)))],
             destructive: vec![],
+            new_passwords: vec![],
         },
     );
     sample.event(

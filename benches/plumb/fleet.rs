@@ -427,6 +427,7 @@ fn status(key: &ResourceKey, at: DateTime<Utc>) -> ResourceStatus {
         object_name: key.object_name(63),
         depends_on: Vec::new(),
         conditions: vec![ready],
+        reason_since: Some(at),
         until: None,
         desired: fields(),
         live: fields(),

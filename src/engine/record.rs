@@ -272,6 +272,7 @@ impl Engine {
                 .or(undone.map(|before| before.depends_on.clone()))
                 .unwrap_or_default(),
             conditions: status::conditions(verdict, before, at),
+            reason_since: status::reason_since(verdict, before, at),
             until: verdict.until,
             live: match live {
                 Some(live) => shown(&desired, live, before),

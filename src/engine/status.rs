@@ -173,6 +173,19 @@ pub(super) fn drift_reason(drift: &crate::model::Drift) -> Reason {
     }
 }
 
+/// Since when a verdict has its reason, where that is known.
+pub(super) fn reason_since(
+    verdict: &Verdict,
+    before: Option<&ResourceStatus>,
+    at: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    let ready = |before: &&ResourceStatus| {
+        let ready = before.condition(ConditionType::Ready);
+        ready.is_some_and(|ready| (ready.status, ready.reason) == (verdict.ready, verdict.reason))
+    };
+    before.filter(ready).map_or(Some(at), |before| before.reason_since)
+}
+
 /// The four conditions of a verdict; a condition whose status did not change keeps its time.
 pub(super) fn conditions(verdict: &Verdict, before: Option<&ResourceStatus>, at: DateTime<Utc>) -> Vec<Condition> {
     let flag = |holds: bool| if holds { ConditionStatus::True } else { ConditionStatus::False };

@@ -284,6 +284,9 @@ pub struct ResourceStatus {
     #[serde(default)]
     pub depends_on: Vec<ResourceKey>,
     pub conditions: Vec<Condition>,
+    /// When `Ready` got the reason that it has, which its status may have had before; states of earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason_since: Option<DateTime<Utc>>,
     /// When what is held goes on without anybody doing anything, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<DateTime<Utc>>,

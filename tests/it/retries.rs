@@ -271,6 +271,11 @@ async fn while_another_plumb_is_at_work_on_it_nothing_counts_as_tried() {
     clock.forward(TimeDelta::from_std(wait).unwrap());
     world.scheduled().await;
     assert_eq!(attempts(&world).await[&parse(ORDERS)].failures, 1);
+    // Since when it is locked is not since when it is not ready.
+    let explained = view::explain(world.store(), &parse(ORDERS), world.clock.as_ref()).await.unwrap().unwrap();
+    assert_eq!((explained.chain[0].reason, explained.chain[0].since), (Reason::Locked, Some(clock_now(&world))));
+    let ready = world.status(ORDERS).await.unwrap().condition(ConditionType::Ready).unwrap().clone();
+    assert!(ready.last_transition_time < clock_now(&world));
 }
 
 #[tokio::test(flavor = "multi_thread")]

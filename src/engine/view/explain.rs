@@ -261,7 +261,7 @@ fn chain(facts: &Facts, around: &Around, key: &ResourceKey, tenant: Option<&Tena
             break;
         }
         let mut link = Cause::new(SubjectKind::Resource, key.to_string(), ready.reason, &ready.message);
-        link.since = Some(ready.last_transition_time);
+        link.since = status.reason_since;
         // Somebody may have had it tried again since the status was written.
         link.next_at = next_try(facts, &key, ready.reason).or(status.until);
         link.rule = rule_of(ready.reason, has_bases(facts, &key));
@@ -402,7 +402,9 @@ fn unknown_resource(facts: &Facts, around: &Around, key: &ResourceKey, tenant: O
 fn drift_beside(facts: &Facts, status: &ResourceStatus) -> Option<Cause> {
     let drifted = status.condition(ConditionType::Drifted).filter(|drifted| drifted.status == ConditionStatus::True)?;
     let mut link = Cause::new(SubjectKind::Resource, status.key.to_string(), drifted.reason, &drifted.message);
-    link.since = Some(drifted.last_transition_time);
+    // That it is only told may have begun later than the drift: with that, it became ready.
+    let ready = status.condition(ConditionType::Ready).map(|ready| ready.last_transition_time);
+    link.since = ready.max(Some(drifted.last_transition_time));
     link.rule = rule_of(drifted.reason, has_bases(facts, &status.key));
     link.help = help(facts, &status.key, drifted.reason);
     Some(link)
@@ -578,6 +580,7 @@ mod tests {
                 object_name: String::new(),
                 depends_on: Vec::new(),
                 conditions: vec![ready],
+                reason_since: None,
                 until: None,
                 desired: Fields::new(),
                 live: Fields::new(),

@@ -79,6 +79,7 @@ pub fn status(key: &ResourceKey) -> ResourceStatus {
             message: HOSTILE.into(),
             last_transition_time: at(2),
         }],
+        reason_since: Some(at(2)),
         until: None,
         desired: fields(),
         live: fields(),

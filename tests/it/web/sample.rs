@@ -114,6 +114,7 @@ impl Sample {
                     last_transition_time: self.ago(*age),
                 })
                 .collect(),
+            reason_since: None,
             until: None,
             live: live.clone().unwrap_or_default(),
             desired,

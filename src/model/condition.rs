@@ -168,7 +168,7 @@ impl Reason {
     /// The rule about live data (design, section 3) that it comes from, where it comes from one.
     pub const fn rule(self) -> Option<&'static str> {
         Some(match self {
-            Reason::NotOwned | Reason::OwnedByOther => "R1",
+            Reason::NotOwned | Reason::OwnedByOther | Reason::LeftoverAdopt => "R1",
             Reason::DependencyUnfinished => "R2",
             Reason::ConflictHeld | Reason::DriftProposed | Reason::DriftIgnored => "R3",
             Reason::Orphaned => "R4",
@@ -225,7 +225,6 @@ impl Reason {
             | Reason::ProposalFailed
             | Reason::NotExpressible
             | Reason::ProposalLimit
-            | Reason::LeftoverAdopt
             | Reason::Internal => return None,
         })
     }
@@ -320,7 +319,7 @@ mod tests {
     #[test]
     fn every_rule_is_named_by_what_it_holds() {
         let table: [(&str, &[Reason]); 14] = [
-            ("R1", &[Reason::NotOwned, Reason::OwnedByOther]),
+            ("R1", &[Reason::NotOwned, Reason::OwnedByOther, Reason::LeftoverAdopt]),
             ("R2", &[Reason::DependencyUnfinished]),
             ("R3", &[Reason::DriftProposed, Reason::ConflictHeld, Reason::DriftIgnored]),
             ("R4", &[Reason::Orphaned]),

@@ -19,6 +19,7 @@ use crate::harness::clock::SetClock;
 use crate::harness::faulty::Faults;
 use crate::harness::world::{FILES, World, held, held_message, parse, run_sql, unseen};
 use crate::simulation::faulty::{Call, Fate, FaultyStore, Points};
+use crate::waits::names_rule;
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const CARTS: &str = "checkout/staging/Database/carts";
@@ -256,6 +257,7 @@ async fn while_another_plumb_is_at_work_on_it_nothing_counts_as_tried() {
         if look == 0 {
             let message = held_message(&world.scheduled().await.plan, ORDERS);
             assert!(message.contains("at work on it (Locked). It is tried again at "), "{message}");
+            names_rule(&world, ORDERS, Reason::BackingOff, "R13").await;
         }
         clock.forward(TimeDelta::from_std(wait).unwrap());
     }

@@ -21,6 +21,23 @@ async fn explain(world: &World, key: &str) -> Explanation {
     view::explain(world.store(), &parse(key), world.clock.as_ref()).await.unwrap().expect("something is known of it")
 }
 
+/// What is explained of a resource names the rule that holds it, or that it is told of.
+pub async fn names_rule(world: &World, key: &str, reason: Reason, rule: &str) {
+    let explained = explain(world, key).await;
+    let told = explained.chain.iter().chain(&explained.notes).find(|cause| cause.reason == reason);
+    let told = told.unwrap_or_else(|| panic!("nothing is {reason}: {explained:#?}"));
+    assert_eq!(told.rule.as_deref(), Some(rule), "{explained:#?}");
+    assert!(told.why().starts_with(&format!("{reason} ({rule}): ")), "{}", told.why());
+}
+
+/// The same, of something that is as git says all the same, with the way out.
+pub async fn names_rule_beside(world: &World, key: &str, reason: Reason, rule: &str, way_out: &str) {
+    names_rule(world, key, reason, rule).await;
+    let Explanation { ready, answer, chain, notes, .. } = explain(world, key).await;
+    assert_eq!((ready, chain.len(), answer), (ConditionStatus::True, 0, format!("{key} is as git says")));
+    assert!(notes.iter().any(|note| note.reason == reason && note.message.contains(way_out)), "{notes:#?}");
+}
+
 /// What a chain is about, link by link, with the reasons.
 fn links(explanation: &Explanation) -> Vec<(SubjectKind, &str, Reason)> {
     explanation.chain.iter().map(|cause| (cause.kind, cause.subject.as_str(), cause.reason)).collect()

@@ -55,18 +55,19 @@ export default {
   },
 };
 
-// The chain of what it waits for, as plumb explain says it.
+// The chain of what it waits for, and what there is to know beside it, as plumb explain says it.
 function why(explanation) {
-  if (!explanation?.chain.length) return null;
+  if (!explanation?.chain.length && !explanation?.notes.length) return null;
   const subject = ({ kind, subject: name }) => (kind === 'resource' ? h('a', { href: resourcePath(name) }, name) : `${kind} ${name}`);
   const link = (cause) => h('li', { 'data-key': `${cause.kind} ${cause.subject}` },
     h('p', null, subject(cause), ' ', h('strong', null, cause.reason), cause.rule ? ` (${cause.rule})` : '', cause.since ? [' ', ago(cause.since)] : null),
     h('p', null, cause.message || cause.explanation),
     cause.nextAt ? h('p', { class: 'help' }, 'Next ', until(cause.nextAt)) : null,
     cause.help ? h('p', { class: 'help' }, cause.help) : null);
-  return panel('Why', { tone: explanation.ready === 'True' ? 'drifted' : 'stalled', note: 'as plumb explain says' },
+  const told = explanation.chain.length ? 'drifted' : '';
+  return panel('Why', { tone: explanation.ready === 'True' ? told : 'stalled', note: 'as plumb explain says' },
     h('p', null, explanation.answer),
-    h('ol', { class: 'why' }, explanation.chain.map(link)),
+    explanation.chain.length ? h('ol', { class: 'why' }, explanation.chain.map(link)) : null,
     explanation.notes.length ? h('ul', { class: 'why' }, explanation.notes.map(link)) : null);
 }
 

@@ -264,7 +264,8 @@ fn chain(facts: &Facts, around: &Around, key: &ResourceKey, tenant: Option<&Tena
         link.since = status.reason_since;
         // Somebody may have had it tried again since the status was written.
         link.next_at = next_try(facts, &key, ready.reason).or(status.until);
-        link.rule = rule_of(ready.reason, has_bases(facts, &key));
+        link.rule =
+            rule_of(ready.reason, has_bases(facts, &key)).or_else(|| rule_of_failure(facts, &key, ready.reason));
         link.help = help(facts, &key, ready.reason);
         let root = match ready.reason {
             Reason::DependencyNotReady | Reason::DependencyUnfinished => {
@@ -323,6 +324,18 @@ fn rule_of(reason: Reason, mut has_bases: impl Iterator<Item = bool>) -> Option<
     let is_lost = reason == Reason::ConflictHeld && has_bases.any(|has_base| !has_base);
     let rule = if is_lost { Some("R4") } else { reason.rule() };
     rule.map(str::to_owned)
+}
+
+/// The rule that a failure comes from, of a resource whose reason only says that it failed.
+fn rule_of_failure(facts: &Facts, key: &ResourceKey, reason: Reason) -> Option<String> {
+    let failed = match reason {
+        Reason::BackingOff | Reason::DeadLetter => facts.attempts.get(key).map(|attempt| attempt.reason),
+        Reason::RolledBack => {
+            undoing(facts, key).filter(|(_, failure)| failure.key == *key).map(|(_, failure)| failure.reason)
+        }
+        _ => None,
+    };
+    failed.and_then(Reason::rule).map(str::to_owned)
 }
 
 /// Whether the base is known, of each field that a person is asked about.
@@ -515,7 +528,19 @@ fn notes(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<
     notes.extend(tenant.and_then(unread));
     notes.extend(tenant.filter(|tenant| tenant.removed && !tenant.error.is_empty()).map(unreadable));
     notes.extend(facts.proposals.get(key).and_then(no_answer));
+    notes.extend(facts.statuses.get(key).and_then(warning));
     notes
+}
+
+/// What is told of a resource that is as git says all the same; the message has the way out.
+fn warning(status: &ResourceStatus) -> Option<Cause> {
+    let ready = status.condition(ConditionType::Ready).filter(|ready| ready.status == ConditionStatus::True)?;
+    let is_warning =
+        matches!(ready.reason, Reason::PasswordUnknown | Reason::LeftoverAdopt | Reason::DeletionProtected);
+    is_warning.then(|| Cause {
+        since: status.reason_since,
+        ..Cause::new(SubjectKind::Resource, status.key.to_string(), ready.reason, &ready.message)
+    })
 }
 
 /// What looked like the answer to an open question, and is none.

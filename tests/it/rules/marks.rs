@@ -7,6 +7,7 @@ use sqlx::Row;
 use super::{VERSION, recorded, world_with};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, held, held_message};
+use crate::waits::{names_rule, names_rule_beside};
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const PEOPLES: &str = "PRAGMA user_version = 3; CREATE TABLE precious (id INTEGER); INSERT INTO precious VALUES (7)";
@@ -31,6 +32,7 @@ async fn r1_an_unmarked_file_is_refused_with_the_way_to_adopt_it_and_stays_as_it
     assert_eq!(std::fs::read(world.file("staging", "orders")).unwrap(), bytes);
     let status = world.status(ORDERS).await.unwrap();
     assert_eq!(status.condition(ConditionType::Ready).unwrap().reason, Reason::NotOwned);
+    names_rule(&world, ORDERS, Reason::NotOwned, "R1").await;
     assert!(world.inventory().await.records.is_empty());
 }
 
@@ -55,6 +57,7 @@ async fn r1_adoption_takes_over_after_the_plan_has_shown_the_difference() {
     let report = world.apply().await;
     assert_eq!(report.done, 0);
     assert_eq!(report.plan.warnings[0].1, Reason::LeftoverAdopt);
+    names_rule_beside(&world, ORDERS, Reason::LeftoverAdopt, "R1", "remove it").await;
     world.write_database("staging", "orders", "userVersion: 7");
     world.tenant.commit("It is ours now");
     let report = world.apply().await;

@@ -10,6 +10,7 @@ use sqlx::{Connection, Row};
 use crate::harness::audited;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, contains, held, parse};
+use crate::waits::names_rule_beside;
 
 const SPEC: &str = "connectionLimit: 20\nroles:\n  - {name: app, access: readwrite}\n  - {name: ro, access: read}";
 
@@ -70,6 +71,7 @@ async fn r12_after_a_loss_the_password_is_unknown_and_the_role_keeps_it_until_it
         let ready = world.status(&key).await.unwrap().condition(ConditionType::Ready).unwrap().clone();
         assert_eq!((ready.status, ready.reason), (ConditionStatus::True, Reason::PasswordUnknown));
         assert!(ready.message.contains("app, ro") && ready.message.contains("plumb.dev/rotate"), "{}", ready.message);
+        names_rule_beside(&world, &key, Reason::PasswordUnknown, "R12", "a new value of plumb.dev/rotate").await;
     }
 
     world.write_resource("staging", "Database", "orders", "plumb.dev/rotate: \"1\"", SPEC);

@@ -33,6 +33,9 @@ pub struct HistoryArgs {
 pub struct TimelineArgs {
     /// The execution, as `plumb history` numbers it
     execution: i64,
+    /// Only events with a smaller number: the page before
+    #[arg(long, value_name = "NUMBER")]
+    before: Option<i64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -82,7 +85,14 @@ pub async fn history(args: HistoryArgs, common: &Common) -> anyhow::Result<u8> {
 
 /// `plumb timeline`: 0 when it ended in sync, else 1.
 pub async fn timeline(args: TimelineArgs, common: &Common) -> anyhow::Result<u8> {
-    let detail = detail(common, args.execution).await?;
+    let mut detail = detail(common, args.execution).await?;
+    if let Some(before) = args.before {
+        detail.events = events_before(common, args.execution, before).await?;
+        // The oldest of a full page is left to the next, so that there is one.
+        let next = (detail.events.len() >= EVENTS_AT_ONCE as usize).then(|| detail.events.pop());
+        detail.events.reverse();
+        detail.earlier = detail.events.first().filter(|_| next.is_some()).map(|view| view.event.id);
+    }
     output::print_as(common, &detail, || timeline_text(&detail, Paint::stdout(common)))?;
     Ok(u8::from(detail.view.execution.outcome != ExecutionOutcome::InSync))
 }
@@ -217,7 +227,8 @@ fn timeline_text(detail: &ExecutionDetail, paint: Paint) -> String {
         let _ = writeln!(text, "plan   {plan}");
     }
     if let Some(before) = detail.earlier {
-        let _ = writeln!(text, "{}", paint.dim(&format!("events before {before} are left out")));
+        let way = format!("plumb timeline {} --before {before}", execution.id);
+        let _ = writeln!(text, "{}", paint.dim(&format!("events before {before} are left out: {way}")));
     }
     for EventView { event, level, text: told, .. } in &detail.events {
         let offset = (event.at - execution.started_at).num_milliseconds();

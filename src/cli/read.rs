@@ -56,6 +56,9 @@ pub struct EventsArgs {
     /// At most this many, the newest
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
+    /// Only those with a smaller number: the page before
+    #[arg(long, value_name = "NUMBER")]
+    before: Option<i64>,
 }
 
 /// `plumb get`
@@ -135,7 +138,7 @@ pub async fn diff(args: DiffArgs, common: &Common) -> anyhow::Result<u8> {
 
 /// `plumb events`
 pub async fn events(args: EventsArgs, common: &Common) -> anyhow::Result<u8> {
-    let EventsArgs { key, execution, limit } = args;
+    let EventsArgs { key, execution, limit, before } = args;
     let mut events: Vec<EventView> = match &common.server {
         Some(server) => {
             let query = [
@@ -143,19 +146,31 @@ pub async fn events(args: EventsArgs, common: &Common) -> anyhow::Result<u8> {
                 ("environment", common.environment.clone().unwrap_or_default()),
                 ("key", key.as_ref().map(ToString::to_string).unwrap_or_default()),
                 ("execution", execution.map(|id| id.to_string()).unwrap_or_default()),
+                ("before", before.map(|before| before.to_string()).unwrap_or_default()),
                 ("limit", limit.to_string()),
             ];
             remote::get::<Page<EventView>>(server, &["events"], &query).await?.items
         }
         None => {
             let (tenant, environment) = (common.tenant.clone(), common.environment.clone());
-            let filter = EventFilter { tenant, environment, execution, key, before: None, limit };
+            let filter = EventFilter { tenant, environment, execution, key: key.clone(), before, limit };
             view::events(house::reading(common).await?.as_ref(), &filter, &SystemClock).await?
         }
     };
     // People read downwards.
     events.reverse();
     output::print_as(common, &events, || events_text(&events, Paint::stdout(common)))?;
+    if let Some(oldest) = events.first().filter(|_| events.len() >= limit as usize && !common.quiet) {
+        let key = key.map(|key| format!(" {key}")).unwrap_or_default();
+        let execution = execution.map(|id| format!(" --execution {id}")).unwrap_or_default();
+        let flag = |name, value: &Option<String>| value.as_ref().map(|value| format!(" {name} {value}"));
+        let tenant = flag("--tenant", &common.tenant).unwrap_or_default();
+        let environment = flag("--environment", &common.environment).unwrap_or_default();
+        let before = oldest.event.id;
+        eprintln!(
+            "for older ones: plumb events{key}{execution}{tenant}{environment} --limit {limit} --before {before}"
+        );
+    }
     Ok(0)
 }
 

@@ -125,13 +125,16 @@ pub async fn execution(store: &dyn Store, id: i64, clock: &dyn Clock) -> Result<
     let Some(execution) = tx.executions(&one).await?.into_iter().find(|execution| execution.id == id) else {
         return Ok(None);
     };
-    let timeline = HistoryFilter { limit: EXECUTION_EVENTS, ..one };
+    // With one more, which says that there are more.
+    let timeline = HistoryFilter { limit: EXECUTION_EVENTS + 1, ..one };
     let mut events = tx.events(&timeline).await?;
+    let has_more = events.len() > EXECUTION_EVENTS as usize;
+    events.truncate(EXECUTION_EVENTS as usize);
     events.reverse();
     let now = clock.now();
     Ok(Some(ExecutionDetail {
         view: ExecutionView::new(execution, now),
-        earlier: (events.len() >= EXECUTION_EVENTS as usize).then(|| events.first().map(|event| event.id)).flatten(),
+        earlier: events.first().filter(|_| has_more).map(|event| event.id),
         events: events.into_iter().map(|event| EventView::new(event, now)).collect(),
     }))
 }

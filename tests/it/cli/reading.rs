@@ -472,6 +472,32 @@ async fn long_executions_are_compared_to_their_beginnings() {
     }
     store.close().await;
     let serving = desk.serve();
+    let [one, ..] = &executions[..] else { panic!("there are some") };
+    for server in [&[][..], &["--server", &serving.address]] {
+        // Each page says how to get to the one before, down to the beginning.
+        let mut command = vec!["timeline".to_owned(), one.clone()];
+        let mut events = 0;
+        loop {
+            let args: Vec<&str> = command.iter().map(String::as_str).chain(server.iter().copied()).collect();
+            let said = desk.plumb(&args);
+            assert_eq!(said.code, 0, "{said:?}");
+            events += said.stdout.lines().filter(|line| line.trim_start().starts_with(['+', '-'])).count();
+            let Some((_, way)) = said.stdout.split_once("are left out: plumb ") else { break };
+            command = way.lines().next().unwrap().split(' ').map(str::to_owned).collect();
+        }
+        assert_eq!(events, EVENTS);
+        let args = ["events", "--execution", one, "--limit", "1000"];
+        let said = desk.plumb(&[&args, server].concat());
+        let (_, way) = said.stderr.split_once("for older ones: plumb ").expect("it is said");
+        let way: Vec<&str> = way.trim().split(' ').collect();
+        assert_eq!(way[..5], args);
+        let older = desk.plumb(&[&way, server].concat());
+        assert_eq!(older.stdout.lines().count(), 1000, "{older:?}");
+        let numbers = |text: &str| -> Vec<String> {
+            text.lines().map(|line| line.rsplit_once(", ").unwrap().1.to_owned()).collect()
+        };
+        assert!(numbers(&older.stdout).iter().all(|number| !numbers(&said.stdout).contains(number)));
+    }
     let [one, same, other, thrice] = &executions[..] else { panic!("there are four") };
     for server in [&[][..], &["--server", &serving.address]] {
         let compare = |second: &str| desk.plumb(&[&["compare", one, second], server].concat());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{anyhow, bail};
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 
 use crate::engine::view::{self, EventFilter, EventView, ExecutionDetail, ExecutionFilter, ExecutionView, Page};
@@ -11,7 +12,7 @@ use crate::model::{Action, Change, EventKind, ExecutionOutcome, ResourceKey, Sum
 
 use super::args::Common;
 use super::output::{self, Paint, readable, table};
-use super::read::{age, line_of};
+use super::read::{age, expect_known, line_of, tell_of_nothing};
 use super::{house, remote};
 
 /// How many events are asked for at once; a server gives no more.
@@ -20,6 +21,7 @@ const EVENTS_AT_ONCE: u32 = 1_000;
 #[derive(Debug, clap::Args)]
 pub struct HistoryArgs {
     /// A tenant, or a resource: tenant/environment/Kind/name; everything, when left out
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     what: Option<String>,
     /// At most this many, the newest
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -67,7 +69,7 @@ pub async fn history(args: HistoryArgs, common: &Common) -> anyhow::Result<u8> {
     let executions: Vec<ExecutionView> = match &common.server {
         Some(server) => {
             let query = [
-                ("tenant", tenant.unwrap_or_default()),
+                ("tenant", tenant.clone().unwrap_or_default()),
                 ("key", key.as_ref().map(ToString::to_string).unwrap_or_default()),
                 ("before", before.map(|before| before.to_string()).unwrap_or_default()),
                 ("limit", limit.to_string()),
@@ -75,10 +77,15 @@ pub async fn history(args: HistoryArgs, common: &Common) -> anyhow::Result<u8> {
             remote::get::<Page<ExecutionView>>(server, &["executions"], &query).await?.items
         }
         None => {
-            let filter = ExecutionFilter { tenant, key, before, limit };
+            let filter = ExecutionFilter { tenant: tenant.clone(), key: key.clone(), before, limit };
             view::executions(house::reading(common).await?.as_ref(), &filter, &SystemClock).await?
         }
     };
+    match &key {
+        _ if !executions.is_empty() || before.is_some() => {}
+        Some(key) => tell_of_nothing(common, key).await?,
+        None => expect_known(common, tenant.as_deref()).await?,
+    }
     output::print_as(common, &executions, || history_text(&executions, Paint::stdout(common)))?;
     Ok(0)
 }

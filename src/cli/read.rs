@@ -2,15 +2,16 @@
 
 use std::fmt::Write as _;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use chrono::SecondsFormat;
 use serde_json::Value;
 
 use crate::engine::view::{
     self, DeadLetterView, EventFilter, EventView, LetterState, Level, OrphanView, Page, ProviderView, ResourceDetail,
-    ResourceFilter, ResourceView, StatusWord,
+    ResourceFilter, ResourceView, StatusWord, TenantView,
 };
 use crate::model::{ConditionStatus, Kind, ResourceKey, SystemClock};
+use crate::store::Scope;
 
 use super::args::{Common, Format};
 use super::output::{self, Paint, readable, rows_text, table};
@@ -157,6 +158,11 @@ pub async fn events(args: EventsArgs, common: &Common) -> anyhow::Result<u8> {
             view::events(house::reading(common).await?.as_ref(), &filter, &SystemClock).await?
         }
     };
+    match &key {
+        _ if !events.is_empty() || before.is_some() => {}
+        Some(key) => tell_of_nothing(common, key).await?,
+        None => expect_known(common, common.tenant.as_deref()).await?,
+    }
     // People read downwards.
     events.reverse();
     output::print_as(common, &events, || events_text(&events, Paint::stdout(common)))?;
@@ -174,7 +180,54 @@ pub async fn events(args: EventsArgs, common: &Common) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// The tenants that the state knows: whatever else is asked about has no answer.
+async fn known_tenants(common: &Common) -> anyhow::Result<Vec<String>> {
+    Ok(match &common.server {
+        Some(server) => {
+            let known: Page<TenantView> = remote::get(server, &["tenants"], &[]).await?;
+            known.items.into_iter().map(|view| view.tenant).collect()
+        }
+        None => {
+            let store = house::reading(common).await?;
+            store.read(Scope::Platform).await?.tenants().await?.into_keys().collect()
+        }
+    })
+}
+
+/// Refuses a tenant that nothing is known of, where nothing was found of it.
+pub async fn expect_known(common: &Common, tenant: Option<&str>) -> anyhow::Result<()> {
+    let Some(tenant) = tenant else { return Ok(()) };
+    let known = known_tenants(common).await?;
+    if known.iter().any(|name| name == tenant) { Ok(()) } else { Err(no_tenant(tenant, known)) }
+}
+
+/// There is no such tenant.
+pub fn no_tenant(tenant: &str, known: impl IntoIterator<Item = String>) -> anyhow::Error {
+    let known: Vec<String> = known.into_iter().collect();
+    match known.is_empty() {
+        true => anyhow!("there is no tenant {tenant:?}; the state knows none before `plumb apply` or `plumb serve`"),
+        false => anyhow!("there is no tenant {tenant:?}; the state knows {}", known.join(", ")),
+    }
+}
+
+/// Says that there is nothing to show of a resource, and refuses one of a tenant that nothing is known of.
+pub async fn tell_of_nothing(common: &Common, key: &ResourceKey) -> anyhow::Result<()> {
+    expect_known(common, Some(&key.tenant)).await?;
+    if !common.quiet {
+        eprintln!("nothing is on record of {key}; `plumb get` lists what is known");
+    }
+    Ok(())
+}
+
 pub async fn resources(common: &Common, filter: &ResourceFilter) -> anyhow::Result<Vec<ResourceView>> {
+    let resources = all_resources(common, filter).await?;
+    if resources.is_empty() {
+        expect_known(common, filter.tenant.as_deref()).await?;
+    }
+    Ok(resources)
+}
+
+async fn all_resources(common: &Common, filter: &ResourceFilter) -> anyhow::Result<Vec<ResourceView>> {
     let Some(server) = &common.server else {
         return Ok(view::resources(house::reading(common).await?.as_ref(), filter, &SystemClock).await?);
     };
@@ -207,6 +260,9 @@ async fn orphans(common: &Common) -> anyhow::Result<Vec<OrphanView>> {
             view::orphans(store.as_ref(), common.tenant.as_deref(), &SystemClock).await?
         }
     };
+    if orphans.is_empty() {
+        expect_known(common, common.tenant.as_deref()).await?;
+    }
     if let Some(environment) = &common.environment {
         orphans.retain(|orphan| orphan.key.environment == *environment);
     }
@@ -224,6 +280,9 @@ async fn dead_letters(common: &Common) -> anyhow::Result<Vec<DeadLetterView>> {
             view::dead_letters(store.as_ref(), common.tenant.as_deref(), &SystemClock).await?
         }
     };
+    if letters.is_empty() {
+        expect_known(common, common.tenant.as_deref()).await?;
+    }
     if let Some(environment) = &common.environment {
         letters.retain(|letter| letter.key.environment == *environment);
     }
@@ -231,16 +290,20 @@ async fn dead_letters(common: &Common) -> anyhow::Result<Vec<DeadLetterView>> {
 }
 
 async fn providers(common: &Common) -> anyhow::Result<Vec<ProviderView>> {
-    match &common.server {
+    let providers = match &common.server {
         Some(server) => {
             let query = [("tenant", common.tenant.clone().unwrap_or_default())];
-            Ok(remote::get::<Page<ProviderView>>(server, &["providers"], &query).await?.items)
+            remote::get::<Page<ProviderView>>(server, &["providers"], &query).await?.items
         }
         None => {
             let store = house::reading(common).await?;
-            Ok(view::providers(store.as_ref(), common.tenant.as_deref(), &SystemClock).await?)
+            view::providers(store.as_ref(), common.tenant.as_deref(), &SystemClock).await?
         }
+    };
+    if providers.is_empty() {
+        expect_known(common, common.tenant.as_deref()).await?;
     }
+    Ok(providers)
 }
 
 async fn detail(common: &Common, key: &ResourceKey) -> anyhow::Result<ResourceDetail> {

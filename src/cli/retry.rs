@@ -11,7 +11,7 @@ use crate::model::{Request, ResourceKey, SystemClock, Trigger};
 use crate::store::{Mode, Scope, Store};
 
 use super::args::Common;
-use super::{house, output};
+use super::{house, output, read};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -35,10 +35,7 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
                 bail!("{tenant} is not in the platform any more; its resources are frozen, and nobody looks at them")
             }
             Some(_) => vec![tenant.clone()],
-            None => {
-                let known: Vec<String> = known.into_keys().collect();
-                bail!("there is no tenant {tenant:?}; the state knows {}", known.join(", "))
-            }
+            None => return Err(read::no_tenant(tenant, known.into_keys())),
         },
         None => known.into_values().filter(|state| !state.removed).map(|state| state.tenant).collect(),
     };

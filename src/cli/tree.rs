@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 
 use crate::engine::view::{ResourceFilter, ResourceView, StatusWord};
@@ -15,6 +16,7 @@ use super::read;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The tenant; all, when left out
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     tenant: Option<String>,
 }
 

@@ -447,6 +447,43 @@ fn two_changes_of_one_field_are_not_the_same() {
     assert!(desk.plumb(&["compare", "2", "2"]).stdout.contains("both did and found the same"));
 }
 
+#[test]
+fn what_nothing_is_known_of_is_said_to_be_unknown() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let serving = desk.serve();
+    let unknown = "there is no tenant \"nosuch\"; the state knows checkout";
+    for server in [&[][..], &["--server", &serving.address]] {
+        for args in [
+            &["history", "nosuch"][..],
+            &["history", "nosuch/staging/Database/orders"],
+            &["events", "-t", "nosuch"],
+            &["events", "nosuch/staging/Database/orders"],
+            &["tree", "nosuch"],
+            &["get", "-t", "nosuch"],
+            &["get", "--orphans", "-t", "nosuch"],
+            &["get", "--dead-letters", "-t", "nosuch"],
+            &["get", "--providers", "-t", "nosuch"],
+        ] {
+            let said = desk.plumb(&[args, server].concat());
+            assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{args:?}: {said:?}");
+            assert!(said.stderr.contains(unknown), "{args:?}: {said:?}");
+        }
+        assert_eq!(desk.plumb(&[&["diff", "-t", "nosuch"], server].concat()).code, 2);
+        for command in ["history", "events"] {
+            let said = desk.plumb(&[&[command, "checkout/staging/Database/none"], server].concat());
+            assert_eq!(said.code, 0, "{said:?}");
+            assert!(said.stderr.contains("nothing is on record of checkout/staging/Database/none"), "{said:?}");
+        }
+        for command in ["history", "tree"] {
+            let nothing = desk.plumb(&[&[command, ""], server].concat());
+            assert_eq!((nothing.code, nothing.stdout.as_str()), (2, ""), "{nothing:?}");
+        }
+    }
+    let retried = desk.plumb(&["retry", "-t", "nosuch"]);
+    assert_eq!((retried.code, retried.stderr.contains(unknown)), (1, true), "{retried:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn long_executions_are_compared_to_their_beginnings() {
     /// More than two pages.

@@ -1,6 +1,6 @@
 //! `plumb audit`: the audit log, as a table, as JSON lines, or verified.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use anyhow::{bail, ensure};
@@ -10,11 +10,13 @@ use serde::Serialize;
 use crate::model::platform::Span;
 use crate::model::{Clock, SystemClock};
 use crate::store::audit::{
-    ALL_CUT, AuditAction, AuditEntry, AuditFilter, AuditHead, ChainBreak, ChainWalk, PLATFORM_CHAIN, chain_name,
+    ALL_CHAINS, ALL_CUT, AuditAction, AuditEntry, AuditFilter, AuditHead, CHAIN, ChainBreak, ChainWalk, PLATFORM_CHAIN,
+    chain_name,
 };
 use crate::store::{Scope, Store, Tx};
 
 use super::args::{Common, Format};
+use super::read::no_tenant;
 use super::{house, output};
 
 /// How many rows are shown where nothing else is said: somebody reads them.
@@ -51,6 +53,15 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let since = args.since.as_deref().map(|text| moment(text, SystemClock.now())).transpose()?;
     let scope = common.tenant.clone().map_or(Scope::Platform, Scope::Tenant);
     let store = house::reading(common).await?;
+    if let Some(tenant) = &common.tenant {
+        let mut tx = store.read(Scope::Platform).await?;
+        // Somebody may have asked for a look at one that nobody has looked at.
+        let chains = tx.audit_heads().await?.into_iter().map(|head| head.tenant).filter(|name| name != PLATFORM_CHAIN);
+        let known: BTreeSet<String> = tx.tenants().await?.into_keys().chain(chains).collect();
+        if !known.contains(tenant) {
+            return Err(no_tenant(tenant, known));
+        }
+    }
     let mut rows = Pages::of(since, common.environment.clone());
     if common.output == Format::Json && !args.verify {
         let mut out = std::io::stdout().lock();
@@ -71,6 +82,9 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         );
         let is_whole_log = scope == Scope::Platform;
         let mut tx = store.read(scope).await?;
+        if !is_whole_log && !common.quiet && tx.audit_heads().await?.is_empty() {
+            eprintln!("whether its chain is missing is known to the platform's: leave out --tenant (PLUMB_TENANT)");
+        }
         return verify(tx.as_mut(), is_whole_log, common).await;
     }
     let mut newest = Newest::of(args.limit);
@@ -115,7 +129,7 @@ impl Newest {
 async fn verify(tx: &mut dyn Tx, is_whole_log: bool, common: &Common) -> anyhow::Result<u8> {
     let mut verdict = Verdict::default();
     let mut heads: Vec<AuditHead> = tx.audit_heads().await?;
-    let mut cuts = Cuts::of(&heads);
+    let (mut cuts, mut chains) = (Cuts::of(&heads), Chains::of(&heads));
     heads.reverse();
     let mut rows = Pages::of(None, None);
     let mut walk: Option<ChainWalk> = None;
@@ -125,6 +139,7 @@ async fn verify(tx: &mut dyn Tx, is_whole_log: bool, common: &Common) -> anyhow:
     while let Some(page) = rows.next(tx).await? {
         for entry in &page {
             cuts.step(entry);
+            chains.step(entry);
             if current.as_ref() != Some(&entry.tenant) {
                 verdict.end(walk.take().filter(|_| !is_broken));
                 while let Some(empty) = heads.pop_if(|head| head.tenant < entry.tenant) {
@@ -155,6 +170,8 @@ async fn verify(tx: &mut dyn Tx, is_whole_log: bool, common: &Common) -> anyhow:
     }
     if is_whole_log {
         verdict.broken.extend(cuts.end());
+        let missing = chains.end(&verdict.broken);
+        verdict.broken.extend(missing);
     }
     match common.output {
         Format::Json => output::print(&serde_json::to_string(&verdict)?)?,
@@ -218,6 +235,62 @@ impl Cuts {
         let why =
             "tells of another number of rows that were cut off the beginnings of all chains than are missing there";
         ChainBreak { tenant: PLATFORM_CHAIN.to_owned(), id, why }
+    }
+}
+
+/// What the platform's chain tells of the chains of tenants: of each that it began, and how many there were whenever rows were
+/// forgotten. States of earlier versions tell of none.
+struct Chains {
+    there: BTreeSet<String>,
+    begun: BTreeSet<String>,
+    /// Those that began although they had begun.
+    again: BTreeSet<String>,
+    /// How many there have to be, with those that began since, and the row that tells.
+    told: Option<(usize, i64)>,
+}
+
+impl Chains {
+    fn of(heads: &[AuditHead]) -> Self {
+        let tenants = heads.iter().map(|head| &head.tenant).filter(|tenant| *tenant != PLATFORM_CHAIN);
+        Self { there: tenants.cloned().collect(), begun: BTreeSet::new(), again: BTreeSet::new(), told: None }
+    }
+
+    fn step(&mut self, entry: &AuditEntry) {
+        let AuditEntry { tenant, id, action, details, .. } = entry;
+        if tenant != PLATFORM_CHAIN {
+            return;
+        }
+        let told = details.get(ALL_CHAINS).and_then(serde_json::Value::as_u64);
+        let begun = details.get(CHAIN).and_then(serde_json::Value::as_str).filter(|_| *action == AuditAction::Begun);
+        if let Some(count) = told.filter(|_| *action == AuditAction::Pruned) {
+            self.told = Some((usize::try_from(count).unwrap_or(usize::MAX), *id));
+        }
+        if let Some(begun) = begun {
+            if !self.begun.insert(begun.to_owned()) {
+                self.again.insert(begun.to_owned());
+            }
+            self.told = self.told.map(|(count, id)| (count.saturating_add(1), id));
+        }
+    }
+
+    /// What is missing whole, but for what is `broken` already.
+    fn end(self, broken: &[ChainBreak]) -> Vec<ChainBreak> {
+        let Self { there, begun, again, told } = self;
+        let first = |tenant: &String, why| ChainBreak { tenant: tenant.clone(), id: 1, why };
+        let gone = begun.difference(&there);
+        let gone = gone.map(|tenant| first(tenant, "is missing, with its whole chain, of which the platform's tells"));
+        let again = again.iter().map(|tenant| first(tenant, "is not the first that there was: the chain began twice"));
+        let mut missing: Vec<ChainBreak> = gone.chain(again).collect();
+        if let Some((count, id)) = told
+            && count > there.len() + missing.len()
+        {
+            let why = "tells of more chains of tenants than there are";
+            missing.push(ChainBreak { tenant: PLATFORM_CHAIN.to_owned(), id, why });
+        }
+        missing.retain(|missing| {
+            missing.tenant == PLATFORM_CHAIN || broken.iter().all(|one| one.tenant != missing.tenant)
+        });
+        missing
     }
 }
 
@@ -361,5 +434,39 @@ mod tests {
         assert_eq!(broken(0, 9, &[told(7, 3, None), told(9, 6, Some(9))]), None);
         assert_eq!(broken(0, 9, &[told(7, 3, None), told(9, 5, Some(9))]), at("", 9));
         assert_eq!(broken(2, 9, &[told(7, 3, None)]), None, "what it cannot say is not held against it");
+    }
+
+    /// The chains that do not fit where these tenants have one.
+    fn missing(there: &[&str], rows: &[AuditEntry]) -> Vec<String> {
+        let heads: Vec<AuditHead> = there.iter().map(|tenant| head(tenant, 0)).collect();
+        let mut chains = Chains::of(&heads);
+        rows.iter().for_each(|row| chains.step(row));
+        chains.end(&[]).into_iter().map(|broken| chain_name(&broken.tenant)).collect()
+    }
+
+    #[test]
+    fn a_chain_that_is_missing_whole_shows_as_long_as_anything_tells_of_it() {
+        let begun = |id, tenant: &str| {
+            AuditEntry::after(PLATFORM_CHAIN, id, ORIGIN, &NewAudit::begun(tenant, DateTime::UNIX_EPOCH))
+        };
+        let counted = |id, chains: usize| {
+            let mut row = told(id, 1, None);
+            row.details.insert(ALL_CHAINS.to_owned(), json!(chains));
+            row
+        };
+        let both = ["", "billing", "checkout"];
+        assert_eq!(missing(&both, &[begun(1, "billing"), begun(2, "checkout")]), [""; 0]);
+        assert_eq!(missing(&["", "billing"], &[begun(1, "billing"), begun(2, "checkout")]), ["tenant checkout"]);
+        // It began anew after it was removed.
+        let again = [begun(1, "billing"), begun(2, "checkout"), begun(3, "checkout")];
+        assert_eq!(missing(&both, &again), ["tenant checkout"]);
+        // What told of the beginnings was forgotten.
+        assert_eq!(missing(&both, &[counted(7, 2)]), [""; 0]);
+        assert_eq!(missing(&["", "billing"], &[counted(7, 2)]), ["the platform"]);
+        assert_eq!(missing(&both, &[counted(7, 2), begun(8, "checkout")]), ["the platform"], "one of them is another");
+        assert_eq!(missing(&["", "billing"], &[counted(7, 1), begun(8, "checkout")]), ["tenant checkout"]);
+        // A state of an earlier version tells of none, and one that was upgraded of the new ones.
+        assert_eq!(missing(&both, &[told(7, 3, Some(3))]), [""; 0]);
+        assert_eq!(missing(&both, &[begun(1, "checkout")]), [""; 0]);
     }
 }

@@ -13,7 +13,7 @@ use crate::model::{
     Approval, Ask, Change, Clock, Event, EventKind, FieldPath, Lease, ObjectHex, Proposal, Request, ResourceKey,
 };
 use crate::source::CommitInfo;
-use crate::store::audit::{ALL_CUT, AuditAction, AuditDetails, NewAudit};
+use crate::store::audit::{ALL_CHAINS, ALL_CUT, AuditAction, AuditDetails, AuditHead, NewAudit, PLATFORM_CHAIN};
 use crate::store::{NewEvent, Scope, Store, StoreError};
 
 use super::memory::Memory;
@@ -262,16 +262,21 @@ pub(super) fn applied(by: &str, replays: Option<i64>, at: DateTime<Utc>) -> NewA
     NewAudit { at, actor: by.to_owned(), action: AuditAction::Applied, key: None, details: told }
 }
 
-/// That so many rows, all from before a time, were forgotten; of the audit log, how many have been by then.
+/// That so many rows, all from before a time, were forgotten; of the audit log, how many have been by then, and how many
+/// tenants have a chain.
 pub(super) fn pruned(
     what: &str,
     rows: u64,
     before: DateTime<Utc>,
-    all_cut: Option<i64>,
+    heads: Option<&[AuditHead]>,
     at: DateTime<Utc>,
 ) -> NewAudit {
     let mut details = details([("what", json!(what)), ("rows", json!(rows)), ("before", json!(before))]);
-    details.extend(all_cut.map(|rows| (ALL_CUT.to_owned(), json!(rows))));
+    if let Some(heads) = heads {
+        let cut: i64 = heads.iter().map(AuditHead::cut).sum();
+        let chains = heads.iter().filter(|head| head.tenant != PLATFORM_CHAIN).count();
+        details.extend([(ALL_CUT.to_owned(), json!(cut)), (ALL_CHAINS.to_owned(), json!(chains))]);
+    }
     NewAudit { at, actor: PLUMB.to_owned(), action: AuditAction::Pruned, key: None, details }
 }
 

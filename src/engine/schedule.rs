@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::model::{Ask, Place, Request, Trigger, Width};
 use crate::source::{Refs, SourceError};
-use crate::store::audit::{AuditHead, PLATFORM_CHAIN};
+use crate::store::audit::PLATFORM_CHAIN;
 use crate::store::{Lead, Scope, Tx};
 
 use super::hosts::HANGS_AFTER;
@@ -675,11 +675,11 @@ impl Engine {
         before: DateTime<Utc>,
     ) -> Result<(), EngineError> {
         if rows > 0 {
-            let all_cut = match what {
+            let heads = match what {
                 Kept::Executions => None,
-                Kept::AuditLog => Some(tx.audit_heads().await?.iter().map(AuditHead::cut).sum()),
+                Kept::AuditLog => Some(tx.audit_heads().await?),
             };
-            let row = audit::pruned(what.name(), rows, before, all_cut, self.clock.now());
+            let row = audit::pruned(what.name(), rows, before, heads.as_deref(), self.clock.now());
             tx.append_audit(PLATFORM_CHAIN, &[row]).await?;
         }
         Ok(())

@@ -8,7 +8,9 @@
 //!
 //! as one line of JSON without spaces, as the export prints these values, where `previous` is the hash of the row before
 //! (64 zeros for the first). So a row that was changed, or is missing, shows. A head says where each chain begins, since
-//! its oldest rows are cut off after their time, and where it ends, since the newest may be missing too.
+//! its oldest rows are cut off after their time, and where it ends, since the newest may be missing too. That a tenant's
+//! chain begins is a row of the platform's, written with the first row, and what retention writes there tells how many
+//! chains there are: so a chain that is missing with its head shows too.
 //!
 //! A chain says that nobody changed it in passing. Whoever may write the database can write a whole new chain; against
 //! that, keep exports, or the hashes that `plumb audit --verify` prints, somewhere else.
@@ -57,6 +59,8 @@ pub enum AuditAction {
     Pruned,
     /// A revision of the platform came into force.
     Platform,
+    /// The chain of a tenant began. The platform's chain has it, so that one that is removed whole is missed.
+    Begun,
 }
 
 impl AuditAction {
@@ -74,6 +78,7 @@ impl AuditAction {
             Self::Database => "database",
             Self::Pruned => "pruned",
             Self::Platform => "platform",
+            Self::Begun => "begun",
         }
     }
 }
@@ -118,6 +123,14 @@ fn as_stored<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, 
     serializer.serialize_str(&time(*at))
 }
 
+impl NewAudit {
+    /// What the platform's chain says when that of a tenant begins.
+    pub fn begun(tenant: &str, at: DateTime<Utc>) -> Self {
+        let details = AuditDetails::from([(CHAIN.to_owned(), json!(tenant))]);
+        Self { at, actor: "plumb".to_owned(), action: AuditAction::Begun, key: None, details }
+    }
+}
+
 impl AuditEntry {
     /// The next row of a chain, behind `previous`.
     pub fn after(tenant: &str, id: i64, previous: &str, new: &NewAudit) -> Self {
@@ -159,6 +172,13 @@ impl AuditHead {
 /// The detail of a row about rows of the audit log that were cut off: how many have been by then, of all chains. What was
 /// cut off beside retention shows by it.
 pub const ALL_CUT: &str = "allCut";
+
+/// The detail of a row that tells of a chain that began: whose it is.
+pub const CHAIN: &str = "chain";
+
+/// The detail of a row about rows of the audit log that were cut off: how many tenants had a chain by then. A chain that was
+/// removed whole shows by it, also where the row that told of its beginning was cut off.
+pub const ALL_CHAINS: &str = "chains";
 
 /// Which rows to read; a chain after the other, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

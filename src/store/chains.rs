@@ -21,9 +21,20 @@ const ROWS_AT_ONCE: usize = 200;
 const COLUMNS: &str = "tenant, id, at, actor, action, key, details, previous, hash";
 const HEAD_COLUMNS: &str = "tenant, first_id, first_previous, last_id, last_hash";
 
+/// What became of a chain.
+pub(super) enum Growth {
+    Begun,
+    Longer,
+}
+
 /// Adds to the end of a chain.
-pub(super) async fn append(connection: &mut Connection, tenant: &str, entries: &[NewAudit]) -> Result<(), StoreError> {
+pub(super) async fn append(
+    connection: &mut Connection,
+    tenant: &str,
+    entries: &[NewAudit],
+) -> Result<Growth, StoreError> {
     let known = head(connection, tenant).await?;
+    let growth = if known.is_some() { Growth::Longer } else { Growth::Begun };
     let (mut last_id, mut last_hash) =
         known.map_or_else(|| (0, ORIGIN.to_owned()), |head| (head.last_id, head.last_hash));
     for some in entries.chunks(ROWS_AT_ONCE) {
@@ -53,7 +64,7 @@ pub(super) async fn append(connection: &mut Connection, tenant: &str, entries: &
     .execute(&mut *connection)
     .await
     .map_err(failed)?;
-    Ok(())
+    Ok(growth)
 }
 
 /// Rows of one chain or of all, a chain after the other, oldest first.

@@ -109,7 +109,7 @@ impl<G: Send> Rows for AllRows<G> {
     }
 
     async fn append_audit(&mut self, chain: &str, entries: &[NewAudit]) -> Result<(), StoreError> {
-        chains::append(&mut self.inner, chain, entries).await
+        chains::append(&mut self.inner, chain, entries).await.map(drop)
     }
 
     async fn keeps_waiting(&mut self) -> Result<bool, StoreError> {

@@ -14,14 +14,14 @@ use sqlx::query::Query;
 use sqlx::{Database, QueryBuilder, Transaction, query};
 use tokio::task::consume_budget;
 
-use super::chains;
+use super::chains::{self, Growth};
 use super::rows::{column, read_event, read_execution, read_secret};
-use super::{DROP_MONTHS, Db, MAKE_MONTHS, MONTHS_WAIT, failed};
+use super::{DROP_MONTHS, Db, FOR_PLATFORM, FOR_TENANT, MAKE_MONTHS, MONTHS_WAIT, failed};
 use crate::model::{
     Approval, Attempt, Circuit, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity,
     Record, ResourceKey, ResourceStatus, Saga, Stray, Summary, Trigger, is_label,
 };
-use crate::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
+use crate::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit, PLATFORM_CHAIN};
 use crate::store::columns::{document, read_document, read_key, read_word, time, word};
 use crate::store::inputs::PackedInputs;
 use crate::store::lock::DirectoryLock;
@@ -173,6 +173,21 @@ impl SqlTx {
             self.progress = Progress::Broken;
         }
         done
+    }
+
+    /// Has the platform's chain say, in this transaction, that that of `tenant` begins.
+    async fn tell_of_chain(&mut self, tenant: &str, at: DateTime<Utc>) -> Result<(), StoreError> {
+        const WHAT: &str = "the audit log";
+        let is_of_tenant = self.scope.tenant().is_some();
+        if let Some(sql) = FOR_PLATFORM.filter(|_| is_of_tenant) {
+            self.write(WHAT, query(sql)).await?;
+        }
+        let told = chains::append(&mut self.inner, PLATFORM_CHAIN, &[NewAudit::begun(tenant, at)]).await;
+        self.all_or_nothing(told)?;
+        if let Some(sql) = FOR_TENANT.filter(|_| is_of_tenant) {
+            self.write(WHAT, query(sql)).await?;
+        }
+        Ok(())
     }
 
     /// Runs a statement that writes; gives the number of rows.
@@ -961,7 +976,10 @@ impl Tx for SqlTx {
         self.claim(WHAT, tenant)?;
         self.expect_own(WHAT, tenant, entries.iter().filter_map(|entry| entry.key.as_ref()))?;
         let done = chains::append(&mut self.inner, tenant, entries).await;
-        self.all_or_nothing(done)
+        match (self.all_or_nothing(done)?, entries.first()) {
+            (Growth::Begun, Some(first)) if tenant != PLATFORM_CHAIN => self.tell_of_chain(tenant, first.at).await,
+            (Growth::Begun | Growth::Longer, _) => Ok(()),
+        }
     }
 
     async fn audit(&mut self, filter: &AuditFilter) -> Result<Vec<AuditEntry>, StoreError> {

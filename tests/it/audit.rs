@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use plumb::managers::ManagerError;
-use plumb::model::{Ask, EventKind, Reason, Replica, Trigger, Width};
-use plumb::store::Scope;
-use plumb::store::audit::{AuditAction, AuditFilter};
+use plumb::model::{Ask, Clock, EventKind, Reason, Replica, SystemClock, Trigger, Width};
+use plumb::store::audit::{ALL_CHAINS, ALL_CUT, AuditAction, AuditFilter, AuditHead, NewAudit, PLATFORM_CHAIN};
+use plumb::store::sqlite::SqliteStore;
+use plumb::store::{Mode, Scope, Store};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 
@@ -299,4 +300,71 @@ async fn what_may_have_been_changed_is_written_down_too() {
     assert_eq!(changes(&world).await, [row("orders", "failed", "TimedOut"), unknown.clone(), unknown]);
     world.stop();
     assert!(world.plumb(&["audit", "--verify"]).output().unwrap().status.success());
+}
+
+/// Removes a chain whole, as whoever may write the file can.
+async fn remove_chain(desk: &Desk, chain: &str) {
+    let url = format!("sqlite:{}", desk.data("plumb.db").display());
+    let mut state = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    for table in ["audit", "audit_heads"] {
+        let gone = sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM {table} WHERE tenant = '{chain}'")));
+        assert!(gone.execute(&mut state).await.unwrap().rows_affected() > 0);
+    }
+    state.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_was_removed_whole_is_missed() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let whole = desk.plumb(&["audit", "--verify"]);
+    assert_eq!((whole.code, whole.stdout.contains("tenant checkout: ")), (0, true), "{whole:?}");
+    let unknown = desk.plumb(&["audit", "-t", "nosuch"]);
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (1, ""), "{unknown:?}");
+    assert!(unknown.stderr.contains("there is no tenant \"nosuch\"; the state knows checkout"), "{unknown:?}");
+
+    remove_chain(&desk, "checkout").await;
+    let missed = desk.plumb(&["audit", "--verify"]);
+    assert_eq!(missed.code, 1, "{missed:?}");
+    let said = "BROKEN: row 1 of tenant checkout is missing, with its whole chain, of which the platform's tells\n";
+    assert!(missed.stdout.contains(said), "{missed:?}");
+    // Somebody has Plumb begin another in its place.
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let again = desk.plumb(&["audit", "--verify"]);
+    assert_eq!((again.code, again.stdout.contains("the chain began twice")), (1, true), "{again:?}");
+
+    // A state of before there were such rows verifies as it did.
+    remove_chain(&desk, "").await;
+    let old = desk.plumb(&["audit", "--verify"]);
+    assert_eq!(old.code, 0, "{old:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_is_missing_shows_though_what_told_of_its_beginning_was_forgotten() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    // Its beginnings are old.
+    let store = SqliteStore::open(desk.data(""), Mode::Reconcile).await.unwrap();
+    let mut tx = store.begin(Scope::Platform).await.unwrap();
+    assert!(tx.prune_audit(SystemClock.now() + chrono::TimeDelta::days(1)).await.unwrap() > 0);
+    let chains = tx.audit_heads().await.unwrap();
+    let told = [
+        ("what".to_owned(), json!("audit log")),
+        ("rows".to_owned(), json!(0)),
+        (ALL_CUT.to_owned(), json!(chains.iter().map(AuditHead::cut).sum::<i64>())),
+        (ALL_CHAINS.to_owned(), json!(1)),
+    ];
+    let (at, actor, action) = (SystemClock.now(), "plumb".to_owned(), AuditAction::Pruned);
+    let pruned = NewAudit { at, actor, action, key: None, details: told.into_iter().collect() };
+    tx.append_audit(PLATFORM_CHAIN, &[pruned]).await.unwrap();
+    tx.commit().await.unwrap();
+    store.close().await;
+    let living = desk.plumb(&["audit", "--verify"]);
+    assert_eq!(living.code, 0, "{living:?}");
+    let url = format!("sqlite:{}", desk.data("plumb.db").display());
+    let mut state = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("DELETE FROM audit_heads WHERE tenant = 'checkout'").execute(&mut state).await.unwrap();
+    state.close().await.unwrap();
+    let missed = desk.plumb(&["audit", "--verify"]);
+    assert_eq!((missed.code, missed.stdout.contains("tells of more chains of tenants")), (1, true), "{missed:?}");
 }

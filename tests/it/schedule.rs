@@ -909,6 +909,9 @@ async fn what_is_old_is_kept_for_as_long_as_the_platform_says() {
     let running = Running::start(&world).await;
     until("the end of its rows", async || log().await.iter().all(|row| row.at > before)).await;
     running.stop().await;
+    let rows = log().await;
+    let told = rows.iter().rfind(|row| row.details.get("what").is_some_and(|what| what == "audit log"));
+    assert_eq!(told.expect("it is told").details["chains"], 1, "a tenant has one");
     let gone = gone().await;
     let log: Vec<_> = gone.iter().filter(|row| row.0 == "audit log").collect();
     assert!(!log.is_empty() && log.into_iter().all(is_before), "{gone:?}");

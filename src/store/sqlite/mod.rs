@@ -57,6 +57,8 @@ const BEGIN_QUEUE: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
 const SKIP_LOCKED: &str = "";
 const KEY_SHARE: &str = "";
 /// There are no partitions.
+const FOR_PLATFORM: Option<&str> = None;
+const FOR_TENANT: Option<&str> = None;
 const MAKE_MONTHS: Option<&str> = None;
 const DROP_MONTHS: Option<&str> = None;
 const MONTHS_WAIT: Option<&str> = None;

@@ -565,6 +565,24 @@ impl MemoryTx {
         Ok(&mut self.tables)
     }
 
+    /// Adds to the end of a chain of the audit log.
+    fn grow(&mut self, tenant: &str, entries: &[NewAudit]) {
+        let head = self.tables.audit_heads.get(tenant).cloned();
+        let mut head = head.unwrap_or_else(|| AuditHead {
+            tenant: tenant.to_owned(),
+            first_id: 1,
+            first_previous: ORIGIN.to_owned(),
+            last_id: 0,
+            last_hash: ORIGIN.to_owned(),
+        });
+        for new in entries {
+            let entry = AuditEntry::after(tenant, head.last_id + 1, &head.last_hash, new);
+            (head.last_id, head.last_hash) = (entry.id, entry.hash.clone());
+            Arc::make_mut(&mut self.tables.audit).insert((tenant.to_owned(), entry.id), entry);
+        }
+        Arc::make_mut(&mut self.tables.audit_heads).insert(tenant.to_owned(), head);
+    }
+
     fn expect_own<'k>(
         &mut self,
         what: &'static str,
@@ -790,20 +808,10 @@ impl Tx for MemoryTx {
         let owner = (tenant != PLATFORM_CHAIN || self.scope.tenant().is_some()).then_some(tenant);
         self.write(WHAT, owner)?;
         self.expect_own(WHAT, tenant, entries.iter().filter_map(|entry| entry.key.as_ref()))?;
-        let head = self.tables.audit_heads.get(tenant).cloned();
-        let mut head = head.unwrap_or_else(|| AuditHead {
-            tenant: tenant.to_owned(),
-            first_id: 1,
-            first_previous: ORIGIN.to_owned(),
-            last_id: 0,
-            last_hash: ORIGIN.to_owned(),
-        });
-        for new in entries {
-            let entry = AuditEntry::after(tenant, head.last_id + 1, &head.last_hash, new);
-            (head.last_id, head.last_hash) = (entry.id, entry.hash.clone());
-            Arc::make_mut(&mut self.tables.audit).insert((tenant.to_owned(), entry.id), entry);
+        if tenant != PLATFORM_CHAIN && !self.tables.audit_heads.contains_key(tenant) {
+            self.grow(PLATFORM_CHAIN, &[NewAudit::begun(tenant, entries[0].at)]);
         }
-        Arc::make_mut(&mut self.tables.audit_heads).insert(tenant.to_owned(), head);
+        self.grow(tenant, entries);
         Ok(())
     }
 

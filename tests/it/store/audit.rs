@@ -56,20 +56,21 @@ pub async fn chains_grow_apart_and_read_back(store: &dyn Store) {
 
     let rows = read(store).await.audit(&ALL).await.unwrap();
     let placed = |row: &AuditEntry| (row.tenant.clone(), row.id);
-    let expected = std::iter::once((String::new(), 1)).chain((1..=448).map(|id| ("checkout".to_owned(), id)));
+    // That a chain begins is told in the platform's.
+    let expected = (1..=2).map(|id| (String::new(), id)).chain((1..=448).map(|id| ("checkout".to_owned(), id)));
     assert_eq!(rows.iter().map(placed).collect::<Vec<_>>(), expected.collect::<Vec<_>>());
-    let AuditEntry { at, actor, action, key, details, previous, hash, .. } = rows[2].clone();
+    let AuditEntry { at, actor, action, key, details, previous, hash, .. } = rows[3].clone();
     assert_eq!(NewAudit { at, actor, action, key, details }, about);
-    assert_eq!((previous, &hash), (rows[1].hash.clone(), &rows[3].previous));
-    assert_eq!((rows[0].previous.as_str(), rows[1].previous.as_str()), (ORIGIN, ORIGIN));
+    assert_eq!((previous, &hash), (rows[2].hash.clone(), &rows[4].previous));
+    assert_eq!((rows[0].previous.as_str(), rows[2].previous.as_str()), (ORIGIN, ORIGIN));
     let ends: Vec<_> = verified(store).await.unwrap().into_iter().map(|head| (head.tenant, head.last_id)).collect();
-    assert_eq!(ends, [(String::new(), 1), ("checkout".to_owned(), 448)]);
+    assert_eq!(ends, [(String::new(), 2), ("checkout".to_owned(), 448)]);
 
     let mut tx = read(store).await;
     let page = AuditFilter { since: Some(super::sample::at(4)), after: Some(("checkout".into(), 10)), limit: 2 };
-    assert_eq!(tx.audit(&page).await.unwrap(), rows[11..13]);
+    assert_eq!(tx.audit(&page).await.unwrap(), rows[12..14]);
     let last = tx.last_audit("checkout", AuditAction::Change).await.unwrap();
-    assert_eq!(last.as_ref(), Some(&rows[2]));
+    assert_eq!(last.as_ref(), Some(&rows[3]));
     assert_eq!(tx.last_audit("checkout", AuditAction::Request).await.unwrap(), None);
 }
 
@@ -103,7 +104,38 @@ pub async fn many_writers_make_one_chain(store: &dyn Store) {
         tx.commit().await.unwrap();
     };
     futures::future::join_all((0..WRITERS).map(add)).await;
-    assert_eq!(verified(store).await.unwrap()[0].last_id, WRITERS);
+    assert_eq!(verified(store).await.unwrap()[1].last_id, WRITERS);
+}
+
+pub async fn the_platforms_chain_tells_of_each_chain_that_begins_and_of_none_that_did_not(store: &dyn Store) {
+    let told = async || {
+        let rows = read(store).await.audit(&ALL).await.unwrap();
+        let told = rows.into_iter().filter(|row| row.action == AuditAction::Begun);
+        let mut told: Vec<_> = told.map(|row| (row.tenant, row.details["chain"].clone())).collect();
+        told.sort_by_key(|(_, chain)| chain.to_string());
+        told
+    };
+    let mut tx = store.begin(tenant("checkout")).await.unwrap();
+    tx.append_audit("checkout", &[entry(1)]).await.unwrap();
+    drop(tx);
+    assert_eq!(told().await, []);
+    // Side by side, and the second row of each tells nothing.
+    let names = ["billing", "checkout", "search"];
+    let begin_two = async |name: &'static str| {
+        for seconds in [1, 2] {
+            let mut tx = store.begin(tenant(name)).await.unwrap();
+            tx.append_audit(name, &[entry(seconds)]).await.unwrap();
+            // It sees what is its own, as before.
+            assert_eq!(tx.audit_heads().await.unwrap().len(), 1);
+            tx.append_audit(name, &[entry(seconds)]).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+    };
+    futures::future::join_all(names.map(begin_two)).await;
+    assert_eq!(told().await, names.map(|name| (String::new(), json!(name))));
+    append(store, PLATFORM_CHAIN, &[entry(3)]).await;
+    let ends: Vec<_> = verified(store).await.unwrap().iter().map(|head| head.last_id).collect();
+    assert_eq!(ends, [4, 4, 4, 4]);
 }
 
 pub async fn a_chain_that_was_cut_is_whole_from_there_on(store: &dyn Store) {
@@ -113,12 +145,13 @@ pub async fn a_chain_that_was_cut_is_whole_from_there_on(store: &dyn Store) {
     append(store, "billing", &[entry(0), entry(1)]).await;
     append(store, PLATFORM_CHAIN, &[entry(100 * DAY)]).await;
     let mut tx = store.begin(Scope::Platform).await.unwrap();
-    assert_eq!(tx.prune_audit(at(99 * DAY)).await.unwrap(), 4);
+    // With what told that the two began.
+    assert_eq!(tx.prune_audit(at(99 * DAY)).await.unwrap(), 6);
     assert_eq!(tx.prune_audit(at(99 * DAY)).await.unwrap(), 0);
     tx.commit().await.unwrap();
     let begins: Vec<_> =
         verified(store).await.unwrap().into_iter().map(|head| (head.tenant, head.first_id, head.last_id)).collect();
-    let expected = [(String::new(), 1, 1), ("billing".to_owned(), 3, 2), ("checkout".to_owned(), 3, 5)];
+    let expected = [(String::new(), 3, 3), ("billing".to_owned(), 3, 2), ("checkout".to_owned(), 3, 5)];
     assert_eq!(begins, expected);
     append(store, "billing", &[entry(102 * DAY)]).await;
     let billing = verified(store).await.unwrap().remove(1);
@@ -131,7 +164,7 @@ pub async fn a_chain_that_was_cut_is_whole_from_there_on(store: &dyn Store) {
     tx.append_audit(PLATFORM_CHAIN, &[pruned]).await.unwrap();
     tx.commit().await.unwrap();
     let heads = verified(store).await.unwrap();
-    assert_eq!((rows, heads[0].first_id, heads[0].last_id), (5, 2, 2));
+    assert_eq!((rows, heads[0].first_id, heads[0].last_id), (5, 4, 4));
     let kept = read(store).await.audit(&ALL).await.unwrap();
     assert_eq!(kept.iter().map(|row| (row.action, &row.details)).collect::<Vec<_>>(), [(AuditAction::Pruned, &told)]);
 }

@@ -598,6 +598,7 @@ on_every_database! {
     audit::chains_grow_apart_and_read_back,
     audit::a_tenant_sees_and_writes_its_own_chain_alone,
     audit::many_writers_make_one_chain,
+    audit::the_platforms_chain_tells_of_each_chain_that_begins_and_of_none_that_did_not,
     audit::a_chain_that_was_cut_is_whole_from_there_on,
     isolation::a_tenant_sees_its_own_rows_alone,
     isolation::a_tenant_writes_its_own_rows,

@@ -52,7 +52,9 @@ async fn rows_go_to_their_month_and_no_row_is_refused() {
     tx.commit().await.unwrap();
     for parent in ["events", "audit"] {
         let months = [format!("{parent}_2023_11"), format!("{parent}_2023_12"), format!("{parent}_default")];
-        let expected: Vec<_> = months.iter().map(|name| (name.clone(), 1)).collect();
+        // The first row of a chain is told of in the platform's.
+        let rows = |name: &str| if name == "audit_2023_11" { 2 } else { 1 };
+        let expected: Vec<_> = months.iter().map(|name| (name.clone(), rows(name))).collect();
         assert_eq!(filled(&mut service, parent).await, expected);
     }
     let mut tx = read(store).await;
@@ -160,9 +162,9 @@ async fn the_service_neither_changes_nor_removes_what_is_on_record() {
     verified(store).await.unwrap();
     // Retention goes on, row by row as well as by months.
     let mut tx = store.begin(Scope::Platform).await.unwrap();
-    assert_eq!(tx.prune_audit(at(399 * DAY)).await.unwrap(), 1);
+    assert_eq!(tx.prune_audit(at(399 * DAY)).await.unwrap(), 2);
     tx.commit().await.unwrap();
-    assert_eq!(verified(store).await.unwrap()[0].first_id, 2);
+    assert!(verified(store).await.unwrap().iter().all(|head| head.first_id == 2));
 }
 
 #[tokio::test]
@@ -188,7 +190,7 @@ async fn a_month_of_which_nothing_is_kept_is_dropped_whole() {
         gone
     };
     // A part of a month: rows.
-    assert_eq!(prune(1).await, (1, 1));
+    assert_eq!(prune(1).await, (1, 2));
     assert_eq!(
         filled(&mut service, "events").await,
         named(&[("events_2023_11", 1), ("events_2023_12", 1), ("events_2024_01", 1)])
@@ -204,8 +206,8 @@ async fn a_month_of_which_nothing_is_kept_is_dropped_whole() {
     // The newest execution of a tenant is kept with its events, however old.
     assert_eq!(prune(300 * DAY).await, (0, 1));
     assert_eq!(filled(&mut service, "events").await, named(&[("events_2024_01", 1)]));
-    let heads = verified(store).await.unwrap();
-    assert_eq!((heads[0].first_id, heads[0].last_id), (5, 4));
+    let checkout = verified(store).await.unwrap().remove(1);
+    assert_eq!((checkout.first_id, checkout.last_id), (5, 4));
 }
 
 #[tokio::test]

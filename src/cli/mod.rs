@@ -137,8 +137,10 @@ enum Command {
     Retry(retry::Args),
     /// Show who or what did what.
     ///
-    /// Commits with their authors, approvals, decisions, changes, passwords that were shown, looks that were asked for. Each
-    /// row's hash is over the row and the one before it, so that one that was changed or is missing shows: --verify looks.
+    /// Commits with their authors, approvals, decisions, changes, passwords that were shown, looks that were asked for, applies
+    /// and retries by a person, `plumb db`, revisions of the platform, what was forgotten after its time. Each row's hash is
+    /// over the row and the one before it, so that one that was changed or is missing shows, as a chain does that is missing
+    /// whole: --verify looks.
     /// `-o json` prints one object a line, which is the export. Exits with 1 when a chain is broken.
     Audit(audit::Args),
     /// Show generated passwords.

@@ -5,6 +5,7 @@ use plumb::model::{ConditionStatus, ConditionType, Reason};
 use super::{VERSION, live, world_with};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{FILES, World, held, unseen};
+use crate::waits::names_rule;
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const MARKER: &str = ".plumb-root";
@@ -18,6 +19,7 @@ async fn assert_untouched(world: &World, files: usize) {
     }
     let ready = world.status(ORDERS).await.unwrap().condition(ConditionType::Ready).unwrap().clone();
     assert_eq!(ready.status, ConditionStatus::Unknown);
+    names_rule(world, ORDERS, Reason::ProviderIdentityChanged, "R11").await;
     assert_eq!(live(world, &["orders", "payments"]).len(), files);
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use plumb::model::{ApprovalKind, Event, EventKind, ExecutionOutcome, Mark};
+use plumb::model::{ApprovalKind, Event, EventKind, ExecutionOutcome, Mark, Reason};
 use plumb::store::audit::{AuditAction, AuditFilter};
 use plumb::store::sqlite::SqliteStore;
 use plumb::store::{HistoryFilter, Mode, Scope, Store};
@@ -17,6 +17,7 @@ use super::{DELETE, VERSION};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::redis::{RedisOptions, RedisServer};
 use crate::harness::world::{FILES, World};
+use crate::waits::names_rule;
 
 /// Lines of progress after which an apply is killed, one run after another; each run goes on where the last one died.
 const DEATHS: [usize; 6] = [1, 2, 4, 7, 11, 19];
@@ -352,6 +353,37 @@ async fn r2_postgres_databases_and_roles_survive_deaths_while_they_are_made_chan
     executions_are_closed(&mut world).await;
 }
 
+/// Has the mark of a database's owner say that it is begun, and not whole.
+async fn mark_as_begun(name: &str) {
+    let server = PostgresServer::shared();
+    let comment = format!("SELECT shobj_description('{name}_owner'::regrole, 'pg_authid')");
+    let comment: String = server.query("postgres", &comment).await[0].get(0);
+    let unfinished = Mark { unfinished: true, ..Mark::from_text(&comment).unwrap() }.to_text();
+    server.psql(&format!("COMMENT ON ROLE {name}_owner IS '{unfinished}'")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r2_what_is_not_whole_yet_is_used_by_nobody() {
+    // What a death between a creation and its last mark leaves, of something that is not to go on.
+    let server = PostgresServer::shared();
+    let mut world = World::with_postgres(server).await;
+    let name = world.object("staging", "orders");
+    world.write_database("staging", "orders", "connectionLimit: 20");
+    world.tenant.commit("Add orders");
+    world.in_sync().await;
+    server.psql(&format!("COMMENT ON DATABASE {name} IS NULL")).await;
+    mark_as_begun(&name).await;
+    world.lose_state().await;
+    world.write_resource("staging", "Database", "orders", "plumb.dev/suspend: \"true\"", "connectionLimit: 20");
+    world.write_database("staging", "reports", "provider: files\nuserVersion: 1\ndependsOn: [Database/orders]");
+    world.tenant.commit("Want reports of them");
+    assert_eq!(world.apply().await.done, 0);
+    names_rule(&world, &world.key("staging/Database/reports"), Reason::DependencyUnfinished, "R2").await;
+    world.write_database("staging", "orders", "connectionLimit: 20");
+    world.tenant.commit("Go on");
+    assert_eq!(world.in_sync().await, 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r2_an_owner_without_its_database_is_finished_by_the_next_start() {
     // What a death between the two statements of a creation leaves.
@@ -361,11 +393,8 @@ async fn r2_an_owner_without_its_database_is_finished_by_the_next_start() {
     world.write_database("staging", "orders", "connectionLimit: 20");
     world.tenant.commit("Add orders");
     world.in_sync().await;
-    let comment = format!("SELECT shobj_description('{name}_owner'::regrole, 'pg_authid')");
-    let comment: String = server.query("postgres", &comment).await[0].get(0);
-    let unfinished = Mark { unfinished: true, ..Mark::from_text(&comment).unwrap() }.to_text();
     server.psql(&format!("DROP DATABASE {name}")).await;
-    server.psql(&format!("COMMENT ON ROLE {name}_owner IS '{unfinished}'")).await;
+    mark_as_begun(&name).await;
     let mut world = world;
     world.lose_state().await;
     assert_eq!(world.in_sync().await, 1, "it never was whole, so no data is missing");

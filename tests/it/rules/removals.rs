@@ -11,6 +11,7 @@ use super::{DELETE, VERSION, live, recorded, remove, world_with};
 use crate::harness::git::GitRepo;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{World, held, held_message, parse};
+use crate::waits::names_rule;
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const MANIFEST: &str = "environments/staging/orders.yaml";
@@ -237,6 +238,7 @@ async fn r7_a_database_is_protected_and_the_way_out_in_two_commits_works() {
     assert_eq!(held(&report.plan, ORDERS), Some(Reason::DeletionProtected));
     let message = held_message(&report.plan, ORDERS);
     assert!(message.contains("plumb.dev/deletion: delete") && message.contains("plumb.dev/deletion: retain"));
+    names_rule(&world, ORDERS, Reason::DeletionProtected, "R7").await;
     assert!(world.file("staging", "orders").exists());
 
     // Both commits at once are no way out: nobody could have stopped the second.
@@ -417,6 +419,7 @@ async fn r9_an_unreadable_manifest_stops_all_prunes_and_nothing_else() {
     assert_eq!(world.number("staging", "changed", VERSION).await, 2);
     assert_eq!(held(&report.plan, &key("going")), Some(Reason::UnreadableManifest));
     assert!(held_message(&report.plan, &key("going")).contains("broken.yaml"));
+    names_rule(&world, &key("going"), Reason::UnreadableManifest, "R9").await;
     assert_eq!(live(&world, &["going", "broken", "changed"]).len(), 3);
 
     world.write_resource("staging", "Database", "broken", DELETE, "userVersion: 1");

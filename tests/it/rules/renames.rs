@@ -5,6 +5,7 @@ use plumb::model::{ApprovalKind, EventKind, Reason};
 
 use super::{live, remove, world_with};
 use crate::harness::world::{FILES, World, held, held_message, unseen};
+use crate::waits::names_rule;
 
 const ORDERS: &str = "checkout/staging/Database/orders";
 const RENAMED: &str = "checkout/staging/Database/renamed";
@@ -22,6 +23,7 @@ async fn r10_a_rename_in_git_is_held_on_both_sides() {
     assert_eq!(report.done, 0);
     for key in [ORDERS, RENAMED] {
         assert_eq!(held(&report.plan, key), Some(Reason::PossibleRename), "{:#?}", report.plan);
+        names_rule(&world, key, Reason::PossibleRename, "R10").await;
     }
     assert_eq!(live(&world, &["orders", "renamed"]), ["orders"]);
 

@@ -193,8 +193,9 @@ impl Which<'_> {
     }
 }
 
-/// Has failed steps of `tenant` tried at its next look as if they had never failed; and changes that were undone since. Those of its providers that nobody asks now are asked again by the next look too. That `by` had it so
-/// is written down with it. Asking for the look is the caller's.
+/// Has failed steps of `tenant` tried at its next look as if they had never failed; and changes that were undone since.
+/// Those of its providers that nobody asks now are asked again by the next look too. That `by` had it so is written down
+/// with it. Asking for the look is the caller's.
 ///
 /// # Errors
 /// When the store cannot be used.

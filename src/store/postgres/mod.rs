@@ -82,7 +82,6 @@ const CHANNEL: &str = "plumb_queue";
 const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
 /// Keeps a claim (`FOR UPDATE`) away until the transaction ends, and no sign of life.
 const KEY_SHARE: &str = " FOR KEY SHARE";
-/// Makes the partition of a month and of the ones after it (`migrations/postgres/0006_months.sql`).
 /// Lets a transaction of a tenant write into the platform's chain, one at a time: whoever works for the platform waits for
 /// all that work for tenants, and these do not wait for each other elsewhere.
 const FOR_PLATFORM: Option<&str> = Some(
@@ -91,6 +90,7 @@ const FOR_PLATFORM: Option<&str> = Some(
 );
 /// Has it work for its tenant again.
 const FOR_TENANT: Option<&str> = Some("SELECT set_config('plumb.scope', 'tenant', true)");
+/// Makes the partition of a month and of the ones after it (`migrations/postgres/0006_months.sql`).
 const MAKE_MONTHS: Option<&str> = Some("SELECT make_months($1, $2)");
 /// Drops the partitions of a table that hold nothing any more that is kept; gives the number of rows in them.
 const DROP_MONTHS: Option<&str> = Some("SELECT drop_months($1, $2)");

@@ -56,9 +56,10 @@ const BEGIN_QUEUE: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
 /// There is one writer, so no row of the queue needs a lock of its own.
 const SKIP_LOCKED: &str = "";
 const KEY_SHARE: &str = "";
-/// There are no partitions.
+/// Nothing but the store keeps tenants apart.
 const FOR_PLATFORM: Option<&str> = None;
 const FOR_TENANT: Option<&str> = None;
+/// There are no partitions.
 const MAKE_MONTHS: Option<&str> = None;
 const DROP_MONTHS: Option<&str> = None;
 const MONTHS_WAIT: Option<&str> = None;

@@ -86,6 +86,19 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
+    /// The role that the tables are used with may do what row-level security is to keep it from.
+    #[error(
+        "plumb would work with its state in {path} as the role {role}, and that {may}: nothing would keep it to one tenant at \
+         a time. Have an administrator run: {mend}"
+    )]
+    Unconfined {
+        path: String,
+        role: String,
+        /// What it may do, as the end of a sentence.
+        may: String,
+        /// The statement that takes it away.
+        mend: String,
+    },
     /// Another replica has the tenant by now: this one was silent for longer than its lease.
     #[error("the lease on tenant {tenant} was lost; another replica goes on with it")]
     LostLease { tenant: String },

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Transaction};
@@ -142,8 +143,9 @@ impl PostgresStore {
     /// `PGPASSWORD`.
     ///
     /// # Errors
-    /// [`StoreError::Role`] when the login cannot make or take the role it has to work as; [`StoreError::Missing`], [`StoreError::Older`] or [`StoreError::Newer`] when
-    /// the schema is not there or not of this version; others when the database cannot be used.
+    /// [`StoreError::Role`] when the login cannot make or take the role it has to work as, [`StoreError::Unconfined`] when
+    /// that may do too much; [`StoreError::Missing`], [`StoreError::Older`] or [`StoreError::Newer`] when the schema is not
+    /// there or not of this version; others when the database cannot be used.
     pub async fn open(url: &str, mode: Mode) -> Result<Self, StoreError> {
         let options: PgConnectOptions =
             url.parse().map_err(|source| StoreError::Open { path: without_password(url), source })?;
@@ -167,6 +169,7 @@ impl PostgresStore {
                     make_schema(&mut login, &name).await?;
                     // Before the migrations: replicas of the version before work on in what these make.
                     provide_role(&mut login, &role, &name).await?;
+                    expect_confined(&mut login, &role, &name).await?;
                     migrated = migrate(&mut login, &name).await?;
                     grant(&mut login, &role, &name).await?;
                 }
@@ -176,6 +179,7 @@ impl PostgresStore {
         // What goes wrong with the role is told here, and not as a pool that gives no connection.
         let cannot_take = |source| StoreError::Role { path: name.to_string(), role: role.clone(), source };
         take_role(&mut login, &role).await.map_err(cannot_take)?;
+        expect_confined(&mut login, &role, &name).await?;
         login.close().await.map_err(cannot_open)?;
         let pool = PgPoolOptions::new()
             // One of them listens.
@@ -475,12 +479,17 @@ impl Store for PostgresStore {
     }
 }
 
-/// The role that the tables are used with. Roles are of a whole server, so it has the database's name in it.
+/// The role that the tables are used with. Roles are of a whole server, so it has the database's name in it: whole where it
+/// fits, else its beginning and a hash, since two databases may begin alike.
 fn service_role(database: &str) -> String {
     const END: &str = "_service";
+    const HASH_BYTES: usize = 4;
     let start = format!("plumb_{database}");
-    let fits = start.floor_char_boundary(LONGEST_NAME - END.len());
-    format!("{}{END}", &start[..fits])
+    if start.len() + END.len() <= LONGEST_NAME {
+        return format!("{start}{END}");
+    }
+    let end = format!("_{}{END}", hex::encode(&Sha256::digest(database)[..HASH_BYTES]));
+    format!("{}{end}", &start[..start.floor_char_boundary(LONGEST_NAME - end.len())])
 }
 
 async fn take_role(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Error> {
@@ -588,6 +597,39 @@ async fn provide_role(login: &mut PgConnection, role: &str, name: &Arc<str>) -> 
     tx.commit().await.map_err(cannot)
 }
 
+/// Refuses a role that row-level security does not bind, or that could lift it. One that is there already may be anything.
+async fn expect_confined(connection: &mut PgConnection, role: &str, name: &Arc<str>) -> Result<(), StoreError> {
+    let sql = "SELECT r.rolsuper, r.rolbypassrls, (SELECT pg_get_userbyid(o.owner)::text FROM \
+                   (SELECT relowner AS owner FROM pg_class WHERE relnamespace = to_regnamespace($2) \
+                    UNION SELECT nspowner FROM pg_namespace WHERE nspname = $2) AS o \
+                   WHERE pg_has_role(r.oid, o.owner, 'MEMBER') LIMIT 1) \
+               FROM pg_roles AS r WHERE r.rolname = $1";
+    let found: Option<(bool, bool, Option<String>)> = sqlx::query_as(sql)
+        .bind(role)
+        .bind(SCHEMA)
+        .fetch_optional(connection)
+        .await
+        .map_err(|source| failed(name, "its role", source))?;
+    let quoted_role = quoted(role);
+    let (may, mend) = match found {
+        None | Some((false, false, None)) => return Ok(()),
+        Some((true, _, _)) => {
+            ("is a superuser".to_owned(), format!("ALTER ROLE {quoted_role} NOSUPERUSER NOBYPASSRLS"))
+        }
+        Some((_, true, _)) => {
+            ("bypasses row-level security".to_owned(), format!("ALTER ROLE {quoted_role} NOBYPASSRLS"))
+        }
+        Some((_, _, Some(owner))) if owner == role => {
+            ("owns what is in it".to_owned(), format!("REASSIGN OWNED BY {quoted_role} TO the login"))
+        }
+        Some((_, _, Some(owner))) => {
+            let may = format!("may act as {owner}, which owns what is in it");
+            (may, format!("REVOKE {} FROM {quoted_role}", quoted(&owner)))
+        }
+    };
+    Err(StoreError::Unconfined { path: name.to_string(), role: role.to_owned(), may, mend })
+}
+
 /// Lets the role use what is there; its rows are the policies' to choose.
 async fn grant(login: &mut PgConnection, role: &str, name: &Arc<str>) -> Result<(), StoreError> {
     let cannot = |source| StoreError::Role { path: name.to_string(), role: role.to_owned(), source };
@@ -642,5 +684,20 @@ pub fn without_password(url: &str) -> String {
             shown.to_string()
         }
         Err(_) => "the given database".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn databases_have_roles_of_their_own_however_long_their_names() {
+        let longest = "d".repeat(LONGEST_NAME - "plumb_".len() - "_service".len());
+        assert_eq!(service_role("state"), "plumb_state_service");
+        assert_eq!(service_role(&longest), format!("plumb_{longest}_service"));
+        let (one, other) = (service_role(&format!("{longest}_one")), service_role(&format!("{longest}_other")));
+        assert!(one != other && one.len() == LONGEST_NAME && one.ends_with("_service"), "{one}, {other}");
+        assert!(service_role(&"ü".repeat(31)).len() <= LONGEST_NAME);
     }
 }

@@ -541,6 +541,39 @@ async fn a_role_whose_making_was_cut_short_is_taken_all_the_same() {
     store.begin(tenant("checkout")).await.unwrap().put_tenant(&tenant_state("checkout")).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_role_that_could_see_more_than_one_tenant_is_not_worked_with() {
+    let server = PostgresServer::shared();
+    let (login, password) = server.login();
+    let role = "plumb_state_strong_service";
+    server.psql(&format!("CREATE DATABASE state_strong OWNER {login}")).await;
+    server.psql(&format!("CREATE ROLE {role} SUPERUSER BYPASSRLS; GRANT {role} TO {login}")).await;
+    let url = format!("postgres://{login}:{password}@127.0.0.1:{}/state_strong", server.port());
+    let refused = async |mode: Mode| {
+        let refused = PostgresStore::open(&url, mode).await.expect_err("it may do too much");
+        assert!(matches!(refused, StoreError::Unconfined { .. }), "{refused:?}");
+        refused.to_string()
+    };
+    let mends = async |told: String, mend: &str| {
+        assert!(told.ends_with(&format!("run: {mend}")), "{told}");
+        server.psql(mend).await;
+    };
+    // At the first start, where nothing is made yet.
+    mends(refused(Mode::Reconcile).await, &format!("ALTER ROLE \"{role}\" NOSUPERUSER NOBYPASSRLS")).await;
+    let store = PostgresStore::open(&url, Mode::Reconcile).await.unwrap();
+    isolation::fill(&store).await;
+    // And at each that comes after it, whatever it is for.
+    server.psql(&format!("ALTER ROLE {role} BYPASSRLS")).await;
+    refused(Mode::Reconcile).await;
+    mends(refused(Mode::ReadOnly).await, &format!("ALTER ROLE \"{role}\" NOBYPASSRLS")).await;
+    let owner = "owner_of_state_strong";
+    server.psql(&format!("CREATE ROLE {owner}; GRANT {owner} TO {role}")).await;
+    PostgresStore::open(&url, Mode::Append).await.unwrap();
+    server.psql_in("state_strong", &format!("ALTER TABLE plumb.vault OWNER TO {owner}")).await;
+    mends(refused(Mode::Append).await, &format!("REVOKE \"{owner}\" FROM \"{role}\"")).await;
+    PostgresStore::open(&url, Mode::Append).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_keeps_its_state_there() {
     let fixture = Fixture::postgres().await;

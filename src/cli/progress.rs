@@ -58,7 +58,8 @@ pub fn line(event: &Event, paint: Paint, verbose: bool) -> Option<String> {
         | EventKind::Blocked { .. }
         | EventKind::Unknown { .. }
         | EventKind::Recorded { .. }
-        | EventKind::SecretShown { .. } => {
+        | EventKind::SecretShown { .. }
+        | EventKind::Unfamiliar => {
             // The result that follows says these.
             return verbose.then(|| paint.dim(&readable(&format!("{key}: {:?}", event.kind))));
         }

@@ -9,10 +9,10 @@ use super::fields::Fields;
 use super::key::ResourceKey;
 
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+    ($($(#[doc = $doc:literal])+ $(#[serde($serde:ident)])? $name:ident,)+) => {
         /// Why a condition, a block or an error is as it is. Documented by [`Reason::explain`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+        pub enum Reason { $($(#[doc = $doc])+ $(#[serde($serde)])? $name,)+ }
 
         impl Reason {
             /// Every reason.
@@ -162,6 +162,9 @@ reasons! {
     LeftoverAdopt,
     /// The state store or Plumb itself failed.
     Internal,
+    /// A newer plumb works with the same state, and gives a reason that this one does not know.
+    #[serde(other)]
+    Unfamiliar,
 }
 
 impl Reason {
@@ -225,7 +228,8 @@ impl Reason {
             | Reason::ProposalFailed
             | Reason::NotExpressible
             | Reason::ProposalLimit
-            | Reason::Internal => return None,
+            | Reason::Internal
+            | Reason::Unfamiliar => return None,
         })
     }
 }
@@ -313,6 +317,15 @@ mod tests {
     fn every_reason_is_explained() {
         for reason in Reason::ALL {
             assert!(reason.explain().trim().ends_with('.'), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_reason_of_a_newer_version_is_one_too() {
+        assert_eq!(serde_json::from_str::<Reason>("\"Weather\"").unwrap(), Reason::Unfamiliar);
+        for reason in Reason::ALL {
+            let word = serde_json::to_string(reason).unwrap();
+            assert_eq!(serde_json::from_str::<Reason>(&word).unwrap(), *reason);
         }
     }
 

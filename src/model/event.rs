@@ -173,4 +173,7 @@ pub enum EventKind {
     SecretShown {
         role: String,
     },
+    /// What only a newer version says.
+    #[serde(other)]
+    Unfamiliar,
 }

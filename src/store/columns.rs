@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
 use super::StoreError;
-use crate::model::ResourceKey;
+use crate::model::{ResourceKey, Trigger};
 
 /// A value as a JSON document.
 pub(super) fn document<T: Serialize>(what: &'static str, value: &T) -> Result<String, StoreError> {
@@ -30,6 +30,12 @@ pub(super) fn word<T: Serialize>(what: &'static str, variant: T) -> Result<Strin
 /// Reads [`word`] back.
 pub(super) fn read_word<T: DeserializeOwned>(what: &'static str, word: &str) -> Result<T, StoreError> {
     serde_json::from_value(Value::String(word.to_owned())).map_err(|source| StoreError::Decode { what, source })
+}
+
+/// Reads why a look is asked for, or was begun. What only a newer version knows is a look like any other: replicas of two
+/// versions share a queue while one replaces the other.
+pub(super) fn read_trigger(word: &str) -> Trigger {
+    read_word("a trigger", word).unwrap_or(Trigger::Poll)
 }
 
 /// A time with nine decimals, in UTC: nothing is lost, and all are of one width.
@@ -55,7 +61,7 @@ fn unreadable(what: &'static str, error: impl std::fmt::Display) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ExecutionOutcome, Trigger};
+    use crate::model::ExecutionOutcome;
 
     #[test]
     fn times_sort_as_texts_and_lose_nothing() {
@@ -74,6 +80,7 @@ mod tests {
             read_word::<ExecutionOutcome>("executions", "Nope"),
             Err(StoreError::Decode { what: "executions", .. })
         ));
+        assert_eq!((read_trigger("driftscan"), read_trigger("weather")), (Trigger::DriftScan, Trigger::Poll));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::rows::column;
 use super::{Db, KEY_SHARE, SKIP_LOCKED};
 use crate::model::{Ask, Claim, Lease, Place, Release, Replica, Request, Trigger, Width};
 use crate::store::StoreError;
-use crate::store::columns::{read_time, read_word, time, word};
+use crate::store::columns::{read_time, read_trigger, time, word};
 
 type Connection = <Db as Database>::Connection;
 type Row = <Db as Database>::Row;
@@ -370,7 +370,7 @@ fn read_ask(row: &Row, trigger: &str, width: &str) -> Result<Option<Ask>, StoreE
     let width: Option<i64> = column(WHAT, row, width)?;
     let (Some(trigger), Some(width)) = (trigger, width) else { return Ok(None) };
     let width = Width::ALL.into_iter().find(|known| number(*known) == width).unwrap_or(Width::Deep);
-    Ok(Some(Ask { trigger: read_word(WHAT, trigger)?, width }))
+    Ok(Some(Ask { trigger: read_trigger(trigger), width }))
 }
 
 fn read_optional_time<I: sqlx::ColumnIndex<Row>>(row: &Row, index: I) -> Result<Option<DateTime<Utc>>, StoreError> {

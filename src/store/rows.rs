@@ -4,7 +4,7 @@ use sqlx::{ColumnIndex, Database, Decode, Row as _, Type};
 
 use super::Db;
 use crate::model::{Event, Execution, PlanId};
-use crate::store::columns::{read_document, read_key, read_time, read_word};
+use crate::store::columns::{read_document, read_key, read_time, read_trigger, read_word};
 use crate::store::{StoreError, StoredSecret};
 
 type Row = <Db as Database>::Row;
@@ -35,7 +35,7 @@ pub(super) fn read_execution(row: &Row) -> Result<Execution, StoreError> {
     Ok(Execution {
         id: column(WHAT, row, "id")?,
         tenant: column(WHAT, row, "tenant")?,
-        trigger: read_word(WHAT, column(WHAT, row, "trigger_kind")?)?,
+        trigger: read_trigger(column(WHAT, row, "trigger_kind")?),
         commit: column(WHAT, row, "commit_id")?,
         plan: column::<Option<String>, _>(WHAT, row, "plan_id")?.map(PlanId),
         outcome: read_word(WHAT, column(WHAT, row, "outcome")?)?,

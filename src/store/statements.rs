@@ -663,15 +663,14 @@ impl Tx for SqlTx {
         }
         let sql = "SELECT plan_id, kind, keys FROM held_plans WHERE tenant = $1 ORDER BY plan_id, kind";
         let rows = self.rows(WHAT, query(sql).bind(tenant)).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(HeldPlan {
-                    id: PlanId(column(WHAT, row, 0)?),
-                    kind: read_word(WHAT, column(WHAT, row, 1)?)?,
-                    keys: read_document(WHAT, column(WHAT, row, 2)?)?,
-                })
-            })
-            .collect()
+        let mut plans = Vec::new();
+        for row in &rows {
+            // What only a newer version can hold, or approve, is nothing to this one.
+            let Ok(kind) = read_word(WHAT, column(WHAT, row, 1)?) else { continue };
+            let id = PlanId(column(WHAT, row, 0)?);
+            plans.push(HeldPlan { id, kind, keys: read_document(WHAT, column(WHAT, row, 2)?)? });
+        }
+        Ok(plans)
     }
 
     async fn put_held_plan(&mut self, tenant: &str, plan: &HeldPlan) -> Result<(), StoreError> {
@@ -694,16 +693,13 @@ impl Tx for SqlTx {
         let sql = "SELECT plan_id, kind, commit_id, keys FROM approvals WHERE tenant = $1 \
                    ORDER BY plan_id, kind, commit_id";
         let rows = self.rows(WHAT, query(sql).bind(tenant)).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Approval {
-                    plan: PlanId(column(WHAT, row, 0)?),
-                    kind: read_word(WHAT, column(WHAT, row, 1)?)?,
-                    commit: column(WHAT, row, 2)?,
-                    keys: read_document::<BTreeSet<_>>(WHAT, column(WHAT, row, 3)?)?,
-                })
-            })
-            .collect()
+        let mut approvals = Vec::new();
+        for row in &rows {
+            let Ok(kind) = read_word(WHAT, column(WHAT, row, 1)?) else { continue };
+            let (plan, commit) = (PlanId(column(WHAT, row, 0)?), column(WHAT, row, 2)?);
+            approvals.push(Approval { plan, kind, commit, keys: read_document(WHAT, column(WHAT, row, 3)?)? });
+        }
+        Ok(approvals)
     }
 
     async fn put_approval(&mut self, tenant: &str, approval: &Approval) -> Result<(), StoreError> {

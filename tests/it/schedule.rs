@@ -497,6 +497,10 @@ async fn what_is_damaged_of_one_tenant_keeps_neither_others_nor_scans_waiting() 
     let damage = "CREATE TRIGGER damaged BEFORE INSERT ON audit WHEN NEW.tenant = 'checkout' AND NEW.action = 'request' \
                   BEGIN SELECT RAISE(ABORT, 'damaged'); END";
     run_sql(&world.data().join("plumb.db"), damage).await;
+    // Due before all others, and asked for as only a newer version does.
+    let newer = "INSERT INTO queue (tenant, generation, trigger_kind, width, due_at) \
+                 VALUES ('billing', 1, 'weather', 7, '2020-01-01T00:00:00.000000000Z')";
+    run_sql(&world.data().join("plumb.db"), newer).await;
     assert!(asks.ask(Some(&world.name), "ada"), "nobody knows yet that it cannot be written down");
     // Who asks for all is in the chain of the platform.
     assert!(asks.ask(None, "bob"));

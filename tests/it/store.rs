@@ -18,8 +18,10 @@ use plumb::store::Mode;
 use plumb::store::postgres::PostgresStore;
 use plumb::store::sqlite::SqliteStore;
 use plumb::store::{HistoryFilter, Scope, Store, Tx};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::harness::postgres::PostgresServer;
+use crate::harness::world::run_sql;
 use crate::simulation::memory::MemoryStore;
 
 /// All of the history.
@@ -58,6 +60,19 @@ impl Fixture {
         let url = format!("postgres://{login}:{password}@127.0.0.1:{}/{database}", server.port());
         let store = PostgresStore::open(&url, Mode::Reconcile).await.unwrap();
         Self { store: Arc::new(store), url, folder: tempfile::tempdir().unwrap() }
+    }
+}
+
+impl Fixture {
+    /// Runs SQL in the database as whoever owns it, behind the store's back.
+    async fn behind_its_back(&self, sql: &str) {
+        if self.url.is_empty() {
+            return run_sql(&self.folder.path().join("plumb.db"), sql).await;
+        }
+        let mut owner = PgConnection::connect(&self.url).await.unwrap();
+        let sql = format!("SET search_path = plumb; SET plumb.scope = 'platform'; {sql}");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut owner).await.unwrap();
+        owner.close().await.unwrap();
     }
 }
 

@@ -222,6 +222,7 @@ pub fn describe(kind: &EventKind) -> (Level, String) {
             )
         }
         EventKind::SecretShown { role } => (Level::Info, format!("The password of role {role} was shown")),
+        EventKind::Unfamiliar => (Level::Info, "Something that only a newer plumb can say".to_owned()),
     }
 }
 

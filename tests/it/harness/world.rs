@@ -485,12 +485,12 @@ pub async fn number_in(file: &Path, sql: &'static str) -> i64 {
 }
 
 /// Runs SQL in an SQLite file.
-pub async fn run_sql(file: &Path, sql: &'static str) {
+pub async fn run_sql(file: &Path, sql: &str) {
     use sqlx::Connection;
     std::fs::create_dir_all(file.parent().expect("a folder")).unwrap();
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).create_if_missing(true);
     let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
 }
 

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use plumb::model::{Ask, Claim, Lease, Release, Replica, Request, Trigger, Width};
+use plumb::model::{ApprovalKind, Ask, Claim, EventKind, Lease, Reason, Release, Replica, Request, Trigger, Width};
 use plumb::store::{Scope, Store, StoreError};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use super::Fixture;
-use super::sample::tenant_state;
+use super::sample::{approval, at, attempt, circuit, event, events, held_plan, key, tenant_state};
+use super::{ALL, Fixture};
 use crate::harness::postgres::PostgresServer;
 
 const LONG: Duration = Duration::from_secs(600);
@@ -312,6 +312,68 @@ async fn the_simulations_store_counts_slots_too() {
     let fixture = Fixture::memory();
     let (store, beside) = (&*fixture.store, &*fixture.store);
     slots_are_counted_over_all_replicas_and_those_of_a_lost_lease_are_free(store, beside).await;
+}
+
+/// What a newer version asks for, and what it says of what it does, a replica of this version works beside.
+async fn what_only_a_newer_version_says_keeps_nobody_waiting(fixture: &Fixture) {
+    let store = &*fixture.store;
+    for tenant in ["checkout", "billing"] {
+        request(store, tenant, commit()).await;
+    }
+    let dead = claim(store, "newer", OVER).await.expect("it is due");
+    let (silent, key) = (circuit("pg"), key("checkout", "orders"));
+    let mut tx = store.begin(Scope::Platform).await.unwrap();
+    let execution = tx.start_execution("checkout", Trigger::Poll, None, at(0)).await.unwrap();
+    tx.append_event(execution, "checkout", event(Some(&key), at(0), &events()[0])).await.unwrap();
+    tx.put_circuit(&silent).await.unwrap();
+    tx.put_attempt(&attempt(&key)).await.unwrap();
+    tx.put_held_plan("checkout", &held_plan("p1", ApprovalKind::Deletes, &[])).await.unwrap();
+    tx.put_approval("checkout", &approval("p1", "c1", &[])).await.unwrap();
+    tx.commit().await.unwrap();
+    let reason = |document: &str, reason: Reason| {
+        format!("UPDATE {document} SET document = replace(document, '\"{reason}\"', '\"Weather\"')")
+    };
+    let newer = [
+        "UPDATE queue SET trigger_kind = 'weather', claimed_trigger = CASE WHEN holder IS NULL THEN NULL ELSE 'weather' END, \
+         width = 7"
+            .to_owned(),
+        "UPDATE executions SET trigger_kind = 'weather'".to_owned(),
+        reason("circuits", silent.reason),
+        reason("attempts", attempt(&key).reason),
+        "UPDATE held_plans SET kind = 'weather'".to_owned(),
+        "UPDATE approvals SET kind = 'weather'".to_owned(),
+        "INSERT INTO events (execution, tenant, at, document) \
+         SELECT id, tenant, started_at, '{\"kind\": \"weather\", \"degrees\": 7}' FROM executions"
+            .to_owned(),
+    ];
+    fixture.behind_its_back(&newer.join("; ")).await;
+    // Nobody knows that it is a retry, or how much is to be looked at.
+    let look = ask(Trigger::Poll, Width::Deep);
+    assert!(store.places().await.unwrap().iter().all(|place| place.asked == Some(look)));
+    for tenant in ["billing", "checkout"] {
+        let next = claim(store, "this", LONG).await.expect("it is due");
+        assert_eq!((next.lease.tenant.as_str(), next.ask), (tenant, look));
+    }
+    assert!(is_lost(store.renew(&dead.lease, LONG).await));
+    let mut tx = store.read(Scope::Tenant("checkout".to_owned())).await.unwrap();
+    assert_eq!(tx.circuits().await.unwrap()["pg"].reason, Reason::Unfamiliar);
+    assert_eq!(tx.attempts().await.unwrap()[&key].reason, Reason::Unfamiliar);
+    assert_eq!(tx.executions(&ALL).await.unwrap()[0].trigger, Trigger::Poll);
+    let told: Vec<bool> =
+        tx.events(&ALL).await.unwrap().iter().map(|event| event.kind == EventKind::Unfamiliar).collect();
+    assert_eq!(told, [true, false]);
+    // What approves something that this version does not know approves nothing.
+    assert!(tx.held_plans("checkout").await.unwrap().is_empty() && tx.approvals("checkout").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn on_sqlite_what_only_a_newer_version_says_keeps_nobody_waiting() {
+    what_only_a_newer_version_says_keeps_nobody_waiting(&Fixture::sqlite().await).await;
+}
+
+#[tokio::test]
+async fn on_postgres_what_only_a_newer_version_says_keeps_nobody_waiting() {
+    what_only_a_newer_version_says_keeps_nobody_waiting(&Fixture::postgres().await).await;
 }
 
 /// What a replica does next.

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
@@ -14,6 +15,8 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::vault::{KEY_FILE, KEY_VARIABLE};
 use crate::model::{Clock, SystemClock};
@@ -233,7 +236,7 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     let header = backup.header()?;
     let database = common.database()?;
     let (_lock, store) = locked(&database, common).await?;
-    let _lead = alone(store.as_ref(), &database).await?;
+    let alone = alone(store.as_ref(), &database).await?;
     let mut rows = store.exclusive().await?;
     let schema = rows.schema().await?;
     ensure!(
@@ -249,7 +252,7 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     );
     copy::expect_empty(rows.as_mut(), &database.shown()).await?;
     let counts = backup.read_into(rows.as_mut()).await?;
-    expect_nobody_came(store.as_ref(), rows.as_mut(), &database, "restored").await?;
+    expect_nobody_came(&alone, store.as_ref(), rows.as_mut(), &database, "restored").await?;
     let told = [("file", json!(file.display().to_string())), ("takenAt", json!(header.taken_at))];
     rows.append_audit(PLATFORM_CHAIN, &[done("restore", &told)]).await?;
     rows.commit().await?;
@@ -335,11 +338,11 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
         ensure!(file.exists(), "there is no state database at {}", file.display());
     }
     let (_lock, source) = locked(&from, common).await?;
-    let _lead = alone(source.as_ref(), &from).await?;
+    let alone = alone(source.as_ref(), &from).await?;
     let target = house::open(&to, Mode::Reconcile).await?;
     let (mut rows, mut written) = (source.exclusive().await?, target.exclusive().await?);
     let counts = copy::copy(rows.as_mut(), written.as_mut(), &to.shown()).await?;
-    expect_nobody_came(source.as_ref(), rows.as_mut(), &from, "moved").await?;
+    expect_nobody_came(&alone, source.as_ref(), rows.as_mut(), &from, "moved").await?;
     written.append_audit(PLATFORM_CHAIN, &[done("move", &[("from", json!(from.shown()))])]).await?;
     written.commit().await?;
     tell(common, &to, &counts, "moved and compared", SystemClock.now())?;
@@ -353,24 +356,58 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How often whoever keeps replicas from leading gives a sign of life: well within the time that a database waits for one.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// Keeps replicas from leading, for as long as it is there.
+struct Alone {
+    lead: Arc<Mutex<Box<dyn Lead>>>,
+    _signs: AbortOnDropHandle<()>,
+}
+
+impl Alone {
+    fn with(lead: Box<dyn Lead>) -> Self {
+        let lead = Arc::new(Mutex::new(lead));
+        let kept = Arc::clone(&lead);
+        let signs = tokio::spawn(async move {
+            while kept.lock().await.still_leads().await {
+                tokio::time::sleep(SIGN_OF_LIFE).await;
+            }
+        });
+        Self { lead, _signs: AbortOnDropHandle::new(signs) }
+    }
+
+    /// Whether no replica led since. What was lost once is not had again.
+    async fn is_it_still(&self) -> bool {
+        self.lead.lock().await.still_leads().await
+    }
+}
+
 /// Refuses while anybody reconciles with a database, and keeps replicas from beginning to.
-async fn alone(store: &dyn Store, database: &Database) -> anyhow::Result<Box<dyn Lead>> {
+async fn alone(store: &dyn Store, database: &Database) -> anyhow::Result<Alone> {
     // On PostgreSQL one replica leads wherever any runs.
     let Some(lead) = store.lead().await? else {
         bail!("a plumb is reconciling with {}; stop every replica first", database.shown());
     };
+    let alone = Alone::with(lead);
     expect_at_rest(store, database).await?;
-    Ok(lead)
+    Ok(alone)
 }
 
-/// Refuses where somebody came while `rows` kept writers waiting: what they write once it is over, such as a password,
-/// would be missing where the state is then, or stand beside what was restored.
+/// Refuses where somebody came while `rows` kept writers waiting, or may have begun to lead: what they write once it is over,
+/// such as a password, would be missing where the state is then, or stand beside what was restored.
 async fn expect_nobody_came(
+    alone: &Alone,
     store: &dyn Store,
     rows: &mut dyn Rows,
     database: &Database,
     done: &str,
 ) -> anyhow::Result<()> {
+    ensure!(
+        alone.is_it_still().await,
+        "the connection was lost that kept every plumb from beginning to work with {}, so nothing was {done}; try again",
+        database.shown()
+    );
     expect_at_rest(store, database).await?;
     ensure!(
         !rows.keeps_waiting().await?,

@@ -1,9 +1,12 @@
 //! `plumb db`: a state that did things is backed up, restored and moved, and goes on where it was.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use chrono::DateTime;
 use plumb::model::Trigger;
@@ -14,7 +17,7 @@ use plumb::store::sqlite::SqliteStore;
 use plumb::store::{HistoryFilter, Mode, Scope, Store, TenantState};
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use crate::harness::desk::{Desk, Said};
+use crate::harness::desk::{Desk, PLUMB, Said};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::redis::{RedisOptions, RedisServer};
 use crate::harness::world::run_sql;
@@ -396,6 +399,54 @@ async fn nothing_is_restored_beneath_somebody_who_reconciles() {
     plumb::store::Queue::release(&store, &claim.lease, &release).await.unwrap();
     plumb::store::Queue::keep_only(&store, &[]).await.unwrap();
     office.did(&target, &["db", "restore", &file]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_leads_while_a_restore_takes_long_and_one_that_others_may_have_led_beside_is_not_kept() {
+    /// Longer than the database waits for a sign of life of whoever leads.
+    const LONG: Duration = Duration::from_secs(23);
+    /// Whether somebody leads: the low half of the lock's number, of this database.
+    const LED: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 1819635042 AND granted AND \
+                       database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 1819635042 AND \
+                       database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let office = Office::open();
+    let home = office.sqlite("home");
+    office.did(&home, &["apply"]);
+    let text = office.did(&home, &["db", "backup", "-"]);
+    let (first, rest) = text.split_at(text.find('\n').unwrap() + 1);
+    for is_lost in [false, true] {
+        let target = empty_postgres().await;
+        let store = PostgresStore::open(&target, Mode::Reconcile).await.unwrap();
+        let mut watcher = sqlx::PgConnection::connect(&target).await.unwrap();
+        let mut is_led = async || sqlx::query_scalar::<_, bool>(LED).fetch_one(&mut watcher).await.unwrap();
+        let mut restore = std::process::Command::new(PLUMB);
+        restore.args(["db", "restore", "-"]).current_dir(office.desk.folder()).env("PLUMB_DATABASE", &target);
+        restore.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut restore = restore.spawn().unwrap();
+        let mut slowly = restore.stdin.take().unwrap();
+        slowly.write_all(first.as_bytes()).unwrap();
+        while !is_led().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if is_lost {
+            behind_its_back(&target, END).await;
+        }
+        let could_lead = async {
+            while is_led().await {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        assert_eq!(tokio::time::timeout(LONG, could_lead).await.is_ok(), is_lost, "whether a replica could lead");
+        slowly.write_all(rest.as_bytes()).unwrap();
+        drop(slowly);
+        let said = restore.wait_with_output().unwrap();
+        let told = String::from_utf8(said.stderr).unwrap();
+        assert_eq!(said.status.success(), !is_lost, "{told}");
+        assert_eq!(told.contains("the connection was lost that kept every plumb from"), is_lost, "{told}");
+        let there = store.read(Scope::Platform).await.unwrap().tenants().await.unwrap();
+        assert_eq!(there.is_empty(), is_lost);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -235,7 +235,8 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     let mut backup = Backup { reader, hash: Sha256::new(), line: String::new(), number: 0 };
     let header = backup.header()?;
     let database = common.database()?;
-    let (_lock, store) = locked(&database, common).await?;
+    let _lock = lock_beside(&[&database], common)?;
+    let store = house::open(&database, Mode::Reconcile).await?;
     let alone = alone(store.as_ref(), &database).await?;
     let mut rows = store.exclusive().await?;
     let schema = rows.schema().await?;
@@ -332,14 +333,24 @@ async fn put(rows: &mut dyn Rows, batch: Option<Batch>) -> anyhow::Result<()> {
 
 async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
     let (from, to) = (common.database()?, Database::of(to, "--to")?);
-    ensure!(from != to, "{} is where the state is already", to.shown());
+    ensure!(from != to && !is_one_folder(&from, &to), "{} is where the state is already", to.shown());
     if let Database::Sqlite(folder) = &from {
         let file = folder.join(crate::store::sqlite::DATABASE_FILE);
         ensure!(file.exists(), "there is no state database at {}", file.display());
     }
-    let (_lock, source) = locked(&from, common).await?;
+    let _lock = lock_beside(&[&from, &to], common)?;
+    let source = house::open(&from, Mode::Reconcile).await?;
     let alone = alone(source.as_ref(), &from).await?;
     let target = house::open(&to, Mode::Reconcile).await?;
+    // One database by two names would wait for itself.
+    let Some(lead) = target.lead().await? else {
+        bail!(
+            "{} is {} by another name, or a plumb is reconciling with it; name another database, or stop every replica there",
+            to.shown(),
+            from.shown()
+        );
+    };
+    let _alone_there = Alone::with(lead);
     let (mut rows, mut written) = (source.exclusive().await?, target.exclusive().await?);
     let counts = copy::copy(rows.as_mut(), written.as_mut(), &to.shown()).await?;
     expect_nobody_came(&alone, source.as_ref(), rows.as_mut(), &from, "moved").await?;
@@ -437,15 +448,21 @@ async fn expect_at_rest(store: &dyn Store, from: &Database) -> anyhow::Result<()
     Ok(())
 }
 
-/// The store of a database, and the lock of the data directory, so that nobody reconciles with either.
-async fn locked(database: &Database, common: &Common) -> anyhow::Result<(Option<DirectoryLock>, Arc<dyn Store>)> {
+/// The lock of the data directory, so that nobody reconciles there, unless one of these stores takes it.
+fn lock_beside(databases: &[&Database], common: &Common) -> anyhow::Result<Option<DirectoryLock>> {
     let data_dir = common.data_dir()?;
-    let lock = match database {
-        // The store takes it.
-        Database::Sqlite(folder) if *folder == data_dir => None,
-        Database::Sqlite(_) | Database::Postgres(_) => Some(DirectoryLock::take(&data_dir)?),
+    let own = Database::Sqlite(data_dir.clone());
+    let is_taken = databases.iter().any(|database| **database == own || is_one_folder(database, &own));
+    Ok(if is_taken { None } else { Some(DirectoryLock::take(&data_dir)?) })
+}
+
+/// Whether two databases are in one folder, however it is spelled.
+fn is_one_folder(one: &Database, other: &Database) -> bool {
+    let folder = |database: &Database| match database {
+        Database::Sqlite(folder) => std::fs::canonicalize(folder).ok(),
+        Database::Postgres(_) => None,
     };
-    Ok((lock, house::open(database, Mode::Reconcile).await?))
+    folder(one).is_some_and(|one| folder(other) == Some(one))
 }
 
 /// Says how many rows of each table are where now.

@@ -486,6 +486,27 @@ async fn migrations_are_told_and_a_login_that_may_not_run_them_says_who_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_state_is_not_moved_to_where_it_is_by_another_name() {
+    let office = Office::open();
+    let (home, away) = (office.sqlite("home"), empty_postgres().await);
+    office.did(&home, &["apply"]);
+    std::os::unix::fs::symlink(office.desk.folder().join("home"), office.desk.folder().join("link")).unwrap();
+    for also in [office.sqlite("link"), "sqlite:home".to_owned(), office.sqlite("link/../home")] {
+        let refused = office.plumb(&home, &["db", "move", "--to", &also]);
+        assert_eq!((refused.code, refused.stderr.contains("where the state is already")), (1, true), "{refused:?}");
+    }
+    office.did(&away, &["apply"]);
+    let also = away.replace("127.0.0.1", "localhost");
+    for (from, to) in [(&away, &also), (&also, &away)] {
+        let refused = office.plumb(from, &["db", "move", "--to", to]);
+        assert_eq!((refused.code, refused.stderr.contains("by another name")), (1, true), "{refused:?}");
+    }
+    // Where the data directory is, there may be a state as well.
+    let data = format!("sqlite:{}", office.desk.data("").display());
+    office.did(&away, &["db", "move", "--to", &data]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_is_not_the_same_is_not_kept() {
     let office = Office::open();
     let home = office.sqlite("home");

@@ -60,12 +60,18 @@ enum DbCommand {
     },
     /// Copy the state into another, empty database, and compare both.
     ///
-    /// Refused while plumb reconciles with the state. Nothing is removed from where it was.
+    /// Refused while plumb reconciles with the state. Nothing is removed from where it was, but plumb does not reconcile there
+    /// any more: it says where the state is now.
     Move {
         /// Where to: postgres://login@host/database, its password in PGPASSWORD, or sqlite:DIR
         #[arg(long, value_name = "URL")]
         to: String,
     },
+    /// Go on with a state that was moved away, where it was before.
+    ///
+    /// As it was left: what was done since is known only where it was moved to. Stop whatever works there first, or two would
+    /// reconcile the same systems.
+    Reopen,
 }
 
 /// Does what is asked.
@@ -75,6 +81,7 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
         DbCommand::Backup { file } => backup(&file, common).await?,
         DbCommand::Restore { file } => restore(&file, common).await?,
         DbCommand::Move { to } => move_to(&to, common).await?,
+        DbCommand::Reopen => reopen(common).await?,
     }
     Ok(0)
 }
@@ -236,7 +243,7 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     let header = backup.header()?;
     let database = common.database()?;
     let _lock = lock_beside(&[&database], common)?;
-    let store = house::open(&database, Mode::Reconcile).await?;
+    let store = house::open(&database, Mode::Settle).await?;
     let alone = alone(store.as_ref(), &database).await?;
     let mut rows = store.exclusive().await?;
     let schema = rows.schema().await?;
@@ -256,6 +263,7 @@ async fn restore(file: &Path, common: &Common) -> anyhow::Result<()> {
     expect_nobody_came(&alone, store.as_ref(), rows.as_mut(), &database, "restored").await?;
     let told = [("file", json!(file.display().to_string())), ("takenAt", json!(header.taken_at))];
     rows.append_audit(PLATFORM_CHAIN, &[done("restore", &told)]).await?;
+    rows.settle().await?;
     rows.commit().await?;
     tell(common, &database, &counts, "restored", header.taken_at)
 }
@@ -341,7 +349,7 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
     let _lock = lock_beside(&[&from, &to], common)?;
     let source = house::open(&from, Mode::Reconcile).await?;
     let alone = alone(source.as_ref(), &from).await?;
-    let target = house::open(&to, Mode::Reconcile).await?;
+    let target = house::open(&to, Mode::Settle).await?;
     // One database by two names would wait for itself.
     let Some(lead) = target.lead().await? else {
         bail!(
@@ -355,16 +363,49 @@ async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
     let counts = copy::copy(rows.as_mut(), written.as_mut(), &to.shown()).await?;
     expect_nobody_came(&alone, source.as_ref(), rows.as_mut(), &from, "moved").await?;
     written.append_audit(PLATFORM_CHAIN, &[done("move", &[("from", json!(from.shown()))])]).await?;
+    written.settle().await?;
     written.commit().await?;
-    tell(common, &to, &counts, "moved and compared", SystemClock.now())?;
+    // Two databases commit one after the other: between them both could be gone on with. Whoever waits to write where the state
+    // was is told, since only now it need not wait any more.
+    let now = SystemClock.now();
+    let left = async {
+        rows.leave(&to.shown(), now).await?;
+        rows.commit().await
+    };
+    left.await.with_context(|| {
+        format!(
+            "the state is in {} now, but that could not be written down in {}: do not start plumb there",
+            to.shown(),
+            from.shown()
+        )
+    })?;
+    tell(common, &to, &counts, "moved and compared", now)?;
     if !common.quiet {
         eprintln!(
-            "start plumb with --database {} from now on, and with the same key of passwords; what is in {} is left as it was",
+            "start plumb with --database {} from now on, and with the same key of passwords; {} is left as it was, and plumb does \
+             not work with it any more",
             to.shown(),
             from.shown()
         );
     }
     Ok(())
+}
+
+async fn reopen(common: &Common) -> anyhow::Result<()> {
+    let database = common.database()?;
+    let _lock = lock_beside(&[&database], common)?;
+    let store = house::open(&database, Mode::Settle).await?;
+    let _alone = alone(store.as_ref(), &database).await?;
+    let mut rows = store.exclusive().await?;
+    let place = rows.settle().await?;
+    if let Some(place) = &place {
+        rows.append_audit(PLATFORM_CHAIN, &[done("reopen", &[("movedTo", json!(place))])]).await?;
+        rows.commit().await?;
+    }
+    output::print_as(common, &json!({"database": database.shown(), "movedTo": place}), || match &place {
+        Some(place) => format!("{} is worked with again, as it was when it was moved to {place}", database.shown()),
+        None => format!("{} was not moved away", database.shown()),
+    })
 }
 
 /// How often whoever keeps replicas from leading gives a sign of life: well within the time that a database waits for one.

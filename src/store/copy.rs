@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -133,7 +134,7 @@ impl Batch {
 pub trait Rows: Send {
     /// The number of the newest migration.
     async fn schema(&mut self) -> Result<i64, StoreError>;
-    /// Every table, in an order in which they can be written.
+    /// Every table of the state, in an order in which they can be written.
     async fn tables(&mut self) -> Result<Vec<TableShape>, StoreError>;
     /// Every row of a table, one after another.
     fn read<'r>(&'r mut self, table: &'r TableShape) -> BoxStream<'r, Result<Cells, StoreError>>;
@@ -145,6 +146,10 @@ pub trait Rows: Send {
     async fn set_numbers(&mut self, numbers: &BTreeMap<String, i64>) -> Result<(), StoreError>;
     /// Adds to the end of a chain of the audit log: nothing is put there without what tells who did it.
     async fn append_audit(&mut self, chain: &str, entries: &[NewAudit]) -> Result<(), StoreError>;
+    /// Says that the state is at `place` now, as whoever opens this one to reconcile is told.
+    async fn leave(&mut self, place: &str, at: DateTime<Utc>) -> Result<(), StoreError>;
+    /// Says that the state is here; gives the place that it had been moved to, if it had.
+    async fn settle(&mut self) -> Result<Option<String>, StoreError>;
     /// Whether somebody waits for the end of this transaction, to write. Where nobody can wait for it, whoever tries is
     /// told that they cannot.
     async fn keeps_waiting(&mut self) -> Result<bool, StoreError>;

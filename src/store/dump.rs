@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use sqlx::{AssertSqlSafe, Database, QueryBuilder, Row as _, Transaction, query, query_as};
 
-use super::chains;
 use super::{AS_GIVEN, AS_OWNER, Db, KEEPS_WAITING, NUMBERS, SET_NUMBER, SHAPES};
+use super::{chains, moved};
 use crate::store::StoreError;
 use crate::store::audit::NewAudit;
 use crate::store::copy::{Batch, Cell, Cells, ColumnKind, CopyError, Rows, TableShape, expect_columns, in_order};
@@ -110,6 +111,14 @@ impl<G: Send> Rows for AllRows<G> {
 
     async fn append_audit(&mut self, chain: &str, entries: &[NewAudit]) -> Result<(), StoreError> {
         chains::append(&mut self.inner, chain, entries).await.map(drop)
+    }
+
+    async fn leave(&mut self, place: &str, at: DateTime<Utc>) -> Result<(), StoreError> {
+        moved::leave(&mut self.inner, place, at).await
+    }
+
+    async fn settle(&mut self) -> Result<Option<String>, StoreError> {
+        moved::settle(&mut self.inner).await
     }
 
     async fn keeps_waiting(&mut self) -> Result<bool, StoreError> {

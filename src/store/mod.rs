@@ -61,6 +61,12 @@ pub enum StoreError {
          that does, then start again"
     )]
     MayNotMigrate { path: String },
+    /// The state was moved to another database.
+    #[error(
+        "the state in {path} was moved to {place} at {at}: start plumb with --database {place}. To go on with what was left \
+         behind instead, once nothing works with {place} any more, run `plumb db reopen`"
+    )]
+    Moved { path: String, place: String, at: String },
     /// A migration failed.
     #[error("the state database could not be brought to this version of plumb{}", advice_on_migration(.0))]
     Migrate(#[source] MigrateError),
@@ -187,6 +193,8 @@ fn advice_on_files(error: &std::io::Error) -> &'static str {
 pub enum Mode {
     /// To reconcile: makes and migrates what is missing.
     Reconcile,
+    /// To put a state there or to take it up again: as to reconcile, also where the state was moved away.
+    Settle,
     /// To add to the timeline beside a reconciler that may be running: makes and migrates nothing, locks nothing.
     Append,
     /// To read what a reconciler wrote, while it runs or not: makes nothing, changes nothing, locks nothing.

@@ -40,6 +40,7 @@ const COMMANDS: &[&str] = &[
     "db backup",
     "db restore",
     "db move",
+    "db reopen",
     "schema",
     "policy",
     "policy test",

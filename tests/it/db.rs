@@ -14,7 +14,7 @@ use plumb::store::inputs::PackedInputs;
 use plumb::store::lock::DirectoryLock;
 use plumb::store::postgres::PostgresStore;
 use plumb::store::sqlite::SqliteStore;
-use plumb::store::{HistoryFilter, Mode, Scope, Store, TenantState};
+use plumb::store::{HistoryFilter, Mode, Queue, Scope, Store, StoreError, TenantState};
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::harness::desk::{Desk, PLUMB, Said};
@@ -213,7 +213,9 @@ async fn a_state_moves_there_and_back_and_goes_on() {
     assert_eq!(moved.len(), 1, "{done:#?}");
     assert_eq!(moved[0].1["from"], home.as_str());
     assert!(office.done_to(&home).iter().all(|(_, told)| told["command"] != "db move"), "it is left as it was");
-    let full = office.plumb(&home, &["db", "move", "--to", &away]);
+    let other = office.sqlite("other");
+    office.did(&other, &["apply"]);
+    let full = office.plumb(&other, &["db", "move", "--to", &away]);
     assert_eq!((full.code, full.stderr.contains("is not empty")), (1, true), "{full:?}");
 
     let there = office.rows(&away);
@@ -221,6 +223,56 @@ async fn a_state_moves_there_and_back_and_goes_on() {
     assert_eq!(office.rows(&back), there);
     assert!(office.did(&back, &["apply"]).contains("nothing to do"));
     assert_eq!(office.password(&back), password);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_was_moved_away_is_not_worked_with_until_somebody_says_so() {
+    let office = Office::open();
+    let (home, away) = (office.sqlite("home"), empty_postgres().await);
+    for (from, to) in [(&home, &away), (&away, &office.sqlite("back"))] {
+        office.did(from, &["apply"]);
+        let store = match from.strip_prefix("sqlite:") {
+            Some(_) => None,
+            None => Some(PostgresStore::open(from, Mode::Reconcile).await.unwrap()),
+        };
+        office.did(from, &["db", "move", "--to", to]);
+        let shown = to.replace(&format!(":{}@", PostgresServer::shared().login().1), "@");
+        for command in
+            [&["apply"][..], &["retry"], &["secret", "get", SESSIONS, "user"], &["db", "move", "--to", "sqlite:b"]]
+        {
+            let refused = office.plumb(from, command);
+            let told = refused.stderr.contains("was moved to") && refused.stderr.contains("`plumb db reopen`");
+            assert_eq!(
+                (refused.code, told, refused.stderr.contains(&shown)),
+                (1, true, true),
+                "{command:?}: {refused:?}"
+            );
+        }
+        // One that was there already, and waited, does not go on either.
+        if let Some(store) = store {
+            let refused = store.begin(Scope::Platform).await.err().expect("it is not here");
+            assert!(matches!(refused, StoreError::Moved { .. }), "{refused:?}");
+            let refused = store.request(&[]).await.expect_err("it is not here");
+            assert!(matches!(refused, StoreError::Moved { .. }), "{refused:?}");
+        }
+        // What was is read, and kept.
+        assert!(office.did(from, &["get"]).contains(SESSIONS));
+        office.did(to, &["apply"]);
+        let reopened = office.did(from, &["db", "reopen"]);
+        assert!(reopened.contains("is worked with again"), "{reopened}");
+        office.did(from, &["apply"]);
+        assert!(office.did(from, &["db", "reopen"]).contains("was not moved away"));
+        assert!(office.done_to(from).iter().any(|(_, told)| told["command"] == "db reopen"));
+        office.did(from, &["db", "move", "--to", &office.sqlite(&format!("other {}", from.len()))]);
+    }
+    // It can be put there again where nothing is left.
+    let file = office.desk.folder().join("state.backup").display().to_string();
+    assert_eq!(office.plumb(&away, &["db", "backup", &file]).code, 0);
+    let emptied = "DO $$ DECLARE t text; BEGIN FOR t IN SELECT tablename FROM pg_tables WHERE schemaname = 'plumb' AND tablename \
+                   NOT IN ('_sqlx_migrations', 'moved') LOOP EXECUTE format('TRUNCATE plumb.%I CASCADE', t); END LOOP; END $$";
+    behind_its_back(&away, emptied).await;
+    office.did(&away, &["db", "restore", &file]);
+    office.did(&away, &["apply"]);
 }
 
 /// Adds so many scenes, as large as those of large tenants.
@@ -538,6 +590,7 @@ async fn a_copy_that_is_not_the_same_is_not_kept() {
         behind_its_back(&away, mend).await;
         office.did(&home, &["db", "move", "--to", &away]);
         assert_eq!(office.rows(&away), before);
+        office.did(&home, &["db", "reopen"]);
     }
 }
 
@@ -575,6 +628,7 @@ async fn nothing_is_moved_or_restored_without_a_row_that_says_by_whom() {
             assert_eq!(office.rows(&away), before, "{act}");
             let told = office.done_to(&away);
             assert_eq!(told.iter().filter(|(_, told)| told["command"] == act).count(), 1, "{told:#?}");
+            office.did(&home, &["db", "reopen"]);
         }
     }
 }

@@ -14,6 +14,9 @@ mod chains;
 #[path = "../dump.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod dump;
+#[path = "../moved.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
+mod moved;
 #[path = "../places.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod places;
@@ -50,7 +53,7 @@ type Db = Postgres;
 /// Tables, their columns, and the columns' types; partitions are parts of their tables.
 const SHAPES: &str = "SELECT c.relname::text, a.attname::text, format_type(a.atttypid, NULL) FROM pg_class AS c \
                       JOIN pg_attribute AS a ON a.attrelid = c.oid WHERE c.relnamespace = 'plumb'::regnamespace \
-                      AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> '_sqlx_migrations' \
+                      AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname NOT IN ('_sqlx_migrations', 'moved') \
                       AND a.attnum > 0 AND NOT a.attisdropped";
 /// How rows are written with numbers of their own.
 const AS_GIVEN: &str = " OVERRIDING SYSTEM VALUE";
@@ -161,7 +164,7 @@ impl PostgresStore {
         let role = service_role(&database);
         let mut migrated = Vec::new();
         match mode {
-            Mode::Reconcile => {
+            Mode::Reconcile | Mode::Settle => {
                 wait_for_set_up(&mut login).await.map_err(|source| failed(&name, "its set-up", source))?;
                 // A login that owns nothing there works in what the owner made, and gave it the role for.
                 let is_guest = is_up_to_date(&mut login, &name).await? && !owns_schema(&mut login, &name).await?;
@@ -180,6 +183,10 @@ impl PostgresStore {
         let cannot_take = |source| StoreError::Role { path: name.to_string(), role: role.clone(), source };
         take_role(&mut login, &role).await.map_err(cannot_take)?;
         expect_confined(&mut login, &role, &name).await?;
+        match mode {
+            Mode::Reconcile | Mode::Append => moved::expect_here(&mut login, &name).await?,
+            Mode::Settle | Mode::ReadOnly => {}
+        }
         login.close().await.map_err(cannot_open)?;
         let pool = PgPoolOptions::new()
             // One of them listens.
@@ -195,7 +202,7 @@ impl PostgresStore {
         let wake = watch::Sender::default();
         let listener = match mode {
             Mode::Reconcile => Some(AbortOnDropHandle::new(tokio::spawn(listen(pool.clone(), wake.clone())))),
-            Mode::Append | Mode::ReadOnly => None,
+            Mode::Settle | Mode::Append | Mode::ReadOnly => None,
         };
         Ok(Self { name, options, pool, mode, wake, _listener: listener, migrated })
     }
@@ -242,6 +249,15 @@ impl PostgresStore {
         Ok(())
     }
 
+    /// The same for one that writes, which somebody may have waited for who has moved the state away meanwhile.
+    async fn enter_to_write(&self, connection: &mut PgConnection, scope: &Scope) -> Result<(), StoreError> {
+        self.enter(connection, scope).await?;
+        match self.mode {
+            Mode::Settle => Ok(()),
+            Mode::Reconcile | Mode::Append | Mode::ReadOnly => moved::expect_here(connection, &self.name).await,
+        }
+    }
+
     /// Lets a transaction wait for as long as the other database of a copy takes.
     async fn take_time(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
         let sql = "SET LOCAL idle_in_transaction_session_timeout = 0";
@@ -250,7 +266,7 @@ impl PostgresStore {
 
     fn expect_writable(&self) -> Result<(), StoreError> {
         match self.mode {
-            Mode::Reconcile | Mode::Append => Ok(()),
+            Mode::Reconcile | Mode::Settle | Mode::Append => Ok(()),
             Mode::ReadOnly => Err(StoreError::ReadOnly),
         }
     }
@@ -259,7 +275,7 @@ impl PostgresStore {
     async fn queue(&self) -> Result<(Transaction<'static, Db>, DateTime<Utc>), StoreError> {
         self.expect_writable()?;
         let mut inner = self.start(BEGIN_WRITE).await?;
-        self.enter(&mut inner, &Scope::Platform).await?;
+        self.enter_to_write(&mut inner, &Scope::Platform).await?;
         let now = self.time(&mut inner).await?;
         Ok((inner, now))
     }
@@ -444,7 +460,7 @@ impl Store for PostgresStore {
         self.expect_writable()?;
         let mut inner = self.start(BEGIN_WRITE).await?;
         self.wait_for_writers(&mut inner, &scope).await?;
-        self.enter(&mut inner, &scope).await?;
+        self.enter_to_write(&mut inner, &scope).await?;
         // After the wait: another replica may have claimed the tenant meanwhile.
         if let Scope::Leased(lease) = &scope {
             places::expect_held(&mut inner, lease).await?;

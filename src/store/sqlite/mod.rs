@@ -14,6 +14,9 @@ mod chains;
 #[path = "../dump.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod dump;
+#[path = "../moved.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
+mod moved;
 #[path = "../places.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod places;
@@ -66,7 +69,7 @@ const MONTHS_WAIT: Option<&str> = None;
 
 /// Tables, their columns, and the columns' types.
 const SHAPES: &str = "SELECT m.name, c.name, c.type FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c \
-                      WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND m.name <> '_sqlx_migrations'";
+                      WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND m.name NOT IN ('_sqlx_migrations', 'moved')";
 /// How rows are written with numbers of their own.
 const AS_GIVEN: &str = "";
 /// Nobody owns tables.
@@ -153,9 +156,15 @@ impl SqliteStore {
         // An absolute path cannot be taken for an SQLite URI or a name with a meaning of its own, such as `:memory:`.
         let data_dir = std::path::absolute(data_dir).map_err(|source| directory(data_dir, source))?;
         match mode {
-            Mode::Reconcile => Self::open_to_reconcile(&data_dir).await,
+            Mode::Reconcile => {
+                let store = Self::open_to_reconcile(&data_dir).await?;
+                store.expect_here().await?;
+                Ok(store)
+            }
+            Mode::Settle => Self::open_to_reconcile(&data_dir).await,
             Mode::Append => {
                 let store = Self::open_to_read(&data_dir).await?;
+                store.expect_here().await?;
                 let file = data_dir.join(DATABASE_FILE);
                 let pool = writing_pool(&file).await.map_err(|source| cannot_open(&store.path, source))?;
                 Ok(Self { writer: Writer::Open { pool, lock: None }, ..store })
@@ -208,6 +217,12 @@ impl SqliteStore {
         }
     }
 
+    /// Refuses a state that was moved away.
+    async fn expect_here(&self) -> Result<(), StoreError> {
+        let mut reader = self.readers.acquire().await.map_err(|source| self.cannot_begin(source))?;
+        moved::expect_here(&mut reader, &self.path).await
+    }
+
     /// Ends all connections, after the transactions that are under way. The database is then one file, without a log.
     /// A store that is dropped instead loses nothing either.
     pub async fn close(self) {
@@ -225,6 +240,10 @@ impl Store for SqliteStore {
         match &self.writer {
             Writer::Open { pool, lock } => {
                 let mut inner = pool.begin_with(BEGIN_DURABLE).await.map_err(|source| self.cannot_begin(source))?;
+                // It may have waited for whoever moved the state away, which nobody can beside a reconciler.
+                if self.is_beside() {
+                    moved::expect_here(&mut inner, &self.path).await?;
+                }
                 if let Scope::Leased(lease) = &scope {
                     places::expect_held(&mut inner, lease).await?;
                 }

@@ -1,0 +1,39 @@
+//! Where the state went, once it was moved to another database; compiled once for each database, as the statements are.
+//!
+//! What always holds: it is said of the database that the state is not in any more. It is no part of the state, and is not
+//! copied with it.
+
+use chrono::{DateTime, Utc};
+use sqlx::{Database, query};
+
+use super::Db;
+use super::rows::column;
+use crate::store::StoreError;
+use crate::store::columns::time;
+
+type Connection = <Db as Database>::Connection;
+
+const WHAT: &str = "where it was moved to";
+
+/// Refuses a database whose state was moved away.
+pub(super) async fn expect_here(connection: &mut Connection, path: &str) -> Result<(), StoreError> {
+    let row = query("SELECT place, moved_at FROM moved").fetch_optional(connection).await.map_err(failed)?;
+    let Some(row) = row else { return Ok(()) };
+    Err(StoreError::Moved { path: path.to_owned(), place: column(WHAT, &row, 0)?, at: column(WHAT, &row, 1)? })
+}
+
+/// Says that the state is at that place now.
+pub(super) async fn leave(connection: &mut Connection, place: &str, at: DateTime<Utc>) -> Result<(), StoreError> {
+    let sql = "INSERT INTO moved (id, place, moved_at) VALUES (1, $1, $2)";
+    query(sql).bind(place).bind(time(at)).execute(connection).await.map(drop).map_err(failed)
+}
+
+/// Says that the state is here; gives the place where it was before, if it was away.
+pub(super) async fn settle(connection: &mut Connection) -> Result<Option<String>, StoreError> {
+    let row = query("DELETE FROM moved RETURNING place").fetch_optional(connection).await.map_err(failed)?;
+    row.as_ref().map(|row| column(WHAT, row, 0)).transpose()
+}
+
+fn failed(source: sqlx::Error) -> StoreError {
+    StoreError::Query { what: WHAT, source }
+}

@@ -27,6 +27,10 @@ const REQUESTS_AT_ONCE: usize = 500;
 /// as reached. Longer than any wait or lease.
 const HORIZON: TimeDelta = TimeDelta::hours(1);
 
+/// By how much a clock goes back that was set, and is not just kept right. What lies further ahead, and was no plan but was
+/// written down when it was, tells that: the waits and leases that began then count as over.
+pub(super) const SET_BACK: TimeDelta = TimeDelta::minutes(1);
+
 /// How long a tenant waits, give or take a half, whose look was abandoned twice in a row, doubling with each more; and the
 /// longest. A look that ends its process ends all others there, and the next process with it.
 const AFTER_DEATHS: TimeDelta = TimeDelta::seconds(10);
@@ -36,9 +40,15 @@ pub(super) const AFTER_MANY_DEATHS: TimeDelta = TimeDelta::minutes(5);
 const ABANDONED: &str = "COALESCE((SELECT looks FROM abandoned WHERE abandoned.tenant = queue.tenant), 0) AS abandoned";
 
 /// What may be claimed: due and nobody's, or somebody's who gave no sign of life for as long as the lease. `$1` is now,
-/// `$2` the horizon.
-const CLAIMABLE: &str = "((holder IS NULL AND (due_at <= $1 OR due_at > $2)) \
-                         OR (holder IS NOT NULL AND (lease_until <= $1 OR lease_until > $2)))";
+/// `$2` the horizon, and `$3` what tells that the clock was set back.
+const CLAIMABLE: &str = "((holder IS NULL AND (due_at <= $1 OR due_at > $2 OR asked_at > $3)) \
+                         OR (holder IS NOT NULL AND (lease_until <= $1 OR lease_until > $2 OR alive_at > $3)))";
+
+/// Whether what is asked for now is to be due before what was. Where looks were abandoned in a row, only somebody who wants one
+/// ends the wait: whoever leads after a death asks for all.
+const IS_EARLIER: &str = "queue.due_at IS NULL OR (excluded.due_at < queue.due_at \
+                          AND (excluded.trigger_kind IN ('commit', 'request', 'commandline') OR NOT EXISTS \
+                              (SELECT 1 FROM abandoned WHERE abandoned.tenant = queue.tenant AND looks > 1)))";
 
 /// Asks for looks that are `due` after their delays.
 pub(super) async fn request(
@@ -52,28 +62,26 @@ pub(super) async fn request(
         for Request { tenant, ask, delay, news } in some {
             rows.push((tenant, word(WHAT, ask.trigger)?, number(ask.width), time(due(*delay)), news));
         }
-        let mut sql =
-            QueryBuilder::<Db>::new("INSERT INTO queue (tenant, generation, trigger_kind, width, due_at, news) ");
+        let mut sql = QueryBuilder::<Db>::new(
+            "INSERT INTO queue (tenant, generation, trigger_kind, width, due_at, asked_at, news) ",
+        );
         sql.push_values(rows, |mut row, (tenant, trigger, width, due, news)| {
             row.push_bind(tenant).push_bind(first_generation(now)).push_bind(trigger).push_bind(width);
-            row.push_bind(due).push_bind(news);
+            row.push_bind(due).push_bind(time(now)).push_bind(news);
         });
-        // As `Ask::or`, and the earlier time; a commit ends the patience with what was before it. Where looks were abandoned
-        // in a row, only somebody who wants one ends the wait: whoever leads after a death asks for all.
-        sql.push(
+        // As `Ask::or`, and the earlier time; a commit ends the patience with what was before it.
+        sql.push(format!(
             " ON CONFLICT (tenant) DO UPDATE SET \
              trigger_kind = CASE WHEN queue.width IS NULL OR excluded.width > queue.width \
                  OR (excluded.width = queue.width AND queue.trigger_kind = 'retry') \
                  THEN excluded.trigger_kind ELSE queue.trigger_kind END, \
              width = CASE WHEN queue.width IS NULL OR excluded.width > queue.width \
                  THEN excluded.width ELSE queue.width END, \
-             due_at = CASE WHEN queue.due_at IS NULL OR (excluded.due_at < queue.due_at \
-                 AND (excluded.trigger_kind IN ('commit', 'request', 'commandline') OR NOT EXISTS \
-                     (SELECT 1 FROM abandoned WHERE abandoned.tenant = queue.tenant AND looks > 1))) \
-                 THEN excluded.due_at ELSE queue.due_at END, \
+             due_at = CASE WHEN {IS_EARLIER} THEN excluded.due_at ELSE queue.due_at END, \
+             asked_at = CASE WHEN {IS_EARLIER} THEN excluded.asked_at ELSE queue.asked_at END, \
              failures = CASE WHEN excluded.trigger_kind = 'commit' THEN 0 ELSE queue.failures END, \
              news = COALESCE(excluded.news, queue.news)",
-        );
+        ));
         sql.build().execute(&mut *connection).await.map_err(failed)?;
         let news = some.iter().filter(|request| request.ask.trigger == Trigger::Commit);
         let news: Vec<&str> = news.map(|request| request.tenant.as_str()).collect();
@@ -142,7 +150,7 @@ async fn find(
     wanted: Option<(&str, Ask)>,
     now: DateTime<Utc>,
 ) -> Result<Option<Free>, StoreError> {
-    let (at, horizon) = (time(now), time(now + HORIZON));
+    let (at, horizon, set_back) = (time(now), time(now + HORIZON), time(now + SET_BACK));
     const COLUMNS: &str = "tenant, trigger_kind, width, due_at, lease_until, claimed_trigger, claimed_width, failures, \
                            generation, holder, news, seen";
     let found = match wanted {
@@ -151,14 +159,16 @@ async fn find(
                 "SELECT {COLUMNS}, {ABANDONED} FROM queue WHERE {CLAIMABLE} \
                  ORDER BY COALESCE(lease_until, due_at), tenant LIMIT 1{SKIP_LOCKED}"
             );
-            query(sqlx::AssertSqlSafe(sql)).bind(&at).bind(&horizon).fetch_optional(&mut *connection).await
+            let free = query(sqlx::AssertSqlSafe(sql)).bind(&at).bind(&horizon).bind(&set_back);
+            free.fetch_optional(&mut *connection).await
         }
         Some((tenant, _)) => {
             let sql = "INSERT INTO queue (tenant, generation) VALUES ($1, $2) ON CONFLICT (tenant) DO NOTHING";
             query(sql).bind(tenant).bind(first_generation(now)).execute(&mut *connection).await.map_err(failed)?;
-            let free = "(holder IS NULL OR lease_until <= $1 OR lease_until > $2)";
-            let sql = format!("SELECT {COLUMNS}, {ABANDONED} FROM queue WHERE {free} AND tenant = $3{SKIP_LOCKED}");
-            query(sqlx::AssertSqlSafe(sql)).bind(&at).bind(&horizon).bind(tenant).fetch_optional(&mut *connection).await
+            let free = "(holder IS NULL OR lease_until <= $1 OR lease_until > $2 OR alive_at > $3)";
+            let sql = format!("SELECT {COLUMNS}, {ABANDONED} FROM queue WHERE {free} AND tenant = $4{SKIP_LOCKED}");
+            let free = query(sqlx::AssertSqlSafe(sql)).bind(&at).bind(&horizon).bind(&set_back).bind(tenant);
+            free.fetch_optional(&mut *connection).await
         }
     };
     let Some(row) = found.map_err(failed)? else { return Ok(None) };
@@ -185,11 +195,12 @@ async fn put_off(connection: &mut Connection, found: &Free, now: DateTime<Utc>) 
     let wait = wait_after_deaths(&found.tenant, found.abandoned);
     query(
         "UPDATE queue SET holder = NULL, lease_until = NULL, claimed_at = NULL, claimed_trigger = NULL, \
-         claimed_width = NULL, trigger_kind = $1, width = $2, due_at = $3 WHERE tenant = $4",
+         claimed_width = NULL, trigger_kind = $1, width = $2, due_at = $3, asked_at = $4 WHERE tenant = $5",
     )
     .bind(word(WHAT, found.ask.trigger)?)
     .bind(number(found.ask.width))
     .bind(time(now + wait))
+    .bind(time(now))
     .bind(&found.tenant)
     .execute(&mut *connection)
     .await
@@ -227,8 +238,8 @@ async fn take(
     let Free { tenant, ask, due, is_abandoned: _, abandoned: _, failures, generation, news, seen } = found;
     let generation = generation + 1;
     query(
-        "UPDATE queue SET generation = $1, holder = $2, lease_until = $3, claimed_at = $4, claimed_trigger = $5, \
-         claimed_width = $6, trigger_kind = NULL, width = NULL, due_at = NULL WHERE tenant = $7",
+        "UPDATE queue SET generation = $1, holder = $2, lease_until = $3, claimed_at = $4, alive_at = $4, \
+         claimed_trigger = $5, claimed_width = $6, trigger_kind = NULL, width = NULL, due_at = NULL WHERE tenant = $7",
     )
     .bind(generation)
     .bind(&holder.0)
@@ -251,9 +262,11 @@ pub(super) async fn renew(
     now: DateTime<Utc>,
     length: Duration,
 ) -> Result<Option<String>, StoreError> {
-    let sql = "UPDATE queue SET lease_until = $1 WHERE tenant = $2 AND generation = $3 AND holder = $4 RETURNING news";
+    let sql = "UPDATE queue SET lease_until = $1, alive_at = $2 WHERE tenant = $3 AND generation = $4 AND holder = $5 \
+               RETURNING news";
     let row = query(sql)
         .bind(time(after(now, length)))
+        .bind(time(now))
         .bind(&lease.tenant)
         .bind(lease.generation)
         .bind(&lease.holder.0)
@@ -280,7 +293,7 @@ pub(super) async fn release(
                claimed_width = NULL, seen = COALESCE($1, seen), looked_at = $2, \
                failures = CASE WHEN COALESCE(news, '') = COALESCE($9, '') THEN $3 ELSE 0 END, \
                news = CASE WHEN COALESCE(news, '') = COALESCE($9, '') THEN COALESCE($1, news) ELSE news END, \
-               due_at = COALESCE(due_at, $4), \
+               due_at = COALESCE(due_at, $4), asked_at = CASE WHEN due_at IS NULL THEN $2 ELSE asked_at END, \
                trigger_kind = CASE WHEN width IS NULL AND $4 IS NOT NULL THEN 'retry' ELSE trigger_kind END, \
                width = COALESCE(width, $5) \
                WHERE tenant = $6 AND generation = $7 AND holder = $8";
@@ -342,8 +355,10 @@ pub(super) async fn of(connection: &mut Connection, tenant: &str) -> Result<Opti
 
 /// How long until the next tenant may be claimed, if nothing else happens.
 pub(super) async fn until_due(connection: &mut Connection, now: DateTime<Utc>) -> Result<Option<Duration>, StoreError> {
-    let sql = "SELECT MIN(COALESCE(lease_until, due_at)) FROM queue";
-    let row = query(sql).fetch_one(&mut *connection).await.map_err(failed)?;
+    let sql = "SELECT MIN(CASE WHEN (holder IS NULL AND asked_at > $2) OR (holder IS NOT NULL AND alive_at > $2) THEN $1 \
+               ELSE COALESCE(lease_until, due_at) END) FROM queue";
+    let next = query(sql).bind(time(now)).bind(time(now + SET_BACK));
+    let row = next.fetch_one(&mut *connection).await.map_err(failed)?;
     let next = read_optional_time(&row, 0)?;
     Ok(next.map(|next| (next - now).to_std().unwrap_or_default()))
 }

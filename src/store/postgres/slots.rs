@@ -6,13 +6,14 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
+use super::places::SET_BACK;
 use crate::model::{Lease, Slot};
 use crate::store::StoreError;
 use crate::store::columns::time;
 
 const WHAT: &str = "the slots of a provider";
 
-/// Whether the lease of a slot `taken` is held. `$5` is now.
+/// Whether the lease of a slot `taken` is held. `$5` is now, and `$6` what tells that the clock was set back.
 macro_rules! held {
     ($taken:literal) => {
         concat!(
@@ -20,7 +21,8 @@ macro_rules! held {
             $taken,
             ".tenant AND queue.generation = ",
             $taken,
-            ".generation AND queue.holder IS NOT NULL AND queue.lease_until > $5)"
+            ".generation AND queue.holder IS NOT NULL AND queue.lease_until > $5 \
+             AND (queue.alive_at IS NULL OR queue.alive_at <= $6))"
         )
     };
 }
@@ -53,6 +55,7 @@ pub(super) async fn take(
         .bind(&lease.tenant)
         .bind(lease.generation)
         .bind(time(now))
+        .bind(time(now + SET_BACK))
         .fetch_optional(&mut *connection)
         .await
         .map_err(failed)?;

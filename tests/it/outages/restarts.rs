@@ -361,7 +361,8 @@ async fn set_clock(server: &PostgresServer, by: &str) {
              'YYYY-MM-DD\"T\"HH24:MI:SS.US\"000Z\"')"
         )
     };
-    let sql = format!("UPDATE plumb.queue SET {}, {}", later("due_at"), later("lease_until"));
+    let columns = ["due_at", "lease_until", "alive_at", "asked_at"].map(later);
+    let sql = format!("UPDATE plumb.queue SET {}", columns.join(", "));
     server.psql_in("state", &sql).await;
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use plumb::model::{ApprovalKind, Ask, Claim, EventKind, Lease, Reason, Release, Replica, Request, Trigger, Width};
 use plumb::store::{Scope, Store, StoreError};
 use proptest::prelude::*;
@@ -374,6 +375,75 @@ async fn on_sqlite_what_only_a_newer_version_says_keeps_nobody_waiting() {
 #[tokio::test]
 async fn on_postgres_what_only_a_newer_version_says_keeps_nobody_waiting() {
     what_only_a_newer_version_says_keeps_nobody_waiting(&Fixture::postgres().await).await;
+}
+
+/// Sets the clock back, seen from what is written in the queue, which is all that it is compared with.
+async fn set_back(fixture: &Fixture, by: TimeDelta) {
+    let columns = ["due_at", "lease_until", "claimed_at", "alive_at", "asked_at"];
+    for place in fixture.store.places().await.unwrap() {
+        let now = fixture.store.now().await.unwrap();
+        let ahead = |at: Option<DateTime<Utc>>| (at.unwrap_or(now) + by).to_rfc3339_opts(SecondsFormat::Nanos, true);
+        // Signs of life and requests were now, as far as a test can tell.
+        let times = [place.due, place.lease_until, place.claimed_at, None, None].map(ahead);
+        let set = columns
+            .iter()
+            .zip(times)
+            .map(|(column, at)| format!("{column} = CASE WHEN {column} IS NULL THEN NULL ELSE '{at}' END"));
+        let set = set.collect::<Vec<_>>().join(", ");
+        fixture.behind_its_back(&format!("UPDATE queue SET {set} WHERE tenant = '{}'", place.tenant)).await;
+    }
+}
+
+/// No lease or wait lasts longer since a clock was set back.
+async fn nothing_waits_for_a_time_to_come_a_second_time(fixture: &Fixture, by: TimeDelta) {
+    const LEASE: Duration = Duration::from_secs(15);
+    let store = &*fixture.store;
+    for tenant in ["billing", "checkout", "search"] {
+        request(store, tenant, commit()).await;
+    }
+    let (dead, lives) = (claim(store, "dead", LEASE).await.unwrap(), claim(store, "lives", LEASE).await.unwrap());
+    let waits = claim(store, "lives", LEASE).await.unwrap();
+    store.release(&waits.lease, &Release { seen: None, retry: Some((LONG, 1)), news: None }).await.unwrap();
+    let slot = store.take_slot("pg", 1, &dead.lease).await.unwrap();
+    assert_eq!((slot.is_some(), claim(store, "next", LEASE).await), (true, None));
+    set_back(fixture, by).await;
+    // Whoever lives says so by the new time.
+    store.renew(&lives.lease, LEASE).await.unwrap();
+    // A request that need not come first changes nothing of that.
+    let later = Request { delay: LONG, ..Request::at_once("billing", ask(Trigger::Poll, Width::Changed)) };
+    store.request(&[later]).await.unwrap();
+    assert_eq!(store.until_due().await.unwrap(), Some(Duration::ZERO));
+    let free = claim(store, "next", LONG).await.expect("nobody looks at it any more").lease.tenant;
+    let due = claim(store, "next", LONG).await.expect("its wait began before").lease;
+    assert_eq!(BTreeSet::from([free.as_str(), &due.tenant]), BTreeSet::from(["billing", "search"]));
+    assert_eq!(claim(store, "next", LONG).await, None, "somebody looks at it");
+    assert!(is_lost(store.renew(&dead.lease, LEASE).await));
+    assert!(store.take_slot("pg", 1, &due).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn on_sqlite_nothing_waits_for_a_time_to_come_a_second_time() {
+    for by in [TimeDelta::minutes(5), TimeDelta::minutes(30), TimeDelta::hours(9)] {
+        nothing_waits_for_a_time_to_come_a_second_time(&Fixture::sqlite().await, by).await;
+    }
+}
+
+#[tokio::test]
+async fn on_postgres_nothing_waits_for_a_time_to_come_a_second_time() {
+    for by in [TimeDelta::minutes(5), TimeDelta::minutes(30), TimeDelta::hours(9)] {
+        nothing_waits_for_a_time_to_come_a_second_time(&Fixture::postgres().await, by).await;
+    }
+}
+
+#[tokio::test]
+async fn a_slot_of_a_lease_from_before_the_clock_was_set_back_is_free() {
+    let fixture = Fixture::postgres().await;
+    let (dead, other) = (claimed(&*fixture.store, "billing").await, claimed(&*fixture.store, "checkout").await);
+    assert!(fixture.store.take_slot("pg", 1, &dead).await.unwrap().is_some());
+    assert_eq!(fixture.store.take_slot("pg", 1, &other).await.unwrap(), None);
+    set_back(&fixture, TimeDelta::minutes(30)).await;
+    fixture.store.renew(&other, LONG).await.unwrap();
+    assert!(fixture.store.take_slot("pg", 1, &other).await.unwrap().is_some(), "nobody has taken the tenant over yet");
 }
 
 /// What a replica does next.

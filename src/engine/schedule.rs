@@ -31,7 +31,7 @@ use super::{Engine, EngineError, audit, windows};
 /// How many repositories are asked for their refs at once.
 const POLLS_AT_ONCE: usize = 8;
 
-/// Every so many drift scans one looks inside each object.
+/// Every so many drift scans one looks inside each object, where nothing else did since.
 const DEEP_EVERY: u32 = 6;
 
 /// How soon the platform is read again while none is in force.
@@ -126,7 +126,6 @@ struct Polled {
     busy: bool,
     poll_at: Instant,
     drift_at: Option<DateTime<Utc>>,
-    scans: u32,
 }
 
 /// What a task of the schedule brings back.
@@ -372,7 +371,6 @@ impl Schedule {
                 busy: false,
                 poll_at: now,
                 drift_at: None,
-                scans: 0,
             });
         }
         let width = match trigger {
@@ -467,14 +465,12 @@ impl Schedule {
         if before - clock_now > SET_BACK {
             self.polled.values_mut().for_each(|polled| polled.drift_at = None);
         }
-        let mut scans = Vec::new();
+        let mut due = Vec::new();
         for (tenant, polled) in &mut self.polled {
             let jitter = share_of(tenant, drift.jitter.0);
             let drift_at = *polled.drift_at.get_or_insert_with(|| next_scan(&drift.schedule, clock_now, jitter));
             if clock_now >= drift_at && now >= self.scans_at {
-                let scan = polled.scans.wrapping_add(1);
-                let width = if scan.is_multiple_of(DEEP_EVERY) { Width::Deep } else { Width::Shallow };
-                scans.push(Request::at_once(tenant, Ask { trigger: Trigger::DriftScan, width }));
+                due.push(tenant.clone());
             }
             if now >= polled.poll_at && !polled.busy {
                 polled.busy = true;
@@ -491,18 +487,36 @@ impl Schedule {
                 });
             }
         }
-        if !scans.is_empty() && !self.request(&scans).await {
+        if !due.is_empty() && !self.ask_for_scans(&due, &drift.schedule, clock_now).await {
             // They stay due.
             self.scans_at = now + ASK_AGAIN;
             return;
         }
-        for Request { tenant, .. } in scans {
+        for tenant in due {
             if let Some(polled) = self.polled.get_mut(&tenant) {
                 let jitter = share_of(&tenant, drift.jitter.0);
                 polled.drift_at = Some(next_scan(&drift.schedule, clock_now, jitter));
-                polled.scans = polled.scans.wrapping_add(1);
             }
         }
+    }
+
+    /// Asks for scans of these tenants; says whether that worked. How wide they are does not hang on who leads, or since when.
+    async fn ask_for_scans(&self, tenants: &[String], schedule: &str, now: DateTime<Utc>) -> bool {
+        let places = match self.engine.store.places().await {
+            Ok(places) => places,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "the queue cannot be asked");
+                return false;
+            }
+        };
+        let deep_at: BTreeMap<&str, Option<DateTime<Utc>>> =
+            places.iter().map(|place| (place.tenant.as_str(), place.deep_at)).collect();
+        let scan = |tenant: &String| {
+            let last = deep_at.get(tenant.as_str()).copied().flatten();
+            let width = if is_deep_due(schedule, last, now) { Width::Deep } else { Width::Shallow };
+            Request::at_once(tenant, Ask { trigger: Trigger::DriftScan, width })
+        };
+        self.request(&tenants.iter().map(scan).collect::<Vec<_>>()).await
     }
 
     /// Asks for a look where the refs are others than those that were looked at.
@@ -591,6 +605,14 @@ fn is_news(place: Option<&Place>, before: Option<&str>, name: &str) -> bool {
 fn next_scan(schedule: &str, now: DateTime<Utc>, jitter: Duration) -> DateTime<Utc> {
     let next = windows::next_after(schedule, now).unwrap_or(DateTime::<Utc>::MAX_UTC);
     next.checked_add_signed(chrono::Duration::from_std(jitter).unwrap_or_default()).unwrap_or(next)
+}
+
+/// Whether the scan at `now` looks inside each object: as many as [`DEEP_EVERY`] were to come since the last look that did.
+fn is_deep_due(schedule: &str, last: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
+    // One that was later was by a clock that has been set back since.
+    let Some(last) = last.filter(|last| *last <= now) else { return true };
+    let due = (0..DEEP_EVERY).try_fold(last, |at, _| windows::next_after(schedule, at));
+    due.is_some_and(|due| due <= now)
 }
 
 /// A tenant's own part of `whole`, the same each time: spreads tenants without chance.
@@ -747,6 +769,21 @@ mod tests {
             "it may have read the first"
         );
         assert!(is_news(Some(&held(place(Some("one"), Some("two")))), Some("two"), "three"));
+    }
+
+    #[test]
+    fn every_sixth_scan_is_deep_however_often_who_leads_changes() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        for (schedule, last, fifth, sixth) in [
+            ("*/10 * * * *", "2026-11-28T10:00:40Z", "2026-11-28T10:50:30Z", "2026-11-28T11:00:30Z"),
+            ("0 0 * * *", "2026-11-28T00:05:00Z", "2026-12-03T23:59:59Z", "2026-12-04T00:00:00Z"),
+            ("*/30 8-9 * * 1-5", "2026-11-27T09:01:00Z", "2026-11-30T09:29:59Z", "2026-12-01T08:00:00Z"),
+        ] {
+            assert!(!is_deep_due(schedule, Some(at(last)), at(fifth)), "{schedule}");
+            assert!(is_deep_due(schedule, Some(at(last)), at(sixth)), "{schedule}");
+            assert!(is_deep_due(schedule, None, at(fifth)), "nobody has looked inside yet");
+            assert!(is_deep_due(schedule, Some(at(sixth)), at(fifth)), "the clock was set back");
+        }
     }
 
     #[test]

@@ -150,6 +150,9 @@ pub struct Place {
     pub news: Option<String>,
     /// When the last look ended.
     pub looked_at: Option<DateTime<Utc>>,
+    /// When the last look inside each object ended.
+    #[serde(default)]
+    pub deep_at: Option<DateTime<Utc>>,
     /// How many looks since then ended with the process that had begun them, or were never heard of again.
     #[serde(default)]
     pub abandoned: u32,
@@ -171,6 +174,7 @@ impl Place {
             seen: None,
             news: None,
             looked_at: None,
+            deep_at: None,
             abandoned: 0,
         }
     }

@@ -290,7 +290,8 @@ pub(super) async fn release(
     };
     // A retry joins what was asked for meanwhile, which is due now.
     let sql = "UPDATE queue SET holder = NULL, lease_until = NULL, claimed_at = NULL, claimed_trigger = NULL, \
-               claimed_width = NULL, seen = COALESCE($1, seen), looked_at = $2, \
+               deep_at = CASE WHEN claimed_width = $10 THEN $2 ELSE deep_at END, claimed_width = NULL, \
+               seen = COALESCE($1, seen), looked_at = $2, \
                failures = CASE WHEN COALESCE(news, '') = COALESCE($9, '') THEN $3 ELSE 0 END, \
                news = CASE WHEN COALESCE(news, '') = COALESCE($9, '') THEN COALESCE($1, news) ELSE news END, \
                due_at = COALESCE(due_at, $4), asked_at = CASE WHEN due_at IS NULL THEN $2 ELSE asked_at END, \
@@ -307,6 +308,7 @@ pub(super) async fn release(
         .bind(lease.generation)
         .bind(&lease.holder.0)
         .bind(news)
+        .bind(number(Width::Deep))
         .execute(&mut *connection)
         .await
         .map_err(failed)?;
@@ -337,7 +339,7 @@ pub(super) async fn keep_only(connection: &mut Connection, kept: &[&str]) -> Res
 
 /// What is read of a place. By name: a statement that is prepared outlives columns that a newer version adds.
 const PLACE: &str = "tenant, trigger_kind, width, due_at, holder, lease_until, claimed_at, generation, failures, seen, \
-                     news, looked_at";
+                     news, looked_at, deep_at";
 
 /// Every tenant's place, by name.
 pub(super) async fn all(connection: &mut Connection) -> Result<Vec<Place>, StoreError> {
@@ -376,6 +378,7 @@ fn read_place(row: &Row) -> Result<Place, StoreError> {
         seen: column(WHAT, row, "seen")?,
         news: column(WHAT, row, "news")?,
         looked_at: read_optional_time(row, "looked_at")?,
+        deep_at: read_optional_time(row, "deep_at")?,
         abandoned: u32::try_from(column::<i64, _>(WHAT, row, "abandoned")?).unwrap_or(0),
     })
 }

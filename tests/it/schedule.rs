@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DurationRound, TimeDelta};
 use plumb::engine::schedule::Schedule;
 use plumb::engine::{Ask, LEASE, Width, view};
 use plumb::model::{
-    Action, ConditionType, Event, EventKind, Execution, ExecutionOutcome, Place, ProposalStatus, Reason, ResourceKey,
-    ResourceStatus, Trigger,
+    Action, Clock, ConditionType, Event, EventKind, Execution, ExecutionOutcome, Place, ProposalStatus, Reason,
+    ResourceKey, ResourceStatus, SystemClock, Trigger,
 };
 use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, PLATFORM_CHAIN};
 use plumb::store::{HistoryFilter, Scope};
@@ -484,6 +485,37 @@ async fn a_look_that_was_asked_for_is_done_once_the_store_is_back_and_never_with
     let rows = world.store().read(Scope::Platform).await.unwrap().audit(&all).await.unwrap();
     let asked = rows.iter().filter(|row| row.action == AuditAction::Request);
     assert_eq!(asked.map(|row| row.actor.as_str()).collect::<Vec<_>>(), ["ada"], "once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_looks_inside_each_object_now_and_then_however_short_each_replica_leads() {
+    let mut world = World::with_files().await;
+    world.stop();
+    // Close to the time that the state is in, and not before it.
+    let begin = SystemClock.now().duration_trunc(TimeDelta::minutes(1)).unwrap() + TimeDelta::minutes(1);
+    let clock = SetClock::at(&begin.to_rfc3339());
+    world.clock = clock.clone();
+    world.write_platform("id: test-platform\npollInterval: 200ms\ndrift: {schedule: \"* * * * *\", jitter: 1s}");
+    world.platform.commit("Scan each minute");
+    world.write_database("staging", "orders", "userVersion: 7");
+    world.tenant.commit("Add orders");
+    world.start().await;
+    let is_scan = |look: &Execution| look.trigger == Trigger::DriftScan;
+    let mut deep = Vec::new();
+    for minute in 1..=7 {
+        let before = looks(&world).await.len();
+        let running = Running::start(&world).await;
+        // The look of the start comes a little later, and would be one with the scan.
+        let is_idle = async || world.store().place(&world.name).await.unwrap().unwrap().is_idle();
+        until("the look of the start", async || looks(&world).await.len() > before && is_idle().await).await;
+        clock.set(&(begin + TimeDelta::minutes(minute) + TimeDelta::seconds(5)).to_rfc3339());
+        until("the scan", async || looks(&world).await[before..].iter().any(is_scan)).await;
+        until("its end", &is_idle).await;
+        running.stop().await;
+        deep.push(world.store().place(&world.name).await.unwrap().unwrap().deep_at);
+    }
+    assert!(deep[0].is_some() && deep[..4].iter().all(|at| *at == deep[0]), "{deep:?}");
+    assert_ne!(deep[6], deep[0], "six scans later, by another leader each");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,6 +83,7 @@ struct Row {
     seen: Option<String>,
     news: Option<String>,
     looked_at: Option<DateTime<Utc>>,
+    deep_at: Option<DateTime<Utc>>,
     /// The claim whose lease was ended from outside: its holder may go on to renew it.
     ended: Option<i64>,
 }
@@ -339,6 +340,7 @@ fn place(tenant: &str, row: &Row) -> Place {
         seen: row.seen.clone(),
         news: row.news.clone(),
         looked_at: row.looked_at,
+        deep_at: row.deep_at,
         abandoned: row.abandoned,
     }
 }
@@ -405,6 +407,9 @@ impl Queue for MemoryStore {
             if let Some((delay, _)) = release.retry {
                 row.due = row.due.or(Some(after(now, delay)));
                 row.asked = row.asked.or(Some(Ask { trigger: Trigger::Retry, width: Width::Changed }));
+            }
+            if row.claimed.is_some_and(|ask| ask.width == Width::Deep) {
+                row.deep_at = Some(now);
             }
             (row.holder, row.lease_until, row.claimed_at, row.claimed) = (None, None, None, None);
             row.abandoned = 0;

@@ -602,7 +602,8 @@ pub trait Tx: Send {
     async fn plan_inputs(&mut self, execution: i64) -> Result<Vec<PackedInputs>, StoreError>;
     /// Forgets executions that finished before `before`, with their events and the inputs of their plans; keeps the
     /// newest look at each tenant. The oldest go first, some thousands at most, since others wait for the transaction: says
-    /// how many went, none when none is left to go.
+    /// how many went, none when none is left to go. Only then months are dropped of which nothing is kept, where a store keeps
+    /// months apart: that fails while somebody reads them for long, and is not to take the rest with it.
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
 
     /// Adds to the end of a tenant's chain, or of the platform's ([`audit::PLATFORM_CHAIN`]).
@@ -614,7 +615,7 @@ pub trait Tx: Send {
     /// Where each chain begins and ends.
     async fn audit_heads(&mut self) -> Result<Vec<AuditHead>, StoreError>;
     /// Cuts off what is older than `before`, at the beginning of each chain, some thousand rows at most; says how many rows
-    /// went, none when none is left to go.
+    /// went, none when none is left to go. Months are dropped as those of [`Tx::prune_history`] are.
     async fn prune_audit(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError>;
     /// Makes room for the rows of this month and the next ones, where a store keeps months apart.
     async fn make_months(&mut self, now: DateTime<Utc>) -> Result<(), StoreError>;

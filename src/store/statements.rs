@@ -80,19 +80,6 @@ enum Progress {
     Broken,
 }
 
-/// Executions that are to be forgotten together.
-struct Old {
-    /// Their tenants and numbers.
-    executions: Vec<(String, i64)>,
-    left: Left,
-}
-
-/// What is to be forgotten after that.
-enum Left {
-    Nothing,
-    More,
-}
-
 pub(super) struct SqlTx {
     inner: Transaction<'static, Db>,
     scope: Scope,
@@ -312,8 +299,8 @@ impl SqlTx {
     }
 
     /// The oldest executions that are to be forgotten, as many as one transaction forgets: those that finished before
-    /// `before`, but the newest look at each tenant.
-    async fn oldest_executions(&mut self, before: DateTime<Utc>) -> Result<Old, StoreError> {
+    /// `before`, but the newest look at each tenant. Gives their tenants and numbers.
+    async fn oldest_executions(&mut self, before: DateTime<Utc>) -> Result<Vec<(String, i64)>, StoreError> {
         // By one index from tenant to tenant, and by another from the oldest on: next to nothing is read that is kept. The
         // order says which index the first is, also to one who takes a tenant for as busy as the others.
         let mut sql = QueryBuilder::<Db>::new(
@@ -344,15 +331,11 @@ impl SqlTx {
             }
             executions.push((column(HISTORY, row, 0)?, column(HISTORY, row, 1)?));
         }
-        let is_all = executions.len() == found.len() && found.len() < FORGOTTEN_EXECUTIONS;
-        Ok(Old { executions, left: if is_all { Left::Nothing } else { Left::More } })
+        Ok(executions)
     }
 
     /// Removes executions of these tenants and numbers, with all that goes with them.
     async fn forget_executions(&mut self, old: &[(String, i64)]) -> Result<(), StoreError> {
-        if old.is_empty() {
-            return Ok(());
-        }
         let numbers = |sql: &'static str| {
             let mut sql = QueryBuilder::<Db>::new(sql);
             let mut list = sql.separated(", ");
@@ -953,14 +936,14 @@ impl Tx for SqlTx {
     }
 
     async fn prune_history(&mut self, before: DateTime<Utc>) -> Result<u64, StoreError> {
+        self.expect_writable()?;
         let old = self.oldest_executions(before).await?;
-        self.forget_executions(&old.executions).await?;
-        match old.left {
-            Left::More => {}
-            // Most months are empty by now, or hold what is kept: to find that out reads little.
-            Left::Nothing => drop(self.drop_months(HISTORY, "events", before).await?),
+        if old.is_empty() {
+            // Months are empty by now, or hold what is kept: to find that out reads little.
+            return self.drop_months(HISTORY, "events", before).await;
         }
-        Ok(old.executions.len() as u64)
+        self.forget_executions(&old).await?;
+        Ok(old.len() as u64)
     }
 
     async fn append_audit(&mut self, tenant: &str, entries: &[NewAudit]) -> Result<(), StoreError> {
@@ -1003,9 +986,11 @@ impl Tx for SqlTx {
         self.expect_writable()?;
         let cut = chains::cut(&mut self.inner, self.scope.tenant(), before, FORGOTTEN_ROWS).await;
         self.all_or_nothing(cut)?;
-        let dropped = self.drop_months("the audit log", "audit", before).await?;
         let gone = chains::sweep(&mut self.inner, self.scope.tenant()).await;
-        Ok(self.all_or_nothing(gone)? + dropped)
+        match self.all_or_nothing(gone)? {
+            0 => self.drop_months("the audit log", "audit", before).await,
+            gone => Ok(gone),
+        }
     }
 
     async fn make_months(&mut self, now: DateTime<Utc>) -> Result<(), StoreError> {

@@ -197,6 +197,8 @@ async fn a_month_of_which_nothing_is_kept_is_dropped_whole() {
     );
     // The rest of it, and a part of the next.
     assert_eq!(prune(32 * DAY).await, (2, 2));
+    // Months go when no row is left to go.
+    assert_eq!(prune(32 * DAY).await, (0, 0));
     for parent in ["events", "audit"] {
         assert_eq!(filled(&mut service, parent).await, [(format!("{parent}_2024_01"), 1)]);
         let is_there = |month: &str| format!("SELECT count(*) FROM pg_class WHERE relname = '{parent}_{month}'");
@@ -284,6 +286,7 @@ async fn who_reads_all_rows_for_long_keeps_months_and_not_writers() {
         let execution = tx.start_execution("checkout", Trigger::Poll, None, at(0)).await.unwrap();
         tx.append_event(execution, "checkout", event(None, at(0), &events()[0])).await.unwrap();
         tx.finish_execution(execution, ExecutionOutcome::InSync, None, None, summary(), at(0)).await.unwrap();
+        tx.append_audit("checkout", &[entry(0)]).await.unwrap();
     }
     let newest = tx.start_execution("checkout", Trigger::Poll, None, at(400 * DAY)).await.unwrap();
     tx.finish_execution(newest, ExecutionOutcome::InSync, None, None, summary(), at(400 * DAY)).await.unwrap();
@@ -291,16 +294,33 @@ async fn who_reads_all_rows_for_long_keeps_months_and_not_writers() {
     // A backup to somebody who is slow.
     let mut reading = store.snapshot().await.unwrap();
     let tables = reading.tables().await.unwrap();
-    let table = tables.iter().find(|table| table.name == "events").unwrap();
-    assert!(reading.read(table).try_next().await.unwrap().is_some());
-    let mut tx = begin(store).await;
-    let pruned = tokio::time::timeout(Duration::from_secs(30), tx.prune_history(at(300 * DAY))).await;
-    assert!(pruned.expect("it gives up").is_err());
-    drop(tx);
+    for name in ["events", "audit"] {
+        let table = tables.iter().find(|table| table.name == name).unwrap();
+        assert!(reading.read(table).try_next().await.unwrap().is_some());
+    }
+    // What is old goes meanwhile, and stays gone though the month that it was in cannot.
+    for gone in [Some(2), None] {
+        for is_audit in [false, true] {
+            let mut tx = begin(store).await;
+            let pruning = async {
+                match is_audit {
+                    false => tx.prune_history(at(300 * DAY)).await,
+                    true => tx.prune_audit(at(300 * DAY)).await,
+                }
+            };
+            let pruned = tokio::time::timeout(Duration::from_secs(30), pruning).await.expect("it gives up");
+            assert_eq!(pruned.ok(), gone, "of the audit log: {is_audit}");
+            if gone.is_some() {
+                tx.commit().await.unwrap();
+            }
+        }
+    }
+    assert!(read(store).await.events(&ALL).await.unwrap().is_empty());
+    assert_eq!(verified(store).await.unwrap()[0].first_id, 3);
     drop(reading);
     let mut tx = begin(store).await;
-    tx.prune_history(at(300 * DAY)).await.unwrap();
+    assert_eq!((tx.prune_history(at(300 * DAY)).await.unwrap(), tx.prune_audit(at(300 * DAY)).await.unwrap()), (0, 0));
     tx.commit().await.unwrap();
-    let mut tx = read(store).await;
-    assert!(tx.events(&ALL).await.unwrap().is_empty());
+    let months = "SELECT count(*) FROM pg_class WHERE relname IN ('events_2023_11', 'audit_2023_11')";
+    assert_eq!(count(&mut fixture.as_service().await, months.to_owned()).await, 0);
 }

@@ -35,7 +35,8 @@ pub(super) async fn take(
     lease: &Lease,
     now: DateTime<Utc>,
 ) -> Result<Option<Slot>, StoreError> {
-    // The conflict is with a row that nobody holds any more, or that another took since the statement began.
+    // The conflict is with a row that nobody held as the statement began, or that another took since. Of that one's claim the
+    // statement may know nothing: only a row that is as it was seen is taken over.
     const TAKE: &str = concat!(
         "INSERT INTO slots (provider, number, tenant, generation) \
          SELECT $1, free.number, $3, $4 FROM generate_series(0, $2 - 1) AS free (number) \
@@ -43,9 +44,9 @@ pub(super) async fn take(
         held!("taken"),
         ") ORDER BY random() LIMIT 1 \
          ON CONFLICT (provider, number) DO UPDATE SET tenant = excluded.tenant, generation = excluded.generation \
-         WHERE NOT ",
-        held!("slots"),
-        " RETURNING number"
+         WHERE EXISTS (SELECT 1 FROM slots AS seen WHERE seen.provider = slots.provider AND seen.number = slots.number \
+             AND seen.tenant = slots.tenant AND seen.generation = slots.generation) \
+         RETURNING number"
     );
     // A slot that is forgotten in a crash of the server is free, which it is then.
     sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *connection).await.map_err(failed)?;

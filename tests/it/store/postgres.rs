@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use plumb::engine::vault::{SecretsError, StoredSecrets, Vault, system_rng};
-use plumb::model::{Ask, Replica, Request, SystemClock, Trigger, Width};
+use plumb::model::{Ask, Release, Replica, Request, SystemClock, Trigger, Width};
 use plumb::store::Mode;
 use plumb::store::postgres::PostgresStore;
 use plumb::store::{Queue, Scope, Store, StoreError};
@@ -35,6 +35,8 @@ const OF_NOBODY: &str = "SELECT relname::text FROM pg_class AS c WHERE relnamesp
                          (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'tenant') ORDER BY 1";
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+const RELEASE: Release = Release { seen: None, retry: None, news: None };
 
 /// As many as one process opens.
 const CONNECTIONS: usize = 12;
@@ -293,6 +295,45 @@ async fn a_provider_has_so_many_slots_over_all_replicas_and_those_of_a_lost_leas
     let fixture = Fixture::postgres().await;
     let beside = PostgresStore::open(&fixture.url, Mode::Append).await.unwrap();
     queue::slots_are_counted_over_all_replicas_and_those_of_a_lost_lease_are_free(&*fixture.store, &beside).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_another_took_while_a_statement_stalled_is_not_taken_from_it() {
+    /// Keeps `checkout` from writing a slot, after its statement has seen what is free.
+    const STALL: i64 = 77;
+    let fixture = Fixture::postgres().await;
+    let stall = format!(
+        "CREATE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.tenant = 'checkout' THEN PERFORM \
+         pg_advisory_xact_lock_shared({STALL}); END IF; RETURN NEW; END $$; CREATE TRIGGER stall BEFORE INSERT ON slots FOR \
+         EACH ROW EXECUTE FUNCTION stall()"
+    );
+    fixture.behind_its_back(&stall).await;
+    // The slot was taken once, by somebody who is gone, or never.
+    for was_taken in [false, true] {
+        let slow = claimed(&*fixture.store, "checkout").await;
+        if was_taken {
+            let gone = claimed(&*fixture.store, "search").await;
+            assert!(fixture.store.take_slot("pg", 1, &gone).await.unwrap().is_some());
+            fixture.store.release(&gone, &RELEASE).await.unwrap();
+        }
+        let mut holds = PgConnection::connect(&fixture.url).await.unwrap();
+        run(&mut holds, format!("SELECT pg_advisory_lock({STALL})")).await.unwrap();
+        let (store, lease) = (Arc::clone(&fixture.store), slow.clone());
+        let stalls = tokio::spawn(async move { store.take_slot("pg", 1, &lease).await.unwrap() });
+        let waits =
+            format!("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {STALL} AND NOT granted");
+        while count(&mut holds, waits.clone()).await == 0 {}
+        // Claimed since.
+        let quick = claimed(&*fixture.store, "billing").await;
+        assert!(fixture.store.take_slot("pg", 1, &quick).await.unwrap().is_some());
+        holds.close().await.unwrap();
+        assert_eq!(stalls.await.unwrap(), None, "it is taken");
+        assert_eq!(fixture.store.take_slot("pg", 1, &slow).await.unwrap(), None);
+        for lease in [&slow, &quick] {
+            fixture.store.release(lease, &RELEASE).await.unwrap();
+        }
+        fixture.behind_its_back("DELETE FROM slots").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

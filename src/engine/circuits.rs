@@ -108,8 +108,7 @@ impl Engine {
             let now = self.clock.now();
             let mut tx = self.store.begin(Scope::Platform).await?;
             let known = tx.circuits().await?.remove(provider);
-            // A clock that was set back since then would have nothing count until it is there again.
-            if known.as_ref().is_some_and(|known| asked < known.asked_at && known.asked_at <= now) {
+            if known.as_ref().is_some_and(|known| known.was_asked_since(asked, now)) {
                 return Ok(());
             }
             let failures = known.as_ref().map_or(0, |known| known.failures).saturating_add(1);
@@ -135,18 +134,21 @@ impl Engine {
         }
     }
 
-    /// Remembers that a provider that was silent answers again.
-    pub(super) async fn note_answer(&self, platform: &Platform, provider: &str) {
+    /// Remembers that a provider that was silent answers again what it was `asked` then. One that was asked since, and said
+    /// nothing, may have fallen silent after it: whoever heard the answer was paused.
+    pub(super) async fn note_answer(&self, platform: &Platform, provider: &str, asked: DateTime<Utc>) {
         let noted = async {
             let now = self.clock.now();
             let known = self.circuits_and_identities().await?.0.remove(provider);
-            if known.is_some_and(|known| known.retry_at.is_some()) {
+            let Some(known) = known.filter(|known| !known.was_asked_since(asked, now)) else { return Ok(()) };
+            if known.retry_at.is_some() {
                 // Should nobody be left to ask for it once the circuit is closed.
                 let later = wake_ups(platform, provider).into_iter().map(|look| Request { delay: WAKE_UP, ..look });
                 self.store.request(&later.collect::<Vec<_>>()).await?;
             }
             let mut tx = self.store.begin(Scope::Platform).await?;
-            let Some(circuit) = tx.circuits().await?.remove(provider) else { return Ok(()) };
+            let known = tx.circuits().await?.remove(provider);
+            let Some(circuit) = known.filter(|known| !known.was_asked_since(asked, now)) else { return Ok(()) };
             tx.remove_circuit(provider).await?;
             let was_open = circuit.retry_at.is_some();
             if was_open {

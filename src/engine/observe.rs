@@ -122,7 +122,7 @@ impl Engine {
         let Some(circuits) = look.circuits else { return };
         match error {
             Some(error) if is_silence(error) => self.note_silence(provider, asked, error).await,
-            _ if circuits.contains_key(provider) => self.note_answer(look.platform, provider).await,
+            _ if circuits.contains_key(provider) => self.note_answer(look.platform, provider, asked).await,
             _ => {}
         }
     }

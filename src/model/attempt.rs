@@ -88,6 +88,12 @@ impl Circuit {
         self.retry_at.is_some_and(|retry| !is_reached(retry, self.asked_at, now))
     }
 
+    /// Whether it was asked after a question of then, by a clock that was not set back since: what is heard of that one only now
+    /// says nothing new.
+    pub fn was_asked_since(&self, asked: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        asked < self.asked_at && self.asked_at <= now
+    }
+
     /// Whether one may ask now, to see whether it is back.
     pub fn is_half_open(&self, now: DateTime<Utc>) -> bool {
         self.retry_at.is_some_and(|retry| is_reached(retry, self.asked_at, now))
@@ -133,6 +139,8 @@ mod tests {
         };
         assert!(circuit.is_open(at(9)) && !circuit.is_half_open(at(9)));
         assert!(!circuit.is_open(at(8)) && circuit.is_half_open(at(8)), "the clock was set back");
+        assert!(circuit.was_asked_since(at(8), at(10)) && !circuit.was_asked_since(at(9), at(10)));
+        assert!(!circuit.was_asked_since(at(7), at(8)), "the clock was set back");
         let dead = Attempt { next_at: None, ..attempt };
         assert_eq!((dead.is_dead(), dead.is_due(at(20)), dead.wait(at(20))), (true, false, None));
         assert!(dead.anew(at(1)).is_due(at(1)));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
-use plumb::engine::{Ask, Retried, Which, Width, view};
+use plumb::engine::{Ask, PlatformStatus, Retried, Which, Width, view};
 use plumb::managers::ManagerError;
 use plumb::model::{
     Attempt, Circuit, ConditionStatus, ConditionType, Event, EventKind, ExecutionOutcome, Reason, ResourceKey,
@@ -419,9 +419,10 @@ async fn a_provider_that_does_not_answer_is_left_alone_until_it_is_back() {
     assert_eq!(world.number("staging", "orders", "PRAGMA user_version").await, 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_several_looks_hear_at_one_moment_is_one_silence() {
-    const NEIGHBOURS: [&str; 3] = ["billing", "orders", "reports"];
+const NEIGHBOURS: [&str; 3] = ["billing", "orders", "reports"];
+
+/// Tenants with a database each, on one provider.
+async fn neighbours() -> (World, Arc<Faults>, PlatformStatus) {
     let (mut world, faults, _clock) = faulty_world().await;
     // Moments are told apart by a clock that runs.
     world.stop();
@@ -440,6 +441,44 @@ async fn what_several_looks_hear_at_one_moment_is_one_silence() {
     world.platform.write("tenants.yaml", neighbours.join("---\n"));
     world.platform.commit("Other tenants");
     let in_force = world.engine().platform().await.unwrap();
+    (world, faults, in_force)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_told_late_closes_no_circuit_that_opened_since() {
+    let (world, faults, in_force) = neighbours().await;
+    let ask = Ask { trigger: Trigger::Poll, width: Width::Shallow };
+    let look = async |name| world.engine().reconcile(&in_force, name, ask).await.unwrap();
+    for name in NEIGHBOURS {
+        assert_eq!(look(name).await.outcome, ExecutionOutcome::InSync);
+    }
+    let nobody = || Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there"));
+    faults.silence(nobody());
+    look("billing").await;
+    assert_eq!(circuits(&world).await["files"].failures, 1);
+    // One asks, and is paused before it tells what it hears.
+    faults.silence(None);
+    faults.asked();
+    let meeting = faults.gather(Some(2)).unwrap();
+    let meanwhile = async {
+        while faults.asked() == 0 {
+            tokio::task::yield_now().await;
+        }
+        faults.gather(None);
+        faults.silence(nobody());
+        look("billing").await;
+        look("reports").await;
+        assert!(circuits(&world).await["files"].is_open(world.clock.now()));
+        faults.silence(None);
+        meeting.wait().await;
+    };
+    tokio::join!(look("orders"), meanwhile);
+    assert_eq!(circuits(&world).await.get("files").map(|circuit| circuit.failures), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_several_looks_hear_at_one_moment_is_one_silence() {
+    let (world, faults, in_force) = neighbours().await;
     faults.silence(Some(ManagerError::retry(Reason::ProviderUnreachable, "nobody is there")));
     let ask = Ask { trigger: Trigger::Poll, width: Width::Shallow };
     let look = |name| world.engine().reconcile(&in_force, name, ask);

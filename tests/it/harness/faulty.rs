@@ -62,9 +62,11 @@ impl Faults {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
 
-    /// From now on so many ask at one moment, or each when it likes.
-    pub fn gather(&self, number: Option<usize>) {
-        *self.meeting.lock().unwrap() = number.map(|number| Arc::new(Barrier::new(number)));
+    /// From now on so many ask at one moment, or each when it likes; gives where they meet.
+    pub fn gather(&self, number: Option<usize>) -> Option<Arc<Barrier>> {
+        let meeting = number.map(|number| Arc::new(Barrier::new(number)));
+        self.meeting.lock().unwrap().clone_from(&meeting);
+        meeting
     }
 
     /// The names of the resources whose steps were tried since the last call.

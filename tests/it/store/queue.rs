@@ -467,10 +467,11 @@ enum Move {
 }
 
 const REPLICAS: usize = 3;
+const TENANTS: usize = 4;
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
-        (0..4_usize).prop_map(|tenant| Move::Request { tenant }),
+        (0..TENANTS).prop_map(|tenant| Move::Request { tenant }),
         (0..REPLICAS).prop_map(|replica| Move::Claim { replica }),
         Just(Move::ClaimAtOnce),
         (0..REPLICAS).prop_map(|replica| Move::Die { replica }),
@@ -521,6 +522,17 @@ async fn no_tenant_is_looked_at_twice_at_once_and_none_starves(store: &dyn Store
     for (_, claimed) in held {
         store.release(&claimed.lease, &DONE).await.unwrap();
     }
+    // However often others are asked for again, each that waits has its turn within as many claims as there are tenants.
+    let mut waits: BTreeSet<String> = owed.difference(&abandoned).cloned().collect();
+    for _ in 0..TENANTS {
+        let Some(claimed) = claim(store, "busy", LONG).await else { break };
+        let tenant = &claimed.lease.tenant;
+        assert!(owed.contains(tenant), "nobody asked for it");
+        waits.remove(tenant);
+        store.release(&claimed.lease, &DONE).await.unwrap();
+        request(store, tenant, commit()).await;
+    }
+    assert!(waits.is_empty(), "{waits:?} starve while others are looked at again and again");
     while let Some(claimed) = claim(store, "last", LONG).await {
         assert!(owed.remove(&claimed.lease.tenant), "nobody asked for it");
         store.release(&claimed.lease, &DONE).await.unwrap();

@@ -67,6 +67,19 @@ pub enum StoreError {
          behind instead, once nothing works with {place} any more, run `plumb db reopen`"
     )]
     Moved { path: String, place: String, at: String },
+    /// Somebody uses the schema for longer than a migration waits.
+    #[error(
+        "the schema in {path} is used by {who}, and nothing could be made or migrated there for {seconds} s; wait until that is \
+         over (a backup, a restore or a move ends by itself), or end it, then try again"
+    )]
+    Busy {
+        path: String,
+        /// Who holds what was waited for, as well as the login may know.
+        who: String,
+        seconds: u64,
+        #[source]
+        source: sqlx::Error,
+    },
     /// A migration failed.
     #[error("the state database could not be brought to this version of plumb{}", advice_on_migration(.0))]
     Migrate(#[source] MigrateError),

@@ -165,7 +165,7 @@ impl PostgresStore {
         let mut migrated = Vec::new();
         match mode {
             Mode::Reconcile | Mode::Settle => {
-                wait_for_set_up(&mut login).await.map_err(|source| failed(&name, "its set-up", source))?;
+                wait_for_set_up(&mut login, &name).await?;
                 // A login that owns nothing there works in what the owner made, and gave it the role for.
                 let is_guest = is_up_to_date(&mut login, &name).await? && !owns_schema(&mut login, &name).await?;
                 if !is_guest {
@@ -516,13 +516,50 @@ async fn take_role(connection: &mut PgConnection, role: &str) -> Result<(), sqlx
 
 /// Waits until no other replica makes the schema or the role: two that grant the same at once fail. The lock goes with the
 /// connection, and one that hangs with it keeps others waiting for no longer than [`CONNECTION_TIMEOUT`].
-async fn wait_for_set_up(login: &mut PgConnection) -> Result<(), sqlx::Error> {
+async fn wait_for_set_up(login: &mut PgConnection, name: &Arc<str>) -> Result<(), StoreError> {
+    const WHAT: &str = "its set-up";
     sqlx::query("SELECT set_config('lock_timeout', $1, false)")
         .bind(format!("{}ms", CONNECTION_TIMEOUT.as_millis()))
         .execute(&mut *login)
-        .await?;
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(SET_UP).execute(&mut *login).await?;
-    Ok(())
+        .await
+        .map_err(|source| failed(name, WHAT, source))?;
+    wait_for(login, SET_UP, WHAT, name).await
+}
+
+/// Takes an advisory lock until the connection ends.
+async fn wait_for(login: &mut PgConnection, lock: i64, what: &'static str, name: &Arc<str>) -> Result<(), StoreError> {
+    match sqlx::query("SELECT pg_advisory_lock($1)").bind(lock).execute(&mut *login).await {
+        Ok(_) => Ok(()),
+        Err(source) if has_waited(&source) => Err(busy(login, name, source).await),
+        Err(source) => Err(failed(name, what, source)),
+    }
+}
+
+/// Whether a lock was waited for as long as anybody waits for one.
+fn has_waited(error: &sqlx::Error) -> bool {
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == LOCK_NOT_AVAILABLE)
+}
+
+/// Says who keeps the schema from being made or migrated.
+async fn busy(login: &mut PgConnection, name: &Arc<str>, source: sqlx::Error) -> StoreError {
+    // Whoever holds a table, or one of the locks that are taken for that; of other logins the server may tell little.
+    let sql = "SELECT DISTINCT format('%s (process %s on the server, login %s%s)', \
+                   COALESCE(NULLIF(a.application_name, ''), 'a program'), a.pid, a.usename, \
+                   to_char(a.xact_start AT TIME ZONE 'UTC', '\", since \"YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')) \
+               FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid \
+               WHERE l.granted AND l.pid <> pg_backend_pid() AND a.datname = current_database() \
+               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+               AND ((l.locktype = 'relation' AND l.relation IN \
+                        (SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace($1))) \
+                    OR (l.locktype = 'advisory' AND (l.classid::bigint << 32 | l.objid::bigint) = ANY ($2)))";
+    let found: Result<Vec<String>, _> =
+        sqlx::query_scalar(sql).bind(SCHEMA).bind([SET_UP, WRITERS].as_slice()).fetch_all(login).await;
+    let who = match found {
+        Ok(found) if !found.is_empty() => found.join(", "),
+        Ok(_) | Err(_) => "somebody".to_owned(),
+    };
+    StoreError::Busy { path: name.to_string(), who, seconds: CONNECTION_TIMEOUT.as_secs(), source }
 }
 
 /// Whether every migration is applied already.
@@ -561,8 +598,7 @@ async fn migrate(login: &mut PgConnection, name: &Arc<str>) -> Result<Vec<String
     if MIGRATIONS.iter().any(|migration| before.iter().all(|(version, _)| *version != migration.version)) {
         // Who writes and who migrates lock tables in orders of their own: each would wait for the other, and one of them would
         // be refused. The lock goes with the connection.
-        let lock = sqlx::query("SELECT pg_advisory_lock($1)").bind(WRITERS);
-        lock.execute(&mut *login).await.map_err(|source| failed(name, "its writers", source))?;
+        wait_for(login, WRITERS, "its writers", name).await?;
     }
     match MIGRATIONS.run(&mut *login).await {
         Ok(()) => {
@@ -571,6 +607,9 @@ async fn migrate(login: &mut PgConnection, name: &Arc<str>) -> Result<Vec<String
             Ok(super::applied_since(&before.iter().map(|(version, _)| *version).collect::<Vec<_>>(), after))
         }
         Err(MigrateError::VersionMissing(_)) => Err(StoreError::Newer { path: name.to_string() }),
+        Err(MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _)) if has_waited(&source) => {
+            Err(busy(login, name, source).await)
+        }
         Err(error) => Err(StoreError::Migrate(error)),
     }
 }

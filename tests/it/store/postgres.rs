@@ -276,6 +276,29 @@ async fn replicas_of_the_version_before_are_refused_nothing_while_the_schema_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_somebody_keeps_waiting_says_who_does() {
+    let held = [
+        ("state_read", "BEGIN; SELECT count(*) FROM plumb.queue"),
+        ("state_written", "BEGIN; SELECT pg_advisory_xact_lock_shared(482855972195)"),
+    ];
+    let migrates = held.map(|(database, holds)| async move {
+        let (url, mut other) = of_an_older_plumb(database, "0015_on_record.sql").await;
+        run(&mut other, format!("SET application_name = 'a slow backup'; {holds}")).await.unwrap();
+        let refused = PostgresStore::open(&url, Mode::Reconcile).await.expect_err("it is in use");
+        assert!(matches!(refused, StoreError::Busy { .. }), "{refused:?}");
+        let told = refused.to_string();
+        assert!(
+            told.contains("is used by a slow backup (process ") && told.contains(", login plumb, since 20"),
+            "{told}"
+        );
+        run(&mut other, "ROLLBACK".to_owned()).await.unwrap();
+        let store = PostgresStore::open(&url, Mode::Reconcile).await.unwrap();
+        assert!(store.migrated().iter().any(|name| name.contains("looks")), "{:?}", store.migrated());
+    });
+    futures::future::join_all(migrates).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_waits_hears_of_other_processes_and_is_woken_when_the_connection_was_lost() {
     let fixture = Fixture::postgres().await;
     let mut woken = fixture.store.woken();

@@ -237,24 +237,28 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Sets what the rest of the transaction may see and change.
-    async fn enter(&self, connection: &mut PgConnection, scope: &Scope) -> Result<(), StoreError> {
+    /// Sets what the rest of the transaction may see and change; says whether the state was moved away, to where and when.
+    async fn enter(
+        &self,
+        connection: &mut PgConnection,
+        scope: &Scope,
+    ) -> Result<Option<(String, String)>, StoreError> {
         let (kind, tenant) = scope.tenant().map_or(("platform", ""), |tenant| ("tenant", tenant));
-        sqlx::query("SELECT set_config('plumb.scope', $1, true), set_config('plumb.tenant', $2, true)")
-            .bind(kind)
-            .bind(tenant)
-            .execute(connection)
-            .await
-            .map_err(|source| self.cannot_begin(source))?;
-        Ok(())
+        let sql = "SELECT set_config('plumb.scope', $1, true), set_config('plumb.tenant', $2, true), \
+                   (SELECT place FROM moved), (SELECT moved_at FROM moved)";
+        let entered = sqlx::query_as(sql).bind(kind).bind(tenant).fetch_one(connection).await;
+        let (_, _, place, at): (String, String, Option<String>, Option<String>) =
+            entered.map_err(|source| self.cannot_begin(source))?;
+        Ok(place.zip(at))
     }
 
-    /// The same for one that writes, which somebody may have waited for who has moved the state away meanwhile.
+    /// The same for one that writes, which may have waited for whoever moved the state away.
     async fn enter_to_write(&self, connection: &mut PgConnection, scope: &Scope) -> Result<(), StoreError> {
-        self.enter(connection, scope).await?;
-        match self.mode {
-            Mode::Settle => Ok(()),
-            Mode::Reconcile | Mode::Append | Mode::ReadOnly => moved::expect_here(connection, &self.name).await,
+        match (self.enter(connection, scope).await?, self.mode) {
+            (None, _) | (Some(_), Mode::Settle) => Ok(()),
+            (Some((place, at)), Mode::Reconcile | Mode::Append | Mode::ReadOnly) => {
+                Err(StoreError::Moved { path: self.name.to_string(), place, at })
+            }
         }
     }
 

@@ -301,11 +301,8 @@ fn what_is_about_one_environment_stays_out_of_the_others_or_says_that_it_cannot(
     // Its objects are no orphans to other tests on the server.
     desk.platform.write("platform.yaml", desk.platform.show("main:platform.yaml").replace("id: ", "id: places-"));
     let server = PostgresServer::shared();
-    std::fs::write(desk.folder().join("login"), server.login().1).unwrap();
-    let login = desk.folder().join("login").display().to_string();
-    let spec = format!("  type: postgres\n  url: {}\n  credentials: {{file: {login}}}\n", server.url());
-    add_provider(&desk, "pg", &spec);
-    write(&desk, "Database", "places", "provider: pg, extensions: [no_such_extension]");
+    desk.add_postgres(server);
+    desk.want("Database", "places", "provider: pg, extensions: [no_such_extension]");
     let places = std::fs::read_to_string(desk.tenant.work().join("environments/staging/places.yaml")).unwrap();
     desk.tenant.write("environments/production/places.yaml", places);
     desk.tenant.commit("Wish for what is not there, twice");

@@ -25,8 +25,14 @@ pub enum Act {
     Change,
     /// One is changed, where so much has come to the mirror that git makes one pack of it.
     Pack,
+    /// All are removed, which the guard holds.
+    Hold,
     /// All are removed, and that is approved.
     Remove,
+    /// Two are changed, and the second fails for good.
+    Fail,
+    /// After that something else is committed, which works.
+    Recover,
     /// One was changed by hand: people are asked.
     Ask,
     /// They said yes.
@@ -41,12 +47,15 @@ pub enum Act {
     Retry,
 }
 
-pub const ACTS: [Act; 11] = [
+pub const ACTS: [Act; 14] = [
     Act::Create,
     Act::Clone,
     Act::Change,
     Act::Pack,
+    Act::Hold,
     Act::Remove,
+    Act::Fail,
+    Act::Recover,
     Act::Ask,
     Act::Accept,
     Act::Refuse,
@@ -86,11 +95,27 @@ impl Act {
                 world.write(Kind::Database, "a", DELETE, "userVersion: 2");
                 world.commit("Change one");
             }
+            Act::Hold => {
+                Act::Create.come_to_rest(world);
+                remove_all(world);
+                world.commit("Remove them");
+            }
+            Act::Fail => {
+                Act::Create.come_to_rest(world);
+                world.write(Kind::Database, "a", DELETE, "userVersion: 2");
+                world.write(Kind::Database, "c", DELETE, "userVersion: 2, journalMode: wal");
+                world.commit("Change two");
+                world.refuse(&["c"]);
+            }
+            Act::Recover => {
+                Act::Fail.come_to_rest(world);
+                world.refuse(&[]);
+                world.write(Kind::Database, "c", DELETE, "userVersion: 3, journalMode: wal");
+                world.commit("Want what works");
+            }
             Act::Remove => {
                 Act::Create.come_to_rest(world);
-                for name in ["a", "b", "c"] {
-                    world.remove(name);
-                }
+                remove_all(world);
                 world.write(Kind::Database, "d", DELETE, "userVersion: 9");
                 world.commit("Another");
                 world.look();
@@ -160,6 +185,9 @@ impl Act {
             Act::Change => [("a", 2), ("b", 1)].into(),
             Act::Pack => [("a", 2), ("b", 1), ("c", 1)].into(),
             Act::Remove => [].into(),
+            Act::Hold => Act::Create.wanted(),
+            Act::Fail => [("a", 2), ("b", 1), ("c", 1)].into(),
+            Act::Recover => [("a", 2), ("b", 1), ("c", 3)].into(),
             Act::Ask | Act::Accept => [("a", 7), ("b", 1), ("c", 1)].into(),
             Act::Refuse | Act::Undo => [("a", 1), ("b", 1), ("c", 1)].into(),
             Act::Mend => [("a", 3), ("b", 3), ("c", 3)].into(),
@@ -169,7 +197,8 @@ impl Act {
 
     pub fn outcome(self) -> ExecutionOutcome {
         match self.rest() {
-            Rest::Asked | Rest::Undone { .. } => ExecutionOutcome::Blocked,
+            Rest::Asked | Rest::Held | Rest::Undone { .. } => ExecutionOutcome::Blocked,
+            Rest::Failed { .. } => ExecutionOutcome::Failed,
             Rest::Ready => ExecutionOutcome::InSync,
         }
     }
@@ -177,12 +206,15 @@ impl Act {
     pub fn rest(self) -> Rest {
         match self {
             Act::Ask => Rest::Asked,
+            Act::Hold => Rest::Held,
+            Act::Fail => Rest::Failed { failed: key("c") },
             Act::Undo => Rest::Undone { failed: key("c") },
             Act::Create
             | Act::Clone
             | Act::Change
             | Act::Pack
             | Act::Remove
+            | Act::Recover
             | Act::Accept
             | Act::Refuse
             | Act::Mend
@@ -194,7 +226,7 @@ impl Act {
     pub fn branches(self) -> Vec<String> {
         match self.rest() {
             Rest::Asked => vec![BRANCH.to_owned()],
-            Rest::Ready | Rest::Undone { .. } => Vec::new(),
+            Rest::Ready | Rest::Held | Rest::Failed { .. } | Rest::Undone { .. } => Vec::new(),
         }
     }
 }
@@ -218,6 +250,13 @@ fn fill_mirrors(world: &World) {
                 mirror.objects.write_buf(blob, text.as_bytes()).unwrap();
             }
         }
+    }
+}
+
+/// Removes what [`Act::Create`] makes; the caller commits.
+fn remove_all(world: &mut World) {
+    for name in ["a", "b", "c"] {
+        world.remove(name);
     }
 }
 

@@ -23,6 +23,10 @@ pub enum Rest {
     Asked,
     /// A change was undone, since the step of this resource failed for good.
     Undone { failed: ResourceKey },
+    /// The guard holds what is to be removed.
+    Held,
+    /// The step of this resource failed for good, and nothing else waits.
+    Failed { failed: ResourceKey },
 }
 
 /// Enough for every row of a world.
@@ -68,7 +72,13 @@ pub async fn state_is_whole(
 fn says_otherwise(status: &ResourceStatus, rest: &Rest) -> Option<String> {
     let condition = |wanted: ConditionType| status.condition(wanted).map(|told| (told.status, told.reason));
     let is_so = match rest {
-        Rest::Ready => condition(ConditionType::Ready).is_some_and(|(status, _)| status == ConditionStatus::True),
+        Rest::Failed { failed } if status.key == *failed => {
+            condition(ConditionType::Stalled) == Some((ConditionStatus::True, Reason::DeadLetter))
+        }
+        Rest::Ready | Rest::Failed { .. } => {
+            condition(ConditionType::Ready).is_some_and(|(status, _)| status == ConditionStatus::True)
+        }
+        Rest::Held => condition(ConditionType::Ready) == Some((ConditionStatus::False, Reason::DeletionsHeld)),
         Rest::Asked => true,
         Rest::Undone { .. } => condition(ConditionType::Stalled) == Some((ConditionStatus::True, Reason::RolledBack)),
     };
@@ -136,9 +146,11 @@ async fn what_is_undone_is_told(
     let failures: Vec<&ResourceKey> =
         sagas.iter().filter_map(|saga| saga.failure.as_ref()).map(|failure| &failure.key).collect();
     match rest {
-        Rest::Ready | Rest::Asked if !sagas.is_empty() => broken.push(format!("a change is under way: {sagas:?}")),
+        Rest::Ready | Rest::Asked | Rest::Held | Rest::Failed { .. } if !sagas.is_empty() => {
+            broken.push(format!("a change is under way: {sagas:?}"))
+        }
         Rest::Undone { failed } if failures != [failed] => broken.push(format!("these are undone: {sagas:?}")),
-        Rest::Ready | Rest::Asked | Rest::Undone { .. } => {}
+        Rest::Ready | Rest::Asked | Rest::Held | Rest::Failed { .. } | Rest::Undone { .. } => {}
     }
     let told: Vec<&Event> =
         events.iter().filter(|event| matches!(event.kind, EventKind::RollbackStarted { .. })).collect();

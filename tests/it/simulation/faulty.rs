@@ -265,6 +265,9 @@ impl FaultyTx {
 /// Methods that ask the inner transaction, unless the question fails.
 macro_rules! asked {
     ($($call:ident async fn $name:ident(&mut self $(, $argument:ident: $type:ty)*) -> $result:ty;)+) => {
+        /// All that is asked of a transaction, by name.
+        pub const ASKED: &[(Call, &str)] = &[$((Call::$call, stringify!($name))),+];
+
         #[async_trait]
         impl Tx for FaultyTx {
             async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {

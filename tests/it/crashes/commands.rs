@@ -263,6 +263,10 @@ async fn a_state_whose_restore_or_move_is_killed_is_whole_where_it_goes_to_or_no
         };
         let check = async |database: &str, _: &str| {
             let url = desk.url(database);
+            if state != "@" {
+                // It may say that the state is there now.
+                desk.office.did(state, &["db", "reopen"]);
+            }
             // The same once more says what was left.
             let words: Vec<&str> = words.iter().map(|word| if *word == "@" { &url } else { *word }).collect();
             let again = desk.office.plumb(if state == "@" { &url } else { state }, &words);
@@ -275,6 +279,9 @@ async fn a_state_whose_restore_or_move_is_killed_is_whole_where_it_goes_to_or_no
             }
             assert_eq!(desk.office.rows(&url), before);
             desk.office.did(&url, &["audit", "--verify"]);
+            if state != "@" {
+                desk.office.did(state, &["db", "reopen"]);
+            }
         };
         desk.visit((state, words), prepare, check).await;
         assert!(there.get() > 1 && empty.get() > 2, "{there:?} were whole, {empty:?} empty");

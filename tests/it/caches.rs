@@ -6,7 +6,7 @@ use plumb::model::{ConditionStatus, ConditionType, EventKind, ExecutionOutcome, 
 use crate::harness::faulty::Faults;
 use crate::harness::git::MergeHow;
 use crate::harness::redis::{RedisOptions, RedisServer};
-use crate::harness::world::{FILES, World, held, parse};
+use crate::harness::world::{World, held, parse};
 
 const KEY: &str = "checkout/staging/Cache/sessions";
 const USER: &str = "checkout_staging_sessions";
@@ -15,12 +15,7 @@ const BRANCH: &str = "plumb/drift/staging/cache-sessions";
 
 /// A tenant with one cache, in plumb.
 async fn world_with(server: &RedisServer, annotations: &str) -> World {
-    let redis = format!(
-        "---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: redis}}\nspec:\n  type: redis\n  url: {}\n  \
-         serves: [{{kind: Cache}}]\n",
-        server.url("default")
-    );
-    let world = World::new(&format!("{FILES}{redis}"), "[files, redis]").await;
+    let world = World::with_redis(server).await;
     world.write_resource("staging", "Cache", "sessions", annotations, "categories: [read, write]  # no more");
     world.tenant.commit("Add sessions");
     world

@@ -714,12 +714,7 @@ async fn a_plan_says_what_an_undoing_goes_back_to_where_drift_is_reverted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r6_undoing_that_the_guard_holds_is_done_once_a_commit_approves_it() {
     let server = RedisServer::start(RedisOptions { aclfile: true, password: None });
-    let redis = format!(
-        "---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: redis}}\nspec:\n  type: redis\n  url: {}\n  \
-         serves: [{{kind: Cache}}]\n",
-        server.url("default")
-    );
-    let mut world = World::new(&format!("{FILES}{redis}"), "[files, redis]").await;
+    let mut world = World::with_redis(&server).await;
     let faults = Faults::new();
     world.connect = Some(faults.connect());
     world.restart().await;

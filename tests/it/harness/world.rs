@@ -24,6 +24,7 @@ use tempfile::TempDir;
 
 use super::git::GitRepo;
 use super::postgres::PostgresServer;
+use super::redis::RedisServer;
 
 /// How long the rest of a look may keep the state after its engine ended.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,6 +85,16 @@ impl World {
     /// A world whose tenant has SQLite files.
     pub async fn with_files() -> Self {
         Self::new(FILES, "[files]").await
+    }
+
+    /// A world with those of [`FILES`], and caches on a server.
+    pub async fn with_redis(server: &RedisServer) -> Self {
+        let redis = format!(
+            "---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: redis}}\nspec:\n  type: redis\n  url: {}\n  \
+             serves: [{{kind: Cache}}]\n",
+            server.url("default")
+        );
+        Self::new(&format!("{FILES}{redis}"), "[files, redis]").await
     }
 
     /// A world with these Provider documents; the tenant may use `allowed`.

@@ -16,7 +16,7 @@ use sqlx::{Connection, Row};
 use super::{DELETE, VERSION};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::redis::{RedisOptions, RedisServer};
-use crate::harness::world::{FILES, World};
+use crate::harness::world::World;
 use crate::waits::names_rule;
 
 /// Lines of progress after which an apply is killed, one run after another; each run goes on where the last one died.
@@ -418,12 +418,7 @@ async fn a_second_reconciler_on_a_data_directory_stops_and_says_why_and_readers_
 #[tokio::test(flavor = "multi_thread")]
 async fn r2_redis_users_survive_deaths_while_they_are_made_changed_and_removed() {
     let server = RedisServer::start(RedisOptions { aclfile: true, password: None });
-    let redis = format!(
-        "---\napiVersion: plumb.dev/v1\nkind: Provider\nmetadata: {{name: redis}}\nspec:\n  type: redis\n  url: {}\n  \
-         serves: [{{kind: Cache}}]\n",
-        server.url("default")
-    );
-    let mut world = World::new(&format!("{FILES}{redis}"), "[files, redis]").await;
+    let mut world = World::with_redis(&server).await;
     world.stop();
     let names: Vec<String> = (0..16).map(|number| format!("c{number:02}")).collect();
     let write = |spec: &str| {

@@ -25,7 +25,7 @@ pub enum Act {
     Change,
     /// One is changed, where so much has come to the mirror that git makes one pack of it.
     Pack,
-    /// All are removed, which the guard holds.
+    /// All are removed, which is held.
     Hold,
     /// All are removed, and that is approved.
     Remove,

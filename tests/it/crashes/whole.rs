@@ -23,7 +23,7 @@ pub enum Rest {
     Asked,
     /// A change was undone, since the step of this resource failed for good.
     Undone { failed: ResourceKey },
-    /// The guard holds what is to be removed.
+    /// What is to be removed is held, since git has nothing left (R9).
     Held,
     /// The step of this resource failed for good, and nothing else waits.
     Failed { failed: ResourceKey },
@@ -78,7 +78,7 @@ fn says_otherwise(status: &ResourceStatus, rest: &Rest) -> Option<String> {
         Rest::Ready | Rest::Failed { .. } => {
             condition(ConditionType::Ready).is_some_and(|(status, _)| status == ConditionStatus::True)
         }
-        Rest::Held => condition(ConditionType::Ready) == Some((ConditionStatus::False, Reason::DeletionsHeld)),
+        Rest::Held => condition(ConditionType::Ready) == Some((ConditionStatus::False, Reason::EmptyTree)),
         Rest::Asked => true,
         Rest::Undone { .. } => condition(ConditionType::Stalled) == Some((ConditionStatus::True, Reason::RolledBack)),
     };

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use plumb::model::{
-    ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Inventory, Part, Plan, Reason, ResourceKey, Saga,
+    Change, ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Inventory, Part, Plan, Reason, ResourceKey,
+    Saga,
 };
 use plumb::store::audit::{AuditAction, AuditEntry};
 use plumb::store::{Scope, Store};
@@ -186,7 +187,7 @@ fn every_step_that_was_begun_has_its_end(store: &MemoryStore) -> Vec<String> {
 }
 
 /// While a change is undone, nothing that it did is there any more, where nothing else holds a resource up, and nobody said
-/// that its object stays.
+/// that its object stays; but for what it added and could only be dropped with what is in it, as a role.
 pub fn what_was_undone_is_as_it_was(state: &State, store: &MemoryStore, sagas: &[Saga], plan: &Plan) -> Vec<String> {
     let owned = state.owned();
     let is_undone = |key: &ResourceKey| {
@@ -202,7 +203,8 @@ pub fn what_was_undone_is_as_it_was(state: &State, store: &MemoryStore, sagas: &
                 (None, Some(_)) if store.has_retained(key) => {}
                 (None, Some(_)) => broken.push(format!("{key} is there, and the change that made it was undone")),
                 (Some(former), Some((.., object))) => {
-                    for change in changes {
+                    let stays = |change: &Change| change.from.is_none() && key.kind.info().is_destructive(&change.path);
+                    for change in changes.iter().filter(|change| !stays(change)) {
                         let before = former.applied.get(change.path.as_str()).or(change.from.as_ref());
                         let live = object.fields.get(change.path.as_str());
                         if live == change.to.as_ref() && live != before {

@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use plumb::engine::PreviewSource;
 use plumb::engine::schedule::Schedule;
 use plumb::model::{Circuit, Clock, EventKind, Execution, ExecutionOutcome, Reason, Summary, SystemClock, Trigger};
-use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, NewAudit};
+use plumb::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit, PLATFORM_CHAIN};
 use plumb::store::{HistoryFilter, Mode, NewEvent, Scope, Store};
 use tokio::sync::oneshot;
 
@@ -46,9 +46,8 @@ const PERSON: &str = "ada";
 /// A tenant that is not in the platform any more; all that is known of it is older than it is kept.
 const FORMER: &str = "former";
 const OLD: usize = 3;
-/// How much of that is forgotten, by what the audit log calls it: the newest execution of a tenant is kept for ever.
-/// One more row of the audit log told that the chain of these began.
-const FORGOTTEN: [(&str, u64); 2] = [("audit log", OLD as u64 + 1), ("executions", OLD as u64 - 1)];
+/// What of that is forgotten, by what the audit log calls it, and how much: the newest execution of a tenant is kept for ever.
+const FORGOTTEN: [(&str, usize); 2] = [("audit log", OLD), ("executions", OLD - 1)];
 
 fn long_ago() -> DateTime<Utc> {
     SystemClock.now() - TimeDelta::days(2_000)
@@ -199,12 +198,16 @@ pub async fn is_at_peace(world: &World, processes: usize) -> Vec<String> {
     let mut tx = store.read(Scope::Platform).await.unwrap();
     let rows = tx.audit(&AuditFilter { limit: u32::MAX, ..AuditFilter::default() }).await.unwrap();
     let pruned = rows.iter().filter(|row| row.action == AuditAction::Pruned);
-    let mut forgotten: Vec<(String, u64)> = pruned
-        .map(|row| (row.details["what"].as_str().unwrap().to_owned(), row.details["rows"].as_u64().unwrap()))
-        .collect();
-    forgotten.sort();
-    if !forgotten.iter().map(|(what, rows)| (what.as_str(), *rows)).eq(FORGOTTEN) {
-        broken.push(format!("this was forgotten: {forgotten:?}"));
+    let mut forgotten: Vec<(&str, u64)> =
+        pruned.map(|row| (row.details["what"].as_str().unwrap(), row.details["rows"].as_u64().unwrap())).collect();
+    forgotten.sort_unstable();
+    // That the chain of these began is as old, and goes with them where the chain of the platform begins with it.
+    let heads = tx.audit_heads().await.unwrap();
+    let told_of = heads.iter().filter(|head| head.tenant == PLATFORM_CHAIN).map(AuditHead::cut).sum::<i64>();
+    let [(log, old), (executions, ended)] = FORGOTTEN.map(|(what, rows)| (what, u64::try_from(rows).unwrap()));
+    let wanted = [(log, old + u64::try_from(told_of).unwrap()), (executions, ended)];
+    if forgotten != wanted || told_of > 1 {
+        broken.push(format!("this was forgotten: {forgotten:?}, and not {wanted:?}"));
     }
     let wishes = wishes(&rows);
     if !(1..=processes).contains(&wishes) {

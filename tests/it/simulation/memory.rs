@@ -105,9 +105,9 @@ struct Inner {
 }
 
 /// What is only written under the lease of a look: what a replica writes that has lost its tenant, or somebody beside it,
-/// would be carried out.
-const UNDER_A_LEASE: [&str; 7] =
-    ["a proposal", "a record of the inventory", "a saga", "a secret", "a status", "approvals", "the inputs of a plan"];
+/// would be carried out. Who has something tried again writes beside a look what that is: attempts and sagas.
+const UNDER_A_LEASE: [&str; 6] =
+    ["a proposal", "a record of the inventory", "a secret", "a status", "approvals", "the inputs of a plan"];
 
 /// The store; a clone is another handle on the same one.
 #[derive(Clone)]

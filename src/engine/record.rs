@@ -499,9 +499,9 @@ fn waiting(pass: &Pass<'_>, kind: ApprovalKind) -> BTreeSet<ResourceKey> {
 /// What changes have made that are not given up so far, or were in this very pass: no plan says yet that it goes again.
 fn may_be_deleted_again<'a>(pass: &Pass<'a>) -> impl Iterator<Item = ResourceKey> + 'a {
     let Pass { sagas, sagas_begun, sagas_over, .. } = *pass;
-    let may_be_undone = sagas.values().filter(move |saga| {
-        (saga.failure.is_none() || sagas_begun.contains(saga)) && !sagas_over.iter().any(|over| *over == *saga)
-    });
+    let may_be_undone = sagas
+        .values()
+        .filter(move |saga| (saga.failure.is_none() || sagas_begun.contains(saga)) && !sagas_over.contains(saga));
     let made = may_be_undone.flat_map(|saga| saga.parts.iter().filter(|(_, part)| part.former.is_none()));
     made.map(|(key, _)| key.clone())
 }

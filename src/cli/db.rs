@@ -341,7 +341,7 @@ async fn put(rows: &mut dyn Rows, batch: Option<Batch>) -> anyhow::Result<()> {
 
 async fn move_to(to: &str, common: &Common) -> anyhow::Result<()> {
     let (from, to) = (common.database()?, Database::of(to, "--to")?);
-    ensure!(from != to && !is_one_folder(&from, &to), "{} is where the state is already", to.shown());
+    ensure!(!is_one_place(&from, &to), "{} is where the state is already", to.shown());
     if let Database::Sqlite(folder) = &from {
         let file = folder.join(crate::store::sqlite::DATABASE_FILE);
         ensure!(file.exists(), "there is no state database at {}", file.display());
@@ -493,17 +493,17 @@ async fn expect_at_rest(store: &dyn Store, from: &Database) -> anyhow::Result<()
 fn lock_beside(databases: &[&Database], common: &Common) -> anyhow::Result<Option<DirectoryLock>> {
     let data_dir = common.data_dir()?;
     let own = Database::Sqlite(data_dir.clone());
-    let is_taken = databases.iter().any(|database| **database == own || is_one_folder(database, &own));
+    let is_taken = databases.iter().any(|database| is_one_place(database, &own));
     Ok(if is_taken { None } else { Some(DirectoryLock::take(&data_dir)?) })
 }
 
-/// Whether two databases are in one folder, however it is spelled.
-fn is_one_folder(one: &Database, other: &Database) -> bool {
+/// Whether two addresses lead to one database: a folder may be spelled in many ways.
+fn is_one_place(one: &Database, other: &Database) -> bool {
     let folder = |database: &Database| match database {
         Database::Sqlite(folder) => std::fs::canonicalize(folder).ok(),
         Database::Postgres(_) => None,
     };
-    folder(one).is_some_and(|one| folder(other) == Some(one))
+    one == other || folder(one).is_some_and(|one| folder(other) == Some(one))
 }
 
 /// Says how many rows of each table are where now.

@@ -124,9 +124,9 @@ fn as_before(now: &Resource, part: &Part, former: &Record, record: &Record, mode
     }
 }
 
-/// What the change did goes back to what was applied before, but for what would be lost ([`undone_changes`]); what was settled
-/// beside it, as what a person accepted is, was not its doing and stays. So does what git says of fields whose base is lost: that they are not known to be applied does
-/// not mean that nobody wants them.
+/// What the change did goes back to what was applied before, but for what would be lost ([`undone_changes`]); what was
+/// settled beside it, as what a person accepted is, was not its doing and stays. So does what git says of fields whose base
+/// is lost: that they are not known to be applied does not mean that nobody wants them.
 fn fields_before(now: &Resource, part: &Part, former: &Record, record: &Record, mode: DriftMode) -> Fields {
     let mut fields = record.applied.clone();
     let lost = record.unsettled.keys();

@@ -139,15 +139,21 @@ impl<'a> Draft<'a> {
     /// nobody can see it, in its place.
     fn tell_what_is_undone(&mut self) {
         let Self { decisions, scope, plan, .. } = self;
+        let undone = |key: &ResourceKey| decisions.rolled_back.get(key).filter(|_| scope.covers(key));
+        let unseen = plan.unknown.iter().map(|(key, _)| key).filter(|key| undone(key).is_some());
+        let mut told: BTreeSet<ResourceKey> = unseen.cloned().collect();
+        for hold in &mut plan.blocked {
+            if let Some(message) = undone(&hold.key) {
+                hold.message = format!("{}. {message}", hold.message.trim_end_matches('.'));
+                told.insert(hold.key.clone());
+            }
+        }
         for (key, message) in decisions.rolled_back.iter().filter(|(key, _)| scope.covers(key)) {
             plan.rolled_back.insert(key.clone());
-            let mut holds = plan.blocked.iter_mut().filter(|blocked| blocked.key == *key).peekable();
-            if holds.peek().is_none() && !plan.unknown.iter().any(|(unknown, _)| unknown == key) {
+            if !told.contains(key) {
                 let (key, reason, message) = (key.clone(), Reason::RolledBack, message.clone());
                 plan.blocked.push(Blocked { key, reason, message, until: None, step: None, alone: None });
-                continue;
             }
-            holds.for_each(|hold| hold.message = format!("{}. {message}", hold.message.trim_end_matches('.')));
         }
     }
 

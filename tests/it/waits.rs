@@ -321,6 +321,21 @@ async fn what_cannot_be_used_says_what_is_wrong_with_its_own_document_however_mu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_head_of_the_platform_that_is_refused_is_told_with_what_is_wrong_with_it() {
+    let world = world_with("").await;
+    world.apply().await;
+    assert_eq!(explain(&world, ORDERS).await.notes, []);
+    world.platform.write("broken.yaml", "kind: [");
+    world.platform.commit("Break the platform");
+    world.apply().await;
+    let explained = explain(&world, ORDERS).await;
+    let [note] = &explained.notes[..] else { panic!("{explained:#?}") };
+    assert_eq!((note.reason, note.name().as_str()), (Reason::InvalidManifest, "the platform"));
+    assert!(note.message.contains("stays in force: broken.yaml:1:"), "{note:#?}");
+    assert!(note.help.is_some(), "{note:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn quotas_policies_and_the_guard_say_what_they_keep_back_and_what_to_do() {
     let world = World::with_files().await;
     world.write_tenant("providers: [files]\nquotas: {Database: 2}");

@@ -58,7 +58,10 @@ export default {
 // The chain of what it waits for, and what there is to know beside it, as plumb explain says it.
 function why(explanation) {
   if (!explanation?.chain.length && !explanation?.notes.length) return null;
-  const subject = ({ kind, subject: name }) => (kind === 'resource' ? h('a', { href: resourcePath(name) }, name) : `${kind} ${name}`);
+  const subject = ({ kind, subject: name }) => {
+    if (kind === 'resource') return h('a', { href: resourcePath(name) }, name);
+    return kind === 'platform' ? 'the platform' : `${kind} ${name}`;
+  };
   const link = (cause) => h('li', { 'data-key': `${cause.kind} ${cause.subject}` },
     h('p', null, subject(cause), ' ', h('strong', null, cause.reason), cause.rule ? ` (${cause.rule})` : '', cause.since ? [' ', ago(cause.since)] : null),
     h('p', null, cause.message || cause.explanation),

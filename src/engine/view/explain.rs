@@ -18,7 +18,7 @@ use crate::model::{
     Circuit, Clock, ConditionStatus, ConditionType, Diagnostic, Drift, DriftMode, DriftedField, Failure, Proposal,
     ProposalKind, ProposalStatus, ProposedField, Reason, ResourceKey, ResourceStatus, Saga,
 };
-use crate::store::{HeldPlan, Store, StoreError, TenantState};
+use crate::store::{HeldPlan, PlatformState, Store, StoreError, TenantState};
 
 /// How many findings stand for a document that cannot be used.
 const FINDINGS_SHOWN: usize = 3;
@@ -454,12 +454,18 @@ fn findings(tenant: &TenantState, key: &ResourceKey, said: &str, file: &str) -> 
     let (own, others): (Vec<_>, Vec<_>) = errors.iter().copied().partition(|finding| is_of_it(finding));
     let own: Vec<&Diagnostic> = own.into_iter().chain(others.into_iter().filter(|one| is_in_its_file(one))).collect();
     let errors = if own.is_empty() { errors } else { own };
-    let mut said: Vec<String> = errors.iter().take(FINDINGS_SHOWN).map(|finding| finding.located()).collect();
+    let (said, help) = told(&errors);
+    Some(Cause { help, ..Cause::new(SubjectKind::Tenant, &tenant.tenant, Reason::InvalidManifest, said) })
+}
+
+/// The first findings in one line, and what to do about them.
+fn told(errors: &[&Diagnostic]) -> (String, Option<String>) {
+    let shown = || errors.iter().take(FINDINGS_SHOWN);
+    let mut said: Vec<String> = shown().map(|finding| finding.located()).collect();
     if errors.len() > FINDINGS_SHOWN {
         said.push(format!("and {} more", errors.len() - FINDINGS_SHOWN));
     }
-    let help = errors.iter().take(FINDINGS_SHOWN).find_map(|finding| finding.help.clone());
-    Some(Cause { help, ..Cause::new(SubjectKind::Tenant, &tenant.tenant, Reason::InvalidManifest, said.join("; ")) })
+    (said.join("; "), shown().find_map(|finding| finding.help.clone()))
 }
 
 /// Whether a text names a file or a key, and not one whose name only begins or ends like it.
@@ -519,17 +525,21 @@ pub(in crate::engine) fn how_to_decide(kind: ProposalKind, key: &ResourceKey, br
 /// What is going on around it.
 fn notes(facts: &Facts, key: &ResourceKey, tenant: Option<&TenantState>) -> Vec<Cause> {
     let mut notes = Vec::new();
-    if let Some(platform) = &facts.platform
-        && let Some(rejected) = &platform.rejected
-    {
-        let message = format!("its head {rejected} does not validate; {} stays in force", platform.commit);
-        notes.push(Cause::new(SubjectKind::Platform, "platform", Reason::InvalidManifest, message));
-    }
+    notes.extend(facts.platform.as_ref().and_then(refused));
     notes.extend(tenant.and_then(unread));
     notes.extend(tenant.filter(|tenant| tenant.removed && !tenant.error.is_empty()).map(unreadable));
     notes.extend(facts.proposals.get(key).and_then(no_answer));
     notes.extend(facts.statuses.get(key).and_then(warning));
     notes
+}
+
+/// A head of the platform repository that is not in force.
+fn refused(platform: &PlatformState) -> Option<Cause> {
+    let head = platform.rejected.as_ref()?;
+    let errors: Vec<&Diagnostic> = platform.findings.iter().filter(|finding| finding.is_error()).collect();
+    let (said, help) = told(&errors);
+    let message = format!("its head {head} does not validate, and {} stays in force: {said}", platform.commit);
+    Some(Cause { help, ..Cause::new(SubjectKind::Platform, "platform", Reason::InvalidManifest, message) })
 }
 
 /// What is told of a resource that is as git says all the same; the message has the way out.

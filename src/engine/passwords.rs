@@ -28,7 +28,7 @@ pub trait Passwords: Send + Sync {
         lease: &Lease,
         key: &ResourceKey,
         role: &str,
-        rotation: &str,
+        rotation: Option<&str>,
     ) -> Result<SecretString, ManagerError>;
 }
 
@@ -40,7 +40,12 @@ pub(super) struct Fenced<'a> {
 
 #[async_trait]
 impl Secrets for Fenced<'_> {
-    async fn password(&self, key: &ResourceKey, role: &str, rotation: &str) -> Result<SecretString, ManagerError> {
+    async fn password(
+        &self,
+        key: &ResourceKey,
+        role: &str,
+        rotation: Option<&str>,
+    ) -> Result<SecretString, ManagerError> {
         self.passwords.password(self.lease, key, role, rotation).await
     }
 }
@@ -56,14 +61,20 @@ impl NoPasswords {
 
 #[async_trait]
 impl Passwords for NoPasswords {
-    async fn password(&self, _: &Lease, _: &ResourceKey, _: &str, _: &str) -> Result<SecretString, ManagerError> {
+    async fn password(
+        &self,
+        _: &Lease,
+        _: &ResourceKey,
+        _: &str,
+        _: Option<&str>,
+    ) -> Result<SecretString, ManagerError> {
         Err(Self::refuse())
     }
 }
 
 #[async_trait]
 impl Secrets for NoPasswords {
-    async fn password(&self, _: &ResourceKey, _: &str, _: &str) -> Result<SecretString, ManagerError> {
+    async fn password(&self, _: &ResourceKey, _: &str, _: Option<&str>) -> Result<SecretString, ManagerError> {
         Err(Self::refuse())
     }
 }

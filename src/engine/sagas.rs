@@ -16,8 +16,9 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::model::{
-    Action, Attempt, Change, Decisions, DesiredState, DriftMode, EventKind, Failure, FieldPath, Fields, Hold,
-    Inventory, Kind, Lease, OnFailure, Part, Plan, ProposedField, Reason, Record, Resource, ResourceKey, Saga, Step,
+    Action, Annotations, Attempt, Change, Decisions, DesiredState, DriftMode, EventKind, Failure, FieldPath, Fields,
+    Hold, Inventory, Kind, Lease, OnFailure, Part, Plan, ProposedField, Reason, Record, Resource, ResourceKey, Saga,
+    Step,
 };
 use crate::store::{Scope, Store, StoreError};
 
@@ -49,7 +50,7 @@ pub(super) fn undo(
     for (saga, failure) in undone(sagas, heads) {
         for (key, part) in &saga.parts {
             let Some(now) = desired.resources.get(key) else { continue };
-            decisions.rolled_back.insert(key.clone(), sentence(key, failure));
+            decisions.rolled_back.insert(key.clone(), sentence(key, part, failure));
             // What is wanted now was set by nobody, so it answers no question, and is no newer word than what was said.
             decisions.open.remove(key);
             match &part.former {
@@ -91,8 +92,15 @@ fn not_done(key: &ResourceKey, failure: &Failure) -> String {
     told(key, failure, how)
 }
 
-fn sentence(key: &ResourceKey, failure: &Failure) -> String {
-    told(key, failure, "It is wanted as it was before the commit")
+fn sentence(key: &ResourceKey, part: &Part, failure: &Failure) -> String {
+    let added: Vec<&str> = added(part, key.kind).map(|change| change.path.as_str()).collect();
+    match added.is_empty() {
+        true => told(key, failure, "It is wanted as it was before the commit"),
+        false => {
+            let how = "It is wanted as it was before the commit, but what was added stays where it is there";
+            told(key, failure, &format!("{how}, and is yours to drop: {}", added.join(", ")))
+        }
+    }
 }
 
 /// What failed, `how` that concerns a resource, and the way out.
@@ -113,7 +121,10 @@ fn as_before(now: &Resource, part: &Part, former: &Record, record: &Record, mode
         key: now.key.clone(),
         provider: former.provider.clone(),
         fields: fields_before(now, part, former, record, mode),
-        annotations: former.annotations.kept_safer_by(&now.annotations, now.key.kind),
+        annotations: Annotations {
+            rotate: rotation_before(former, record),
+            ..former.annotations.kept_safer_by(&now.annotations, now.key.kind)
+        },
         labels: now.labels.clone(),
         depends_on: former.depends_on.clone(),
         origin: now.origin.clone(),
@@ -122,6 +133,11 @@ fn as_before(now: &Resource, part: &Part, former: &Record, record: &Record, mode
             false => Arc::new(former.document.value()),
         },
     }
+}
+
+/// The passwords from before: the first ones, where no value had ever asked for others.
+fn rotation_before(former: &Record, record: &Record) -> Option<String> {
+    former.annotations.rotate.clone().or_else(|| record.annotations.rotate.as_ref().map(|_| String::new()))
 }
 
 /// What the change did goes back to what was applied before, but for what would be lost ([`undone_changes`]); what was
@@ -193,8 +209,16 @@ fn unmanaged_before(part: &Part, former: &Record) -> Vec<Change> {
 /// What of a change is undone: not what it added and could only be dropped with what is in it by now, as a role or an
 /// extension (R6). That stays, as data does, and is a person's to drop.
 fn undone_changes(part: &Part, kind: Kind) -> impl Iterator<Item = &Change> {
-    let is_kept = move |change: &Change| change.from.is_none() && kind.info().is_destructive(&change.path);
-    part.changes.iter().filter(move |change| !is_kept(change))
+    part.changes.iter().filter(move |change| !is_kept(change, kind))
+}
+
+/// What of a change stays, if it was done.
+fn added(part: &Part, kind: Kind) -> impl Iterator<Item = &Change> {
+    part.changes.iter().filter(move |change| part.former.is_some() && is_kept(change, kind))
+}
+
+fn is_kept(change: &Change, kind: Kind) -> bool {
+    change.from.is_none() && kind.info().is_destructive(&change.path)
 }
 
 /// Writes down what the steps of `plan` may have to undo, before any of them is done.
@@ -252,7 +276,9 @@ pub(super) async fn prepare(
 /// still, and back to what was before the saga.
 fn gone_on_with(saga: &Saga, desired: &DesiredState, prior: &Inventory, heads: Heads<'_>) -> Option<Saga> {
     let is_undone = |key: &ResourceKey, part: &Part| {
-        let applied = |record: Option<&Record>| record.map(|record| record.applied.clone());
+        let applied = |record: Option<&Record>| {
+            record.map(|record| (record.applied.clone(), record.annotations.rotate.clone().unwrap_or_default()))
+        };
         saga.failure.is_some() && applied(prior.get(key)) == applied(part.former.as_ref())
     };
     let is_wanted = |key: &ResourceKey, part: &Part| match desired.resources.get(key) {
@@ -277,7 +303,7 @@ fn gone_on_with(saga: &Saga, desired: &DesiredState, prior: &Inventory, heads: H
 /// only put back is no change.
 fn part(step: &Step, now: &Resource, former: Option<&Record>) -> Option<Part> {
     let former = match (step.action, former) {
-        (Action::Update, Some(former)) if former.applied == now.fields => return None,
+        (Action::Update, Some(former)) if former.applied == now.fields && step.rotate.is_none() => return None,
         (Action::Update, Some(former)) => Some(former.clone()),
         (Action::Create, None) if !step.key.kind.info().data_bearing => None,
         (Action::Create | Action::Update | Action::Adopt | Action::Replace | Action::Delete, _) => return None,

@@ -502,21 +502,20 @@ impl Schedule {
 
     /// Asks for scans of these tenants; says whether that worked. How wide they are does not hang on who leads, or since when.
     async fn ask_for_scans(&self, tenants: &[String], schedule: &str, now: DateTime<Utc>) -> bool {
-        let places = match self.engine.store.places().await {
-            Ok(places) => places,
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "the queue cannot be asked");
-                return false;
-            }
-        };
-        let deep_at: BTreeMap<&str, Option<DateTime<Utc>>> =
-            places.iter().map(|place| (place.tenant.as_str(), place.deep_at)).collect();
-        let scan = |tenant: &String| {
-            let last = deep_at.get(tenant.as_str()).copied().flatten();
+        let mut scans = Vec::with_capacity(tenants.len());
+        // One by one: jitter has few due at a time.
+        for tenant in tenants {
+            let last = match self.engine.store.place(tenant).await {
+                Ok(place) => place.and_then(|place| place.deep_at),
+                Err(error) => {
+                    tracing::warn!(tenant, error = %chain(&error), "the queue cannot be asked");
+                    return false;
+                }
+            };
             let width = if is_deep_due(schedule, last, now) { Width::Deep } else { Width::Shallow };
-            Request::at_once(tenant, Ask { trigger: Trigger::DriftScan, width })
-        };
-        self.request(&tenants.iter().map(scan).collect::<Vec<_>>()).await
+            scans.push(Request::at_once(tenant, Ask { trigger: Trigger::DriftScan, width }));
+        }
+        self.request(&scans).await
     }
 
     /// Asks for a look where the refs are others than those that were looked at.

@@ -51,11 +51,17 @@ pub struct Cx<'a> {
 #[async_trait]
 pub trait Secrets: Send + Sync {
     /// The password of `role` of `key` for a rotation; made and stored when there is none yet, the same ever after.
-    /// `rotation` is the value of `plumb.dev/rotate` that asked for it, empty for the first password.
+    /// `rotation` is the value of `plumb.dev/rotate` that asks for it, empty for the first password; `None` where nothing asks
+    /// for another than the role's siblings have.
     ///
     /// # Errors
     /// When it could not be stored or read; then the role must not be made.
-    async fn password(&self, key: &ResourceKey, role: &str, rotation: &str) -> Result<SecretString, ManagerError>;
+    async fn password(
+        &self,
+        key: &ResourceKey,
+        role: &str,
+        rotation: Option<&str>,
+    ) -> Result<SecretString, ManagerError>;
 }
 
 /// What an apply did, beyond what the next observation shows.

@@ -52,13 +52,9 @@ impl<'a> Verdicts<'a> {
         self.unmanaged_before.iter().find(|change| change.path == *path)?.from.as_ref()
     }
 
-    /// Fields that are to go back, and are just as a step left them of which nothing was recorded: it was half done. What
-    /// it may have added goes again, but for what loses something and bears no mark, which may be somebody's by now.
-    fn half_done(self, info: &'static KindInfo, live: &Live) -> impl Iterator<Item = &'a FieldPath> {
-        let is_ours = |path: &FieldPath| !info.is_destructive(path) || info.has_marks(path);
-        let stands = move |change: &&Change| {
-            live.fields.0.get(&change.path) == change.to.as_ref() && (change.from.is_some() || is_ours(&change.path))
-        };
+    /// Fields that are to go back, and are just as a step left them of which nothing was recorded: it was half done.
+    fn half_done(self, live: &Live) -> impl Iterator<Item = &'a FieldPath> {
+        let stands = move |change: &&Change| live.fields.0.get(&change.path) == change.to.as_ref();
         self.unmanaged_before.iter().filter(stands).map(|change| &change.path)
     }
 }
@@ -110,7 +106,7 @@ pub(super) fn compare(
 ) -> Comparison {
     let info = resource.key.kind.info();
     let mut comparison = Comparison::default();
-    let half_done: BTreeSet<&FieldPath> = verdicts.half_done(info, live).collect();
+    let half_done: BTreeSet<&FieldPath> = verdicts.half_done(live).collect();
     let mut paths = paths_in_question(resource, record, mark);
     paths.extend(half_done.iter().copied().cloned());
     for path in paths {

@@ -28,7 +28,8 @@ const REQUESTS_AT_ONCE: usize = 500;
 const HORIZON: TimeDelta = TimeDelta::hours(1);
 
 /// By how much a clock goes back that was set, and is not just kept right. What lies further ahead, and was no plan but was
-/// written down when it was, tells that: the waits and leases that began then count as over.
+/// written down when it was, tells that: the waits that began then count as over, and leases end one lease from now, since
+/// whoever lives has no other way to say so.
 pub(super) const SET_BACK: TimeDelta = TimeDelta::minutes(1);
 
 /// How long a tenant waits, give or take a half, whose look was abandoned twice in a row, doubling with each more; and the
@@ -39,9 +40,9 @@ pub(super) const AFTER_MANY_DEATHS: TimeDelta = TimeDelta::minutes(5);
 /// How many looks at a tenant were abandoned in a row.
 const ABANDONED: &str = "COALESCE((SELECT looks FROM abandoned WHERE abandoned.tenant = queue.tenant), 0) AS abandoned";
 
-/// What may be claimed: due and nobody's, or somebody's who gave no sign of life for as long as the lease. `$1` is now,
-/// `$2` the horizon, and `$3` what tells that the clock was set back.
-const CLAIMABLE: &str = "((holder IS NULL AND (due_at <= $1 OR due_at > $2 OR asked_at > $3)) \
+/// What may be claimed: due and nobody's, or somebody's who gave no sign of life for as long as the lease; and what has to be
+/// dated anew first ([`Free::is_ahead`]). `$1` is now, `$2` the horizon, and `$3` what tells that the clock was set back.
+const CLAIMABLE: &str = "((holder IS NULL AND due_at IS NOT NULL AND (due_at <= $1 OR due_at > $2 OR asked_at > $3)) \
                          OR (holder IS NOT NULL AND (lease_until <= $1 OR lease_until > $2 OR alive_at > $3)))";
 
 /// Whether what is asked for now is to be due before what was. Where looks were abandoned in a row, only somebody who wants one
@@ -123,6 +124,7 @@ pub(super) async fn claim(
     loop {
         match find(connection, wanted, now).await? {
             None => return Ok(None),
+            Some(found) if found.is_ahead => date_anew(connection, &found.tenant, now, lease).await?,
             Some(found) if wanted.is_none() && found.is_abandoned && found.abandoned > 1 => {
                 put_off(connection, &found, now).await?;
             }
@@ -136,6 +138,8 @@ struct Free {
     tenant: String,
     ask: Ask,
     due: DateTime<Utc>,
+    /// Whether somebody has it, by a clock that was set back since: it is not known yet whether that one lives.
+    is_ahead: bool,
     /// Whether its last holder did not end the look, and how many in a row did not.
     is_abandoned: bool,
     abandoned: i64,
@@ -178,8 +182,10 @@ async fn find(
     let abandoned = read_ask(&row, "claimed_trigger", "claimed_width")?;
     let asks = [wanted.map(|(_, ask)| ask), abandoned, pending];
     let Some(ask) = asks.into_iter().flatten().reduce(Ask::or) else { return Ok(None) };
-    let due = match column::<Option<&str>, _>(WHAT, &row, "lease_until")? {
-        Some(text) => read_time(WHAT, text)?,
+    let lease_until = read_optional_time(&row, "lease_until")?;
+    let is_ahead = lease_until.is_some_and(|until| until > now);
+    let due = match lease_until {
+        Some(until) => until,
         None => read_optional_time(&row, "due_at")?.unwrap_or(now),
     };
     let is_abandoned = abandoned.is_some();
@@ -187,7 +193,23 @@ async fn find(
     let failures = column(WHAT, &row, "failures")?;
     let generation = column(WHAT, &row, "generation")?;
     let (news, seen) = (column(WHAT, &row, "news")?, column(WHAT, &row, "seen")?);
-    Ok(Some(Free { tenant, ask, due, is_abandoned, abandoned, failures, generation, news, seen }))
+    Ok(Some(Free { tenant, ask, due, is_ahead, is_abandoned, abandoned, failures, generation, news, seen }))
+}
+
+/// Gives whoever holds a tenant by a clock that was set back one lease more, by the clock as it is: time to be heard of.
+async fn date_anew(
+    connection: &mut Connection,
+    tenant: &str,
+    now: DateTime<Utc>,
+    lease: Duration,
+) -> Result<(), StoreError> {
+    let dated = query("UPDATE queue SET lease_until = $1, alive_at = $2 WHERE tenant = $3")
+        .bind(time(after(now, lease)))
+        .bind(time(now))
+        .bind(tenant)
+        .execute(&mut *connection)
+        .await;
+    dated.map(drop).map_err(failed)
 }
 
 /// Has a tenant wait whose look was abandoned more than once. What is new of it ends that as it ends any wait.
@@ -235,7 +257,7 @@ async fn take(
     if found.is_abandoned {
         count_abandoned(connection, &found).await?;
     }
-    let Free { tenant, ask, due, is_abandoned: _, abandoned: _, failures, generation, news, seen } = found;
+    let Free { tenant, ask, due, is_ahead: _, is_abandoned: _, abandoned: _, failures, generation, news, seen } = found;
     let generation = generation + 1;
     query(
         "UPDATE queue SET generation = $1, holder = $2, lease_until = $3, claimed_at = $4, alive_at = $4, \
@@ -290,7 +312,7 @@ pub(super) async fn release(
     };
     // A retry joins what was asked for meanwhile, which is due now.
     let sql = "UPDATE queue SET holder = NULL, lease_until = NULL, claimed_at = NULL, claimed_trigger = NULL, \
-               deep_at = CASE WHEN claimed_width = $10 THEN $2 ELSE deep_at END, claimed_width = NULL, \
+               deep_at = CASE WHEN claimed_width = $10 AND $1 IS NOT NULL THEN $2 ELSE deep_at END, claimed_width = NULL, \
                seen = COALESCE($1, seen), looked_at = $2, \
                failures = CASE WHEN COALESCE(news, '') = COALESCE($9, '') THEN $3 ELSE 0 END, \
                news = CASE WHEN COALESCE(news, '') = COALESCE($9, '') THEN COALESCE($1, news) ELSE news END, \
@@ -357,9 +379,10 @@ pub(super) async fn of(connection: &mut Connection, tenant: &str) -> Result<Opti
 
 /// How long until the next tenant may be claimed, if nothing else happens.
 pub(super) async fn until_due(connection: &mut Connection, now: DateTime<Utc>) -> Result<Option<Duration>, StoreError> {
-    let sql = "SELECT MIN(CASE WHEN (holder IS NULL AND asked_at > $2) OR (holder IS NOT NULL AND alive_at > $2) THEN $1 \
-               ELSE COALESCE(lease_until, due_at) END) FROM queue";
-    let next = query(sql).bind(time(now)).bind(time(now + SET_BACK));
+    let sql = "SELECT MIN(CASE WHEN (holder IS NULL AND (asked_at > $3 OR due_at > $2)) \
+                                 OR (holder IS NOT NULL AND (alive_at > $3 OR lease_until > $2)) THEN $1 \
+               ELSE COALESCE(lease_until, due_at) END) FROM queue WHERE holder IS NOT NULL OR due_at IS NOT NULL";
+    let next = query(sql).bind(time(now)).bind(time(now + HORIZON)).bind(time(now + SET_BACK));
     let row = next.fetch_one(&mut *connection).await.map_err(failed)?;
     let next = read_optional_time(&row, 0)?;
     Ok(next.map(|next| (next - now).to_std().unwrap_or_default()))

@@ -699,8 +699,10 @@ impl Tx for SqlTx {
     }
 
     async fn clear_approvals(&mut self, tenant: &str) -> Result<(), StoreError> {
-        self.clear("approvals", "DELETE FROM approvals WHERE tenant = $1", tenant).await?;
-        self.clear("held plans", "DELETE FROM held_plans WHERE tenant = $1", tenant).await
+        self.clear("approvals", "DELETE FROM approvals WHERE tenant = $1 AND kind IN ('deletes', 'create')", tenant)
+            .await?;
+        self.clear("held plans", "DELETE FROM held_plans WHERE tenant = $1 AND kind IN ('deletes', 'create')", tenant)
+            .await
     }
 
     async fn secrets(&mut self, key: &ResourceKey, role: &str) -> Result<Vec<StoredSecret>, StoreError> {

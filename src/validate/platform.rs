@@ -14,8 +14,8 @@ use super::schema::DocumentKind;
 use super::sentence::clipped;
 use super::suggest::{did_you_mean, list};
 use crate::model::{
-    Code, Diagnostic, Platform, PlatformId, PlatformSpec, ProviderSpec, ProviderType, Repository, Span, Suspend,
-    TenantSpec,
+    Code, Diagnostic, Platform, PlatformId, PlatformSpec, ProviderSpec, ProviderType, Repository, Severity, Span,
+    Suspend, TenantSpec,
 };
 
 /// Puts together the platform. `rego` are its policies by path; `fallback_id` is used where the Platform document sets
@@ -152,7 +152,8 @@ impl<'a> Assembly<'a> {
         self.diagnostics.extend(wrong.into_iter().chain(unknown).chain(nowhere));
     }
 
-    /// A window of an environment that nobody has is a typing error that would open, or close, nothing.
+    /// A window of an environment that nobody has may be a typing error that opens, or closes, nothing; or one that nobody has
+    /// yet, or any more, and what is in force stays so.
     fn windows_of_no_environment(&self, place: Place<'_>, spec: &PlatformSpec) -> Vec<Diagnostic> {
         let environments: BTreeSet<&str> =
             self.tenants.values().flat_map(|(_, tenant)| tenant.environments.iter().map(String::as_str)).collect();
@@ -167,6 +168,7 @@ impl<'a> Assembly<'a> {
             let message = format!("no tenant has an environment {:?} for this window", clipped(name));
             let pointer = format!("/spec/windows/{at}/environments/{which}");
             let finding = self.finding(place, codes::UNKNOWN_ENVIRONMENT, &pointer, message);
+            let finding = Diagnostic { severity: Severity::Warning, ..finding };
             finding.help(did_you_mean(name, "the environments of tenants", &known))
         });
         told.collect()
@@ -289,7 +291,7 @@ impl<'a> Assembly<'a> {
                             "names of {tenant} in {environment} and of {other} in {other_environment} both begin with {prefix}_ on {shared}"
                         );
                         let mut finding = self.finding(*place, codes::NAME_COLLISION, "/metadata/name", message);
-                        finding.severity = crate::model::Severity::Warning;
+                        finding.severity = Severity::Warning;
                         let finding = self.related(finding, "the other one is here", *other_place, "/metadata/name");
                         found.push(
                             finding.help("where both use one name, the second is refused; a Provider each avoids that"),

@@ -33,13 +33,18 @@ impl Vault {
 
 #[async_trait]
 impl Secrets for Vault {
-    async fn password(&self, key: &ResourceKey, role: &str, rotation: &str) -> Result<SecretString, ManagerError> {
+    async fn password(
+        &self,
+        key: &ResourceKey,
+        role: &str,
+        rotation: Option<&str>,
+    ) -> Result<SecretString, ManagerError> {
         if self.broken {
             return Err(ManagerError::retry(Reason::Internal, "the state store is full"));
         }
         let mut made = self.made.lock().unwrap();
         let number = made.len();
-        let id = (key.to_string(), role.to_owned(), rotation.to_owned());
+        let id = (key.to_string(), role.to_owned(), rotation.unwrap_or_default().to_owned());
         let password = made.entry(id).or_insert_with(|| format!("planted-secret-{number}-{key}-{role}"));
         Ok(SecretString::from(password.clone()))
     }

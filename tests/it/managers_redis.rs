@@ -28,8 +28,14 @@ fn password_of(key: &ResourceKey, rotation: &str) -> String {
 
 #[async_trait]
 impl Secrets for Vault {
-    async fn password(&self, key: &ResourceKey, role: &str, rotation: &str) -> Result<SecretString, ManagerError> {
+    async fn password(
+        &self,
+        key: &ResourceKey,
+        role: &str,
+        rotation: Option<&str>,
+    ) -> Result<SecretString, ManagerError> {
         assert_eq!(role, "user");
+        let rotation = rotation.unwrap_or_default();
         self.0.lock().unwrap().push((key.name.clone(), rotation.to_owned()));
         Ok(password_of(key, rotation).into())
     }

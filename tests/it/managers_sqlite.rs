@@ -25,7 +25,7 @@ struct NoSecrets;
 
 #[async_trait]
 impl Secrets for NoSecrets {
-    async fn password(&self, _: &ResourceKey, role: &str, _: &str) -> Result<SecretString, ManagerError> {
+    async fn password(&self, _: &ResourceKey, role: &str, _: Option<&str>) -> Result<SecretString, ManagerError> {
         panic!("asked for the password of {role}")
     }
 }

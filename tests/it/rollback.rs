@@ -767,6 +767,10 @@ async fn what_could_only_be_dropped_with_what_is_in_it_stays_when_a_change_is_un
         (row.get::<i32, _>(0), row.get::<i64, _>(1), row.get::<i64, _>(2))
     };
     assert_eq!(seen().await, (5, 1, 1));
+    let told = held_message(&report.plan, &key);
+    let stays =
+        "what was added stays where it is there, and is yours to drop: /spec/extensions/hstore, /spec/roles/app/access";
+    assert!(told.contains(stays), "{told}");
     assert_eq!(world.scheduled().await.done, 0, "it rests");
     assert_eq!(world.proposal(&key).await, None);
     // The next commit decides: it wants one of them.

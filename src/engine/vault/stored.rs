@@ -80,8 +80,8 @@ impl StoredSecrets {
 
     /// The password that a role has, `None` when it is not known (R12: after a loss of the store).
     ///
-    /// That is the one of the rotation which the inventory says was applied last. Where the inventory names none, or
-    /// the role came later, it is the newest.
+    /// That is the one of the rotation which the inventory says was applied last. Where the inventory knows nothing of the
+    /// resource, or there is none of that rotation, it is the newest.
     ///
     /// # Errors
     /// When the store fails or the password does not open.
@@ -108,12 +108,12 @@ impl StoredSecrets {
         lease: &Lease,
         key: &ResourceKey,
         role: &str,
-        rotation: &str,
+        rotation: Option<&str>,
     ) -> Result<SecretString, SecretsError> {
         let mut tx = self.store.read(Scope::Tenant(key.tenant.clone())).await?;
         let rotation = match rotation {
-            "" => applied_rotation(tx.as_mut(), key).await?.unwrap_or_default(),
-            asked_for => asked_for.to_owned(),
+            Some(asked_for) => asked_for.to_owned(),
+            None => applied_rotation(tx.as_mut(), key).await?.unwrap_or_else(|| FIRST.to_owned()),
         };
         let stored = tx.secrets(key, role).await?;
         drop(tx);
@@ -169,9 +169,13 @@ impl StoredSecrets {
     }
 }
 
-/// The value of `plumb.dev/rotate` that was applied last to a resource.
+/// The rotation of passwords that no value of `plumb.dev/rotate` asked for.
+const FIRST: &str = "";
+
+/// The rotation that was applied last to a resource of which the inventory knows.
 async fn applied_rotation(tx: &mut dyn Tx, key: &ResourceKey) -> Result<Option<String>, StoreError> {
-    Ok(tx.record(key).await?.and_then(|record| record.annotations.rotate))
+    let record = tx.record(key).await?;
+    Ok(record.map(|record| record.annotations.rotate.unwrap_or_else(|| FIRST.to_owned())))
 }
 
 /// Whether the store knows which key its passwords are encrypted with; refuses a vault that has another.
@@ -199,7 +203,7 @@ impl Passwords for StoredSecrets {
         lease: &Lease,
         key: &ResourceKey,
         role: &str,
-        rotation: &str,
+        rotation: Option<&str>,
     ) -> Result<SecretString, ManagerError> {
         self.password_of(lease, key, role, rotation).await.map_err(|error| match &error {
             // The store may answer again: a full disk, a lock held too long.

@@ -359,7 +359,7 @@ mod stored {
         let folder = folder();
         let store = store(&folder).await;
         let password =
-            secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", "").await.unwrap();
+            secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", None).await.unwrap();
         let stored = stored(&store).await;
         assert_eq!(stored.len(), 1);
         assert_eq!(
@@ -377,9 +377,9 @@ mod stored {
         let folder = folder();
         let store = store(&folder).await;
         let first =
-            secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", "").await.unwrap();
+            secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", None).await.unwrap();
         let again =
-            secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", "").await.unwrap();
+            secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", None).await.unwrap();
         assert_eq!(first.expose_secret(), again.expose_secret());
         assert_eq!(stored(&store).await.len(), 1);
     }
@@ -391,7 +391,7 @@ mod stored {
         let mut asking = tokio::task::JoinSet::new();
         for _ in 0..8 {
             let (secrets, lease) = (secrets(&store, 1).await.unwrap(), lease(&store).await);
-            asking.spawn(async move { secrets.password(&lease, &orders(), "app", "").await.unwrap() });
+            asking.spawn(async move { secrets.password(&lease, &orders(), "app", None).await.unwrap() });
         }
         let given: BTreeSet<String> =
             asking.join_all().await.iter().map(|password| password.expose_secret().to_owned()).collect();
@@ -403,11 +403,11 @@ mod stored {
         let folder = folder();
         let store = store(&folder).await;
         let secrets = secrets(&store, 1).await.unwrap();
-        let old = secrets.password(&lease(&store).await, &orders(), "app", "").await.unwrap();
-        let new = secrets.password(&lease(&store).await, &orders(), "app", "2024-06").await.unwrap();
+        let old = secrets.password(&lease(&store).await, &orders(), "app", None).await.unwrap();
+        let new = secrets.password(&lease(&store).await, &orders(), "app", Some("2024-06")).await.unwrap();
         assert_ne!(old.expose_secret(), new.expose_secret());
         assert_eq!(
-            secrets.password(&lease(&store).await, &orders(), "app", "").await.unwrap().expose_secret(),
+            secrets.password(&lease(&store).await, &orders(), "app", None).await.unwrap().expose_secret(),
             old.expose_secret()
         );
         assert_eq!(secrets.reveal(&orders(), "app").await.unwrap().unwrap().expose_secret(), new.expose_secret());
@@ -418,8 +418,8 @@ mod stored {
         let folder = folder();
         let store = store(&folder).await;
         let secrets = secrets(&store, 1).await.unwrap();
-        let first = secrets.password(&lease(&store).await, &orders(), "app", "a").await.unwrap();
-        let second = secrets.password(&lease(&store).await, &orders(), "app", "b").await.unwrap();
+        let first = secrets.password(&lease(&store).await, &orders(), "app", Some("a")).await.unwrap();
+        let second = secrets.password(&lease(&store).await, &orders(), "app", Some("b")).await.unwrap();
         record_rotation(&store, Some("a")).await;
         assert_eq!(secrets.reveal(&orders(), "app").await.unwrap().unwrap().expose_secret(), first.expose_secret());
         // A role that came after the rotation has its password under another name; no annotation says nothing.
@@ -444,7 +444,7 @@ mod stored {
     async fn a_store_with_passwords_of_another_key_is_refused_at_once() {
         let folder = folder();
         let store = store(&folder).await;
-        secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", "").await.unwrap();
+        secrets(&store, 1).await.unwrap().password(&lease(&store).await, &orders(), "app", None).await.unwrap();
         for refused in [secrets(&store, 2).await, to_reveal(&store, 2).await] {
             expect_another_key(&refused.unwrap_err(), 1);
         }
@@ -525,7 +525,7 @@ mod stored {
         // A version before that goes on with a key of its own.
         let late = secrets(&store, 2).await.unwrap();
         store_by_hand(&store, 1, "").await;
-        for rotation in ["", "new"] {
+        for rotation in [None, Some(""), Some("new")] {
             let refused = late.password(&lease(&store).await, &orders(), "app", rotation).await.unwrap_err();
             assert!(matches!(refused, ManagerError::Terminal { reason: Reason::CredentialMissing, .. }), "{refused}");
         }
@@ -538,12 +538,12 @@ mod stored {
         let folder = folder();
         let store = store(&folder).await;
         let secrets = secrets(&store, 1).await.unwrap();
-        secrets.password(&lease(&store).await, &orders(), "app", "").await.unwrap();
+        secrets.password(&lease(&store).await, &orders(), "app", None).await.unwrap();
         let moved = StoredSecret { role: "admin".into(), ..stored(&store).await.remove(0) };
         let mut tx = store.begin(Scope::Platform).await.unwrap();
         tx.put_secret(&moved).await.unwrap();
         tx.commit().await.unwrap();
-        let refused = secrets.password(&lease(&store).await, &orders(), "admin", "").await.unwrap_err();
+        let refused = secrets.password(&lease(&store).await, &orders(), "admin", None).await.unwrap_err();
         assert!(matches!(refused, ManagerError::Terminal { reason: Reason::Internal, .. }), "{refused}");
         assert!(refused.to_string().contains("role admin of checkout/staging/Database/orders"), "{refused}");
     }
@@ -555,10 +555,10 @@ mod stored {
         let held = lease(&store).await;
         let lost = Lease { generation: held.generation - 1, ..held.clone() };
         let secrets = secrets(&store, 1).await.unwrap();
-        let refused = secrets.password(&lost, &orders(), "app", "").await.unwrap_err();
+        let refused = secrets.password(&lost, &orders(), "app", None).await.unwrap_err();
         assert!(matches!(refused, ManagerError::Retry { .. }), "{refused}");
         assert!(stored(&store).await.is_empty());
-        secrets.password(&held, &orders(), "app", "").await.unwrap();
+        secrets.password(&held, &orders(), "app", None).await.unwrap();
     }
 
     #[tokio::test]
@@ -569,7 +569,7 @@ mod stored {
         let reader: Arc<dyn Store> = Arc::new(SqliteStore::open(folder.path(), Mode::ReadOnly).await.unwrap());
         let refused = secrets(&reader, 1).await.unwrap_err();
         assert!(matches!(refused, SecretsError::Store(StoreError::ReadOnly)), "{refused}");
-        let refused = to_reveal(&reader, 1).await.unwrap().password(&lease, &orders(), "app", "").await.unwrap_err();
+        let refused = to_reveal(&reader, 1).await.unwrap().password(&lease, &orders(), "app", None).await.unwrap_err();
         assert!(matches!(refused, ManagerError::Retry { .. }), "{refused}");
         assert!(refused.to_string().contains("open for reading only"), "{refused}");
     }

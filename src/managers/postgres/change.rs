@@ -315,8 +315,8 @@ impl Change<'_> {
         if step.rotate.is_some() {
             roles.extend(self.rotated(fates)?.into_iter().map(|(role, _)| role));
         }
-        let rotation = step.rotate.as_deref().unwrap_or_default();
-        passwords::verifiers(self.work.cx, &step.key, roles.iter().map(String::as_str), rotation).await
+        let roles = roles.iter().map(String::as_str);
+        passwords::verifiers(self.work.cx, &step.key, roles, step.rotate.as_deref()).await
     }
 
     /// The roles that git sets, that are there and that are ours, by now: both their names.

@@ -23,7 +23,7 @@ pub(super) async fn verifiers(
     cx: &Cx<'_>,
     key: &ResourceKey,
     roles: impl IntoIterator<Item = &str>,
-    rotation: &str,
+    rotation: Option<&str>,
 ) -> Result<BTreeMap<String, Verifier>, ManagerError> {
     let mut verifiers = BTreeMap::new();
     for role in roles {

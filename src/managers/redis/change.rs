@@ -158,8 +158,7 @@ impl Job<'_> {
         let mut change: Cmd = cmd("ACL");
         change.arg("SETUSER").arg(&self.step.object_name).arg(first).arg(rules);
         if passwords == Passwords::Set {
-            let rotation = self.step.rotate.as_deref().unwrap_or_default();
-            let password = self.cx.secrets.password(&self.step.key, ROLE, rotation).await?;
+            let password = self.cx.secrets.password(&self.step.key, ROLE, self.step.rotate.as_deref()).await?;
             let hash = hex::encode(Sha256::digest(password.expose_secret().as_bytes()));
             change.arg("resetpass").arg(format!("#{hash}"));
         }

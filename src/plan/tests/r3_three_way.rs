@@ -500,22 +500,6 @@ fn r3_what_is_undone_of_a_field_that_nobody_managed_goes_back_to_what_it_was() {
 }
 
 #[test]
-fn r3_what_a_step_added_that_was_half_done_is_taken_away_again_where_its_own_mark_says_whose_it_is() {
-    const ROLE: &str = "/spec/roles/app/access";
-    const EXTENSION: &str = "/spec/extensions/pgcrypto";
-    let added = |path: &str, to| Change { path: path.into(), from: None, to: Some(to) };
-    let mut world = orders();
-    world.live_becomes(&db("orders"), ROLE, "read");
-    world.live_becomes(&db("orders"), EXTENSION, true);
-    assert!(world.plan().is_quiet(), "they are nobody's");
-    let undone = vec![added(ROLE, json!("read")), added(EXTENSION, json!(true))];
-    world.decisions.unmanaged_before.insert(db("orders"), undone);
-    assert_eq!(world.plan().changes(&db("orders")), [(ROLE, None)], "an extension may be somebody's by now");
-    world.live_becomes(&db("orders"), ROLE, "readwrite");
-    assert!(world.plan().is_quiet(), "a person has given it another access");
-}
-
-#[test]
 fn r3_live_that_returns_by_itself_needs_nothing() {
     let mut world = orders();
     world.proposal_is_open(&db("orders"), limits(20, 20, 50));

@@ -489,7 +489,7 @@ impl Store for PostgresStore {
         self.expect_writable()?;
         let mut inner = self.start(BEGIN_WRITE).await?;
         self.wait_for_writers(&mut inner, &Scope::Platform).await?;
-        self.enter(&mut inner, &Scope::Platform).await?;
+        self.enter_to_write(&mut inner, &Scope::Platform).await?;
         self.take_time(&mut inner).await?;
         Ok(Box::new(AllRows::new(inner, ())))
     }

@@ -170,25 +170,40 @@ async fn r12_the_password_that_is_shown_is_the_one_that_the_server_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r12_of_new_passwords_that_were_undone_the_old_ones_are_shown() {
-    let (world, key, name) = world_with_orders().await;
-    let rotated = |rotation: &str| format!("plumb.dev/on-failure: rollback\nplumb.dev/rotate: \"{rotation}\"");
-    world.write_resource("staging", "Database", "orders", &rotated("1"), SPEC);
-    world.tenant.commit("New passwords");
-    world.in_sync().await;
-    let password = world.password(&key, "app").await.unwrap();
-    world.write_resource("staging", "Database", "orders", &rotated("2"), &SPEC.replace("20", "30"));
-    let impossible = "connectionLimit: 5\nextensions: [no_such_extension]\ndependsOn: [Database/orders]";
-    world.write_resource("staging", "Database", "broken", "plumb.dev/on-failure: rollback", impossible);
-    world.tenant.commit("New passwords, and what cannot be made");
-    let report = world.scheduled().await;
-    assert_eq!(held(&report.plan, &key), Some(Reason::RolledBack));
-    assert!(logs_in(&name, "app", &password).await, "it is as it was");
-    world.tenant.remove("environments/staging/broken.yaml");
-    world.write_resource("staging", "Database", "orders", "plumb.dev/on-failure: rollback", SPEC);
-    world.tenant.commit("Want neither");
-    world.scheduled().await;
-    assert_eq!(world.password(&key, "app").await.unwrap(), password);
-    assert!(logs_in(&name, "app", &password).await);
+    // Those that a value asked for and those that none did, changed with a field and alone.
+    for (before, spec) in [("1", SPEC.replace("20", "30")), ("1", SPEC.to_owned()), ("", SPEC.to_owned())] {
+        let (world, key, name) = world_with_orders().await;
+        let rollback = "plumb.dev/on-failure: rollback";
+        let rotated = |rotation: &str| match rotation {
+            "" => rollback.to_owned(),
+            some => format!("{rollback}\nplumb.dev/rotate: \"{some}\""),
+        };
+        world.write_resource("staging", "Database", "orders", &rotated(before), SPEC);
+        world.tenant.commit("The passwords from before");
+        world.in_sync().await;
+        let password = world.password(&key, "app").await.unwrap();
+        world.write_resource("staging", "Database", "orders", &rotated("2"), &spec);
+        let impossible = "connectionLimit: 5\nextensions: [no_such_extension]\ndependsOn: [Database/orders]";
+        world.write_resource("staging", "Database", "broken", rollback, impossible);
+        world.tenant.commit("New passwords, and what cannot be made");
+        let report = world.scheduled().await;
+        assert_eq!(held(&report.plan, &key), Some(Reason::RolledBack));
+        assert!(logs_in(&name, "app", &password).await, "it is as it was");
+        assert_eq!(world.password(&key, "app").await.unwrap(), password);
+        assert_eq!(world.scheduled().await.done, 0, "once");
+        world.tenant.remove("environments/staging/broken.yaml");
+        world.write_resource("staging", "Database", "orders", rollback, SPEC);
+        world.tenant.commit("Want neither");
+        world.scheduled().await;
+        assert_eq!(world.password(&key, "app").await.unwrap(), password);
+        assert!(logs_in(&name, "app", &password).await);
+        world.write_resource("staging", "Database", "orders", &rotated("2"), SPEC);
+        world.tenant.commit("New passwords, and nothing else");
+        assert_eq!(held(&world.scheduled().await.plan, &key), None);
+        let rotated = world.password(&key, "app").await.unwrap();
+        assert_ne!(rotated, password);
+        assert!(logs_in(&name, "app", &rotated).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

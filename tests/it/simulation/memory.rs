@@ -408,7 +408,7 @@ impl Queue for MemoryStore {
                 row.due = row.due.or(Some(after(now, delay)));
                 row.asked = row.asked.or(Some(Ask { trigger: Trigger::Retry, width: Width::Changed }));
             }
-            if row.claimed.is_some_and(|ask| ask.width == Width::Deep) {
+            if release.seen.is_some() && row.claimed.is_some_and(|ask| ask.width == Width::Deep) {
                 row.deep_at = Some(now);
             }
             (row.holder, row.lease_until, row.claimed_at, row.claimed) = (None, None, None, None);

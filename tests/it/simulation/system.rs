@@ -481,7 +481,8 @@ impl Manager {
 
     /// Gives each wanted role a password that has none, or all of them where they are rotated.
     async fn set_passwords(&self, step: &Step, fields: &Fields, cx: &Cx<'_>, all: bool) -> Result<(), ManagerError> {
-        let rotation = step.rotate.as_deref().unwrap_or_default();
+        // Where nothing asks for another, it is the one that was asked for last.
+        let (rotation, called) = (step.rotate.as_deref(), step.rotate.as_deref().unwrap_or("that of before"));
         for role in self.roles(fields) {
             let has_one = |state: &mut State| {
                 let object = state.server(&self.server).objects.get(&step.object_name);
@@ -493,10 +494,10 @@ impl Manager {
             let password = cx.secrets.password(&step.key, &role, rotation).await?;
             let password = password.expose_secret().to_owned();
             self.ask(|state| {
-                state.password_was_set(&step.key, &role, rotation, &password);
+                state.password_was_set(&step.key, &role, called, &password);
                 let object = state.server(&self.server).objects.get_mut(&step.object_name);
                 let object = object.ok_or_else(|| self.conflict(step, "it is gone"))?;
-                object.passwords.insert(role.clone(), (rotation.to_owned(), password));
+                object.passwords.insert(role.clone(), (called.to_owned(), password));
                 Ok(())
             })
             .await?;

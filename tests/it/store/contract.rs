@@ -612,6 +612,7 @@ on_every_database! {
     queue::two_requests_are_one_look_the_wider,
     queue::the_tenant_that_has_been_due_longest_is_claimed_first,
     queue::a_claimed_tenant_is_nobody_elses_until_it_is_released,
+    queue::a_deep_look_that_saw_nothing_is_none,
     queue::a_lease_that_ran_out_is_claimed_with_the_look_that_was_begun,
     queue::a_tenant_whose_looks_are_abandoned_in_a_row_waits_until_something_is_new,
     queue::nothing_is_written_under_a_lost_lease,

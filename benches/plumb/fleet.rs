@@ -447,6 +447,7 @@ fn record(key: &ResourceKey, at: DateTime<Utc>) -> Record {
         applied: fields(),
         readback: fields(),
         unsettled: BTreeMap::new(),
+        begun: Default::default(),
         annotations: Annotations::default(),
         document: AppliedDocument::default(),
         depends_on: Vec::new(),

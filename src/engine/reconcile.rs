@@ -211,6 +211,11 @@ impl Engine {
         let start = self.start(subject, held, &mut workspace);
         let (timeline, mut started) = tokio::join!(open, start);
         let mut timeline = timeline?;
+        if timeline.ended_another() {
+            // Records say more by now than they did when they were read.
+            workspace.forget();
+            started = self.start(subject, held, &mut workspace).await;
+        }
         let mut ask = ask;
         let (mut replans, mut earlier) = (0, Vec::new());
         let passed = loop {
@@ -271,7 +276,12 @@ impl Engine {
         let outcome = outcome_of(&plan, &desired, &applied);
         let mut summary = plan.summary();
         summary.count(&earlier);
-        timeline.finish(outcome, Some(&commit), Some(&plan.id), summary).await?;
+        let finished = timeline.finish(outcome, Some(&commit), Some(&plan.id), summary).await;
+        if finished.is_err() {
+            // So do they where what was done could not be told.
+            shared.forget();
+        }
+        finished?;
         Ok(Report {
             tenant: tenant.to_owned(),
             execution,

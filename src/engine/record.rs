@@ -151,28 +151,37 @@ impl Engine {
             };
             written.recorded.push((settle.key().clone(), reason));
         }
-        let safer = self.kept_safer(pass, &written.changes);
-        written.changes.records.extend(safer);
+        let others = self.others(pass, &written.changes);
+        written.changes.records.extend(others);
         Ok(())
     }
 
-    /// The records, of what this pass neither did nor settled, that git asks to keep safer than they say: a later commit,
-    /// in which the document is gone, finds what was said before it (R7).
-    fn kept_safer(&self, pass: &Pass<'_>, changes: &Changes) -> Vec<Record> {
+    /// The records of what this pass neither did nor settled, where there is more to say all the same. Of a step that failed,
+    /// or that nothing could be read back of, that it began. And what git asks to keep safer than they say: a later commit, in
+    /// which the document is gone, finds what was said before it (R7).
+    fn others(&self, pass: &Pass<'_>, changes: &Changes) -> Vec<Record> {
         let written: BTreeSet<&ResourceKey> =
             changes.records.iter().map(|record| &record.key).chain(&changes.forgotten).collect();
-        let kept = keys_in_scope(pass).filter(|key| !written.contains(key)).filter_map(|key| {
+        let tried = |step: &&Step| pass.applied.failed.contains_key(&step.key) || pass.applied.done.contains(&step.key);
+        let tried: BTreeMap<&ResourceKey, &Step> =
+            pass.plan.steps.iter().filter(tried).map(|step| (&step.key, step)).collect();
+        let others = keys_in_scope(pass).filter(|key| !written.contains(key)).filter_map(|key| {
             let record = pass.prior.get(key)?;
-            let annotations = record.annotations.kept_safer_by(pass.desired.said_of(key)?, key.kind);
-            let is_safer = annotations != record.annotations;
-            is_safer.then(|| Record { annotations, updated_at: self.clock.now(), ..record.clone() })
+            let mut next = record.clone();
+            if let Some(said) = pass.desired.said_of(key) {
+                next.annotations = record.annotations.kept_safer_by(said, key.kind);
+            }
+            if let Some(step) = tried.get(key) {
+                next.begun.add(&step.changes, step.rotate.is_some());
+            }
+            (next != *record).then_some(next)
         });
-        kept.collect()
+        others.collect()
     }
 
     /// The record of an object after a step, for writing.
     fn record_step(&self, pass: &Pass<'_>, step: &Step, reason: Reason, changes: &mut Changes) -> Reason {
-        // What cannot be read back is not recorded; the next pass finds it by its mark.
+        // What cannot be read back is not recorded: that the step began is ([`Self::others`]), or its mark tells the next pass.
         let Some(after) = pass.after.present(&step.key) else { return Reason::NotObserved };
         let live = read_back(step, pass.before.present(&step.key), after);
         self.record_object(pass, &step.key, &live, reason, changes)

@@ -7,7 +7,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use crate::model::{Action, Event, EventKind, ExecutionOutcome, Hold, Lease, PlanId, ResourceKey, Summary, Trigger};
+use crate::model::{
+    Action, Event, EventKind, ExecutionOutcome, Hold, Lease, PlanId, Record, ResourceKey, Summary, Trigger,
+};
 use crate::store::audit::NewAudit;
 use crate::store::inputs::PackedInputs;
 use crate::store::{HistoryFilter, NewEvent, Scope, Store, StoreError, Tx};
@@ -29,6 +31,8 @@ pub(super) struct Timeline<'a> {
     clock: &'a dyn crate::model::Clock,
     lease: &'a Lease,
     execution: i64,
+    /// Whether another one was running still as this one was opened.
+    ended_another: bool,
     waiting: Vec<NewEvent>,
     /// What each of those is in the audit log, where it is something.
     changes: Vec<Option<NewAudit>>,
@@ -57,7 +61,7 @@ impl<'a> Timeline<'a> {
     ) -> Result<Self, StoreError> {
         let mut tx = store.begin(Scope::Leased(lease.clone())).await?;
         // Whoever was looking before the claim does so no more.
-        interrupt(tx.as_mut(), &lease.tenant, clock.now()).await?;
+        let ended_another = interrupt(tx.as_mut(), &lease.tenant, clock.now()).await?;
         let execution = tx.start_execution(&lease.tenant, trigger, None, clock.now()).await?;
         if let Some(mut asked) = asked {
             asked.details.insert("execution".to_owned(), json!(execution));
@@ -70,6 +74,7 @@ impl<'a> Timeline<'a> {
             clock,
             lease,
             execution,
+            ended_another,
             waiting: Vec::new(),
             changes: Vec::new(),
             begun: BTreeMap::new(),
@@ -89,6 +94,11 @@ impl<'a> Timeline<'a> {
     /// The number of the execution.
     pub(super) fn execution(&self) -> i64 {
         self.execution
+    }
+
+    /// Whether another one was running still as this one was opened, which has changed records.
+    pub(super) fn ended_another(&self) -> bool {
+        self.ended_another
     }
 
     /// Notes an event of the whole tenant.
@@ -221,7 +231,7 @@ impl<'a> Timeline<'a> {
         let finished = async {
             let mut tx = self.store.begin(Scope::Leased(self.lease.clone())).await?;
             if !is_whole {
-                audit_what_has_no_end(tx.as_mut(), &self.lease.tenant, self.execution, now).await?;
+                keep_what_has_no_end(tx.as_mut(), &self.lease.tenant, self.execution, now).await?;
             }
             tx.finish_execution(self.execution, outcome, commit, plan, summary, now).await?;
             tx.commit().await
@@ -230,16 +240,19 @@ impl<'a> Timeline<'a> {
     }
 }
 
-/// Ends what whoever had `tenant` before left running, by a death or with its lease, and writes into the audit log what
-/// that may have changed: nobody else will.
-pub(super) async fn interrupt(tx: &mut dyn Tx, tenant: &str, now: DateTime<Utc>) -> Result<(), StoreError> {
-    for execution in tx.interrupt_running(now).await? {
-        audit_what_has_no_end(tx, tenant, execution, now).await?;
+/// Ends what whoever had `tenant` before left running, by a death or with its lease, and writes down what that may have
+/// changed: nobody else will. Says whether there was anything.
+pub(super) async fn interrupt(tx: &mut dyn Tx, tenant: &str, now: DateTime<Utc>) -> Result<bool, StoreError> {
+    let running = tx.interrupt_running(now).await?;
+    for execution in &running {
+        keep_what_has_no_end(tx, tenant, *execution, now).await?;
     }
-    Ok(())
+    Ok(!running.is_empty())
 }
 
-async fn audit_what_has_no_end(
+/// What an execution that was cut short may have changed is told to the audit log, and to the records, which may not know
+/// of it yet: else it would be taken for somebody else's doing.
+async fn keep_what_has_no_end(
     tx: &mut dyn Tx,
     tenant: &str,
     execution: i64,
@@ -248,5 +261,19 @@ async fn audit_what_has_no_end(
     let all = HistoryFilter { execution: Some(execution), limit: u32::MAX, ..HistoryFilter::default() };
     let mut events = tx.events(&all).await?;
     events.reverse();
-    tx.append_audit(tenant, &audit::without_end(execution, &events, now)).await
+    tx.append_audit(tenant, &audit::without_end(execution, &events, now)).await?;
+    let mut records = BTreeMap::new();
+    for event in &events {
+        let (Some(key), EventKind::StepStarted { changes, new_passwords, .. }) = (&event.key, &event.kind) else {
+            continue;
+        };
+        if !records.contains_key(key) {
+            records.insert(key, tx.record(key).await?.filter(|record| !record.retained));
+        }
+        if let Some(Some(record)) = records.get_mut(key) {
+            record.begun.add(changes, !new_passwords.is_empty());
+        }
+    }
+    let records: Vec<Record> = records.into_values().flatten().collect();
+    tx.put_records(&records).await
 }

@@ -32,6 +32,8 @@ pub struct Record {
     /// their base until a person decides.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unsettled: BTreeMap<FieldPath, Option<FieldHash>>,
+    #[serde(default, skip_serializing_if = "Begun::is_empty")]
+    pub begun: Begun,
     pub annotations: Annotations,
     /// The document as it was applied: what policies call `previous`.
     #[serde(default)]
@@ -58,6 +60,7 @@ impl Record {
             applied: Fields::default(),
             readback: Fields::default(),
             unsettled: BTreeMap::new(),
+            begun: Begun::default(),
             annotations: Annotations::default(),
             document: AppliedDocument::default(),
             depends_on: Vec::new(),
@@ -66,6 +69,35 @@ impl Record {
             retained: false,
             updated_at: DateTime::UNIX_EPOCH,
         }
+    }
+}
+
+/// What steps began of which the record does not say how it ended: they failed, nothing could be read back, or a death came
+/// between. What of it is live is no drift.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Begun {
+    /// The values that each field may have been given; `None` where it may have been taken away.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<FieldPath, Vec<Option<Value>>>,
+    /// Whether new passwords may have been set.
+    #[serde(default)]
+    pub passwords: bool,
+}
+
+impl Begun {
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty() && !self.passwords
+    }
+
+    /// Remembers a step that makes these changes, and sets new passwords or does not.
+    pub fn add(&mut self, changes: &[Change], passwords: bool) {
+        for Change { path, from: _, to } in changes {
+            let values = self.fields.entry(path.clone()).or_default();
+            if !values.contains(to) {
+                values.push(to.clone());
+            }
+        }
+        self.passwords |= passwords;
     }
 }
 

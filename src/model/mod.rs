@@ -25,7 +25,7 @@ pub use event::{Event, EventKind, Execution, ExecutionOutcome, Trigger};
 pub use fields::{FieldHash, FieldPath, Fields};
 pub use inputs::{PlanInputs, Scene};
 pub use inventory::{
-    AppliedDocument, Approval, ApprovalKind, Decisions, Hold, Inventory, LeftOut, Proposal, ProposalKind,
+    AppliedDocument, Approval, ApprovalKind, Begun, Decisions, Hold, Inventory, LeftOut, Proposal, ProposalKind,
     ProposalStatus, ProposedField, Record,
 };
 pub use key::{Kind, ObjectHex, ResourceKey, bounded_name, is_label, revision};

@@ -4,6 +4,7 @@
 //! planning twice gives one id; planning after an apply gives an empty plan; what is unknown leads to nothing (R5);
 //! only a full plan deletes. The pull request, the command line and the apply all use this function.
 
+mod begun;
 mod compare;
 mod gate;
 mod id;

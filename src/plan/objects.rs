@@ -10,7 +10,7 @@ use crate::model::{
 };
 
 use super::compare::{self, Comparison, Verdicts};
-use super::{ApprovedAs, Draft, Held};
+use super::{ApprovedAs, Draft, Held, begun};
 
 /// Where the mark keeps the hash of `plumb.dev/rotate`, so that a lost inventory never rotates passwords (R12).
 pub(super) const ROTATE: &str = "/metadata/annotations/plumb.dev~1rotate";
@@ -235,6 +235,10 @@ impl Draft<'_> {
     /// Our own object: the three-way comparison decides.
     fn ours(&mut self, resource: &Resource, record: Option<&Record>, live: &Live, mark: &Mark) {
         let key = &resource.key;
+        let is_undone = self.decisions.rolled_back.contains_key(key);
+        let is_open = record.is_some_and(|record| begun::ended(record, live, false).begun != record.begun);
+        let ended = record.map(|record| begun::ended(record, live, is_undone));
+        let record = ended.as_deref();
         let mode = self.mode_of(resource);
         let verdicts = Verdicts {
             mode,
@@ -252,7 +256,7 @@ impl Draft<'_> {
         self.warn_of_permission(resource, record, live, mark, &comparison.held);
         let rotate = self.rotation_due(resource, record, mark);
         if comparison.changes.is_empty() && rotate.is_none() {
-            self.settle(resource, record, live, mark, &comparison.held);
+            self.settle(resource, record, live, mark, &comparison.held, is_open);
         } else {
             self.change(resource, record, live, mark, &mut comparison, rotate);
         }
@@ -316,7 +320,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Nothing is to be done to the object; the record may still have to follow.
+    /// Nothing is to be done to the object; the record may still have to follow, as where it `is_open` how a step ended.
     fn settle(
         &mut self,
         resource: &Resource,
@@ -324,6 +328,7 @@ impl Draft<'_> {
         live: &Live,
         mark: &Mark,
         held: &BTreeSet<FieldPath>,
+        is_open: bool,
     ) {
         let reason = match record {
             None => Some(Reason::Recovered),
@@ -332,7 +337,8 @@ impl Draft<'_> {
                 let next = super::record::fields_after(resource, live, Some(record), mark, held);
                 let denied = self.desired.denied.contains_key(&resource.key);
                 let annotations = super::record::annotations_after(resource, Some(record), mark, held, denied);
-                let same = next.applied == record.applied
+                let same = !is_open
+                    && next.applied == record.applied
                     && next.readback == record.readback
                     && next.unsettled == record.unsettled
                     && record.object == live.object
@@ -434,6 +440,11 @@ impl Draft<'_> {
 
     /// The new value of `plumb.dev/rotate`, when it asks for passwords that were not made yet.
     fn rotation_due(&self, resource: &Resource, record: Option<&Record>, mark: &Mark) -> Option<String> {
+        if let Some(record) = record.filter(|record| record.begun.passwords) {
+            // Which ones the roles have nobody knows: they get those that are wanted, or that they had.
+            let wanted = resource.annotations.rotate.clone().or_else(|| record.annotations.rotate.clone());
+            return Some(wanted.unwrap_or_default());
+        }
         let wanted = resource.annotations.rotate.as_ref()?;
         let done = match record {
             Some(record) => record.annotations.rotate.as_ref() == Some(wanted),

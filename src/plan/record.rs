@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use crate::model::{
-    Action, Annotations, AppliedDocument, Deletion, FieldHash, FieldPath, Fields, Live, Mark, ObjectHex, Ownership,
-    ProviderIdentity, Record, Resource, Step,
+    Action, Annotations, AppliedDocument, Begun, Deletion, FieldHash, FieldPath, Fields, Live, Mark, ObjectHex,
+    Ownership, ProviderIdentity, Record, Resource, Step,
 };
 
+use super::begun;
 use super::compare::is_settled_in_git;
 
 /// The three field maps of a record.
@@ -127,7 +128,9 @@ pub fn record_after(
     place: Place<'_>,
     at: DateTime<Utc>,
 ) -> Record {
-    let prior = prior.filter(|record| !record.retained);
+    let begun = prior.filter(|record| !record.retained);
+    let ended = begun.map(|record| begun::ended(record, live, false));
+    let prior = ended.as_deref();
     let blank = Mark {
         platform: crate::model::PlatformId(String::new()),
         key: resource.key.clone(),
@@ -138,7 +141,17 @@ pub fn record_after(
         Ownership::Marked(mark) => mark,
         Ownership::Unmarked => &blank,
     };
-    let RecordedFields { applied, readback, unsettled } = fields_after(resource, live, prior, mark, held);
+    let RecordedFields { mut applied, mut readback, unsettled } = fields_after(resource, live, prior, mark, held);
+    if let (Some(begun), Some(ended)) = (begun, prior) {
+        // What an undoing left of what a step added is git's to drop, and nobody else's.
+        let is_left = |path: &&FieldPath| begun::is_member(begun, path) && !resource.fields.0.contains_key(*path);
+        for path in begun.begun.fields.keys().filter(is_left) {
+            if let (Some(value), Some(_)) = (ended.applied.0.get(path), live.fields.0.get(path)) {
+                applied.0.insert(path.clone(), value.clone());
+                readback.0.insert(path.clone(), value.clone());
+            }
+        }
+    }
     Record {
         key: resource.key.clone(),
         provider: resource.provider.clone(),
@@ -148,6 +161,7 @@ pub fn record_after(
         applied,
         readback,
         unsettled,
+        begun: Begun { fields: prior.map(|record| record.begun.fields.clone()).unwrap_or_default(), passwords: false },
         annotations: annotations_after(resource, prior, mark, held, place.denied),
         document: match place.denied {
             true => prior.map(|record| record.document.clone()).unwrap_or_default(),

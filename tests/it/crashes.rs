@@ -590,7 +590,10 @@ fn what_is_broken(act: Act, world: &World, effects: Vec<Effect>) -> Vec<String> 
     let keys = wanted.keys().map(|name| key(name)).collect();
     let mut broken = run_here(state_is_whole(world, &keys, &keys, &act.rest()));
     broken.extend(run_here(files_are_whole(world, &wanted)));
-    broken.extend(nothing_is_done_twice(world, effects));
+    if act != Act::Overtake {
+        // There it follows from when the process died what is to be done.
+        broken.extend(nothing_is_done_twice(world, effects));
+    }
     broken.extend(mirrors_are_clean(world));
     let branches = world.tenant.branches("plumb");
     if branches != act.branches() {
@@ -607,12 +610,15 @@ fn visit(act: Act, folder: &Path, share: usize, shares: usize, broken: &Mutex<Ve
     copy(&place, &base);
     let whole = world.look();
     let effects = world.effects();
+    let (files, commits) = (world.files.clone(), world.commits.clone());
     for point in (0..whole.points.len()).filter(|point| point % shares == share && act.visits(&whole.points[*point])) {
         copy(&base, &place);
+        (world.files, world.commits) = (files.clone(), commits.clone());
         let mut wrong = match world.start(Work::Look, Some(point)) {
             Ended::Killed { .. } => Vec::new(),
             Ended::Lived(told) => vec![format!("it was not killed: {told:?}")],
         };
+        act.overtake(&mut world);
         wrong.extend(recover(&world, Work::Look, act.outcome()));
         wrong.extend(what_is_broken(act, &world, effects.clone()));
         if !wrong.is_empty() {

@@ -14,9 +14,11 @@ use plumb::model::{
 };
 use plumb::store::Scope;
 use plumb::store::audit::{AuditAction, AuditFilter};
+use sqlx::Row;
 
 use crate::harness::clock::SetClock;
 use crate::harness::faulty::Faults;
+use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{FILES, World, held, held_message, parse, run_sql, unseen};
 use crate::simulation::faulty::{Call, Fate, FaultyStore, Points};
 use crate::waits::names_rule;
@@ -642,4 +644,38 @@ async fn what_failed_says_when_it_is_tried_again_and_what_waits_says_for_what() 
 
 fn clock_now(world: &World) -> chrono::DateTime<chrono::Utc> {
     world.clock.now()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r3_what_a_step_had_done_before_it_failed_is_nobodys_drift() {
+    let server = PostgresServer::shared();
+    let world = World::with_postgres(server).await;
+    world.write_database("staging", "others", "connectionLimit: 5");
+    // Git takes all of it back, or wants something else.
+    for (database, next) in [("orders", 5), ("baskets", 9)] {
+        let (key, name) = (world.key(&format!("staging/Database/{database}")), world.object("staging", database));
+        let there = format!(
+            "SELECT (SELECT datconnlimit FROM pg_database WHERE datname = '{name}'), \
+             (SELECT count(*) FROM pg_roles WHERE rolname = '{name}_app')"
+        );
+        let seen = async || {
+            let row = server.query(&name, &there).await.remove(0);
+            (row.get::<i32, _>(0), row.get::<i64, _>(1))
+        };
+        world.write_database("staging", database, "connectionLimit: 5");
+        world.tenant.commit("Begin");
+        world.in_sync().await;
+        let more = "connectionLimit: 77\nroles: [{name: app, access: read}]\nextensions: [no_such_extension]";
+        world.write_database("staging", database, more);
+        world.tenant.commit("Want more, and what there is not");
+        let report = world.apply().await;
+        assert!(report.failed.contains_key(&parse(&key)), "{report:#?}");
+        assert_eq!(seen().await, (77, 0), "half of it was done");
+        world.write_database("staging", database, &format!("connectionLimit: {next}"));
+        world.tenant.commit("Want less");
+        let report = world.apply().await;
+        assert_eq!(report.outcome, ExecutionOutcome::InSync, "{:#?}", report.plan);
+        assert_eq!((seen().await, world.proposal(&key).await), ((next, 0), None));
+        assert_eq!(world.in_sync().await, 0);
+    }
 }

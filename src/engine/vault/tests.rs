@@ -341,6 +341,7 @@ mod stored {
             applied: Fields::new(),
             readback: Fields::new(),
             unsettled: Default::default(),
+            begun: Default::default(),
             document: Default::default(),
             annotations: Annotations { rotate: rotation.map(str::to_owned), ..Annotations::default() },
             depends_on: Vec::new(),

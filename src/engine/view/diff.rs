@@ -200,6 +200,7 @@ mod tests {
             applied,
             readback,
             unsettled: Default::default(),
+            begun: Default::default(),
             document: Default::default(),
             annotations: Annotations { drift_ignore: vec!["/spec/quiet".into()], ..Annotations::default() },
             depends_on: Vec::new(),

@@ -351,8 +351,8 @@ proptest! {
 
 #[test]
 fn the_worlds_that_are_made_up_have_everything_in_them() {
-    /// About a quarter of the worlds that all properties see together.
-    const SAMPLE: usize = 1024;
+    /// About half of the worlds that all properties see together.
+    const SAMPLE: usize = 2048;
     let mut runner = TestRunner::deterministic();
     let mut actions = BTreeSet::new();
     let mut passing = BTreeSet::new();

@@ -499,6 +499,80 @@ fn r3_what_is_undone_of_a_field_that_nobody_managed_goes_back_to_what_it_was() {
     assert!(world.plan().is_quiet());
 }
 
+/// A step began that gives the limit 50, and nobody wrote down how it ended.
+fn begun() -> World {
+    let mut world = orders();
+    let record = world.record_mut(&db("orders"));
+    record.begun.add(&[Change { path: LIMIT.into(), from: Some(json!(20)), to: Some(json!(50)) }], false);
+    world
+}
+
+#[test]
+fn r3_what_a_step_left_of_which_nobody_wrote_the_end_is_no_drift() {
+    // It was done, and git wants that still, or what was before, or something else.
+    for (git, done) in [(50, None), (20, Some(20)), (30, Some(30))] {
+        let mut world = begun();
+        world.git_sets(&db("orders"), LIMIT, git);
+        world.live_becomes(&db("orders"), LIMIT, 50);
+        match done {
+            Some(value) => assert_applies(&world, value),
+            None => assert!(world.plan().steps.is_empty() && world.plan().drift.is_empty()),
+        }
+        world.reconciles();
+        assert!(world.plan().is_quiet(), "{git}");
+        assert!(world.record_mut(&db("orders")).begun.is_empty(), "{git}");
+    }
+    // It was not done: git decides as before, and what is live then is somebody's doing.
+    let mut world = begun();
+    assert_eq!(world.reconciles().settled(&db("orders")), Some(Reason::Recorded));
+    world.live_becomes(&db("orders"), LIMIT, 50);
+    assert_eq!(world.plan().drift(&db("orders")).fields.len(), 1);
+    // A person was quicker.
+    let mut world = begun();
+    world.live_becomes(&db("orders"), LIMIT, 7);
+    assert_eq!(world.plan().drift(&db("orders")).fields.len(), 1);
+}
+
+#[test]
+fn r3_what_a_step_began_stays_open_while_it_cannot_be_seen() {
+    let mut world = begun();
+    world.field_cannot_be_seen(&db("orders"), LIMIT, Reason::NotObserved);
+    let plan = world.reconciles();
+    assert!(plan.steps.is_empty() && plan.settles.is_empty(), "{plan:#?}");
+    assert!(!world.record_mut(&db("orders")).begun.is_empty());
+}
+
+#[test]
+fn r3_a_member_that_a_step_added_of_which_nobody_wrote_the_end_is_gits_to_drop() {
+    const ROLE: &str = "/spec/roles/app/access";
+    let mut world = orders();
+    world.live_becomes(&db("orders"), ROLE, "read");
+    assert!(world.plan().is_quiet(), "it is nobody's");
+    let added = [Change { path: ROLE.into(), from: None, to: Some(json!("read")) }];
+    world.record_mut(&db("orders")).begun.add(&added, false);
+    assert_eq!(world.plan().changes(&db("orders")), [(ROLE, None)]);
+    // What is undone keeps what it added, and remembers whose it is.
+    world.decisions.rolled_back.insert(db("orders"), "it failed for good".to_owned());
+    let plan = world.reconciles();
+    assert_eq!((plan.steps.len(), plan.settled(&db("orders"))), (0, Some(Reason::Recorded)));
+    world.decisions.rolled_back.clear();
+    assert_eq!(world.plan().changes(&db("orders")), [(ROLE, None)]);
+}
+
+#[test]
+fn r12_new_passwords_that_may_have_been_set_are_set_again_or_taken_back() {
+    let mut world = orders();
+    world.record_mut(&db("orders")).begun.passwords = true;
+    let rotation = |world: &World| world.plan().step(&db("orders")).rotate.clone();
+    assert_eq!(rotation(&world).as_deref(), Some(""), "those that no value asked for");
+    world.record_mut(&db("orders")).annotations.rotate = Some("one".to_owned());
+    assert_eq!(rotation(&world).as_deref(), Some("one"), "those that were asked for last");
+    world.git_says(&db("orders"), |a| a.rotate = Some("two".to_owned()));
+    assert_eq!(rotation(&world).as_deref(), Some("two"));
+    world.reconciles();
+    assert!(world.plan().is_quiet());
+}
+
 #[test]
 fn r3_live_that_returns_by_itself_needs_nothing() {
     let mut world = orders();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::world::*;
 use crate::model::{
-    Annotations, Deletion, DriftMode, FieldHash, FieldPath, Fields, Hold, Kind, Mark, OnFailure, Ownership,
+    Annotations, Change, Deletion, DriftMode, FieldHash, FieldPath, Fields, Hold, Kind, Mark, OnFailure, Ownership,
     ProviderIdentity, Reason, Record, ResourceKey, Suspend, Unknown,
 };
 
@@ -77,6 +77,8 @@ struct FieldRecipe {
     live: Option<usize>,
     unseen: Option<Reason>,
     unsettled: bool,
+    /// What a step whose end nobody wrote down gave it.
+    begun: Option<Option<usize>>,
     /// What people have said of it, and its base, git's and live value then.
     said: Option<(Said, [Option<usize>; 3])>,
 }
@@ -133,11 +135,12 @@ prop_compose! {
             Just(Reason::NotObserved), Just(Reason::TimedOut), Just(Reason::NotOwned), Just(Reason::OwnedByOther),
         ]),
         unsettled in prop::bool::weighted(0.15),
+        begun in option::weighted(0.15, value()),
         said in option::weighted(0.2, (
             prop_oneof![Just(Said::Open), Just(Said::Lifted), Just(Said::Ignored)], uniform3(value()),
         )),
     ) -> FieldRecipe {
-        FieldRecipe { git, applied, readback, marked, live, unseen, unsettled, said }
+        FieldRecipe { git, applied, readback, marked, live, unseen, unsettled, begun, said }
     }
 }
 
@@ -382,6 +385,7 @@ impl ObjectRecipe {
             applied: Fields::new(),
             readback: Fields::new(),
             unsettled: Default::default(),
+            begun: Default::default(),
             document: Default::default(),
             annotations: self.annotations_before.clone(),
             depends_on: needed,
@@ -391,6 +395,10 @@ impl ObjectRecipe {
             updated_at: chrono::DateTime::UNIX_EPOCH,
         };
         for (path, values, field) in self.named() {
+            if let Some(value) = field.begun {
+                let to = value.map(|at| parse(values[at]));
+                record.begun.add(&[Change { path: path.clone(), from: None, to }], false);
+            }
             if field.unsettled {
                 let hash = field.marked.map(|at| FieldHash::of(&parse(values[at])));
                 record.unsettled.insert(path, hash);

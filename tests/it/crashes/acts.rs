@@ -23,6 +23,8 @@ pub enum Act {
     Clone,
     /// One is changed, one made anew since its page size changes, one removed.
     Change,
+    /// Two are changed, and while nobody looks other commits take one of the changes back and want more of the other.
+    Overtake,
     /// One is changed, where so much has come to the mirror that git makes one pack of it.
     Pack,
     /// All are removed, which is held.
@@ -47,10 +49,11 @@ pub enum Act {
     Retry,
 }
 
-pub const ACTS: [Act; 14] = [
+pub const ACTS: [Act; 15] = [
     Act::Create,
     Act::Clone,
     Act::Change,
+    Act::Overtake,
     Act::Pack,
     Act::Hold,
     Act::Remove,
@@ -100,11 +103,13 @@ impl Act {
                 remove_all(world);
                 world.commit("Remove them");
             }
+            Act::Overtake => {
+                Act::Create.come_to_rest(world);
+                change_two(world);
+            }
             Act::Fail => {
                 Act::Create.come_to_rest(world);
-                world.write(Kind::Database, "a", DELETE, "userVersion: 2");
-                world.write(Kind::Database, "c", DELETE, "userVersion: 2, journalMode: wal");
-                world.commit("Change two");
+                change_two(world);
                 world.refuse(&["c"]);
             }
             Act::Recover => {
@@ -166,6 +171,15 @@ impl Act {
         }
     }
 
+    /// What comes between the death and the next look.
+    pub fn overtake(self, world: &mut World) {
+        if self == Act::Overtake {
+            world.write(Kind::Database, "a", DELETE, "userVersion: 1");
+            world.write(Kind::Database, "c", DELETE, "userVersion: 3, journalMode: wal");
+            world.commit("Take one back, want more of the other");
+        }
+    }
+
     fn come_to_rest(self, world: &mut World) {
         self.prepare(world);
         let told = world.look();
@@ -188,6 +202,7 @@ impl Act {
             Act::Hold => Act::Create.wanted(),
             Act::Fail => [("a", 2), ("b", 1), ("c", 1)].into(),
             Act::Recover => [("a", 2), ("b", 1), ("c", 3)].into(),
+            Act::Overtake => [("a", 1), ("b", 1), ("c", 3)].into(),
             Act::Ask | Act::Accept => [("a", 7), ("b", 1), ("c", 1)].into(),
             Act::Refuse | Act::Undo => [("a", 1), ("b", 1), ("c", 1)].into(),
             Act::Mend => [("a", 3), ("b", 3), ("c", 3)].into(),
@@ -212,6 +227,7 @@ impl Act {
             Act::Create
             | Act::Clone
             | Act::Change
+            | Act::Overtake
             | Act::Pack
             | Act::Remove
             | Act::Recover
@@ -251,6 +267,12 @@ fn fill_mirrors(world: &World) {
             }
         }
     }
+}
+
+fn change_two(world: &mut World) {
+    world.write(Kind::Database, "a", DELETE, "userVersion: 2");
+    world.write(Kind::Database, "c", DELETE, "userVersion: 2, journalMode: wal");
+    world.commit("Change two");
 }
 
 /// Removes what [`Act::Create`] makes; the caller commits.

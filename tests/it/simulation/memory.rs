@@ -730,6 +730,15 @@ impl Tx for MemoryTx {
     }
 
     async fn put_proposal(&mut self, proposal: &Proposal) -> Result<(), StoreError> {
+        // Invariant: nobody is asked about what no hand has changed.
+        for plumb::model::ProposedField { path, live, .. } in
+            proposal.fields.iter().filter(|field| !super::system::is_by_hand(field.live.as_ref()))
+        {
+            let what = format!("people were asked about {path} of {}, which is {live:?} by no hand", proposal.key);
+            if let Access::Write { store, .. } = &self.access {
+                store.violated(what);
+            }
+        }
         let tables = self.write("a proposal", Some(&proposal.key.tenant))?;
         Arc::make_mut(&mut tables.proposals).insert(proposal.key.clone(), proposal.clone());
         Ok(())

@@ -780,3 +780,12 @@ pub fn another(provider_type: ProviderType, chaos: &Chaos) -> (FieldPath, Value)
         ProviderType::Redis => ("/spec/keyPrefix".into(), json!(format!("wrong-{}:", chaos.below(3)))),
     }
 }
+
+/// Whether a value is one of those that hands set: git never says them.
+pub fn is_by_hand(value: Option<&Value>) -> bool {
+    match value {
+        Some(Value::Number(number)) => number.as_i64().is_some_and(|number| number >= 50),
+        Some(Value::String(text)) => text.starts_with("wrong-"),
+        _ => false,
+    }
+}

@@ -648,11 +648,10 @@ impl World<'_> {
         if changed {
             return self.commit("Answer");
         }
-        // Asked about drift, people close every other proposal, and merge the rest where git stands still.
-        let mut decided = false;
-        for (at, branch) in self.repository.branches("plumb").into_iter().enumerate() {
-            decided = true;
-            let _ = at;
+        // Asked about drift, people close every proposal.
+        let asked = self.repository.branches("plumb");
+        let decided = !asked.is_empty();
+        for branch in asked {
             self.repository.set_tip(&branch, None);
         }
         let conflicts = plan.drift.iter().any(|drift| drift.mode == DriftMode::Propose);

@@ -47,6 +47,10 @@ pub fn record(key: &ResourceKey) -> Record {
         applied: fields(),
         readback: Fields::new(),
         unsettled: [(FieldPath::new("/spec/roles/app/access"), None)].into(),
+        begun: plumb::model::Begun {
+            fields: BTreeMap::from([(FieldPath::new("/spec/connectionLimit"), vec![Some(json!(30)), None])]),
+            passwords: true,
+        },
         annotations: Annotations {
             on_failure: OnFailure::Rollback,
             drift: Some(DriftMode::Revert),

@@ -90,6 +90,7 @@ impl Sample {
             applied: desired.clone(),
             readback: desired.clone(),
             unsettled: BTreeMap::new(),
+            begun: plumb::model::Begun::default(),
             document: Default::default(),
             annotations: Annotations::default(),
             depends_on: Vec::new(),

@@ -1,0 +1,39 @@
+//! What steps began and nobody wrote the end of ([`Begun`](crate::model::Begun)).
+
+use std::borrow::Cow;
+
+use crate::model::{FieldPath, Live, Record};
+
+/// The record as it would be if the end had been written down: what is live as a step that began would have left it was
+/// applied (R3), all else was not. A field that cannot be seen stays open.
+///
+/// While a change is undone what it added is not taken for applied: it is to stay, and nobody may find that git does not
+/// want it.
+pub(super) fn ended<'a>(record: &'a Record, live: &Live, is_undone: bool) -> Cow<'a, Record> {
+    if record.begun.fields.is_empty() {
+        return Cow::Borrowed(record);
+    }
+    let mut ended = record.clone();
+    ended.begun.fields.clear();
+    for (path, values) in &record.begun.fields {
+        let now = live.fields.0.get(path);
+        let was_added = is_undone && record.applied.0.get(path).is_none() && is_member(record, path);
+        if live.unknown_at(path).is_some() || was_added {
+            ended.begun.fields.insert(path.clone(), values.clone());
+        } else if values.iter().any(|value| value.as_ref() == now) {
+            ended.unsettled.remove(path);
+            for fields in [&mut ended.applied, &mut ended.readback] {
+                match now {
+                    Some(value) => drop(fields.0.insert(path.clone(), value.clone())),
+                    None => drop(fields.0.remove(path)),
+                }
+            }
+        }
+    }
+    Cow::Owned(ended)
+}
+
+/// Whether `path` is of something that is there by itself, as a role, and is lost when it is dropped.
+pub(super) fn is_member(record: &Record, path: &FieldPath) -> bool {
+    record.key.kind.info().is_destructive(path)
+}

@@ -28,7 +28,7 @@ use super::{Engine, EngineError, beside, decide};
 pub(super) use about::About;
 use edit::{Edited, edit, proposed};
 pub(super) use forgotten::{Forgotten, forgotten};
-pub(super) use words::sentence;
+pub(super) use words::{offered, sentence};
 
 /// More proposals than these are not open in one repository at once, so that nobody drowns in them.
 const MOST_OPEN: usize = 10;

@@ -52,6 +52,17 @@ impl<'a> Verdicts<'a> {
         self.unmanaged_before.iter().find(|change| change.path == *path)?.from.as_ref()
     }
 
+    /// Whether a person was asked about a member that was gone, and git removes it since while it is there again: merged,
+    /// that the question is answered says nothing of what came back, until it is asked about that.
+    fn ask_whether_to_remove(self, field: &DriftedField) -> bool {
+        let is_asked = |said: &ProposedField| said.path == field.path && said.base == field.base;
+        let is_removal = field.git.is_none() && field.live.is_some();
+        is_removal
+            && [self.open, self.lifted, self.ignored].into_iter().flatten().any(|said| {
+                is_asked(said) && (is_only_accepted(said, field) || (said.git == field.git && said.live == field.live))
+            })
+    }
+
     /// Fields that are to go back, and are just as a step left them of which nothing was recorded: it was half done.
     fn half_done(self, live: &Live) -> impl Iterator<Item = &'a FieldPath> {
         let stands = move |change: &&Change| live.fields.0.get(&change.path) == change.to.as_ref();
@@ -141,10 +152,12 @@ pub(super) fn compare(
                 comparison.held.insert(path);
                 continue;
             }
-            Standing::GitChanged => {
+            Standing::GitChanged if is_half_done || !verdicts.ask_whether_to_remove(&drifted(true)) => {
                 comparison.changes.push(change());
                 continue;
             }
+            // What was accepted as gone is there again: nobody has said that it is to go.
+            Standing::GitChanged => true,
             Standing::LiveChanged => false,
             Standing::BothChanged | Standing::NoBase => true,
         };
@@ -238,6 +251,12 @@ fn standing_of(
     }
 }
 
+/// Whether git says by now just what was offered, and something else is live since: merging accepts the value that was
+/// shown, which is no word about one that nobody was shown.
+fn is_only_accepted(said: &ProposedField, field: &DriftedField) -> bool {
+    said.git != field.git && said.live == field.git && said.live != field.live
+}
+
 enum Verdict {
     Apply,
     /// The same, since a person who was asked wants what git says.
@@ -255,12 +274,10 @@ fn verdict_on(field: &DriftedField, standing: &Standing, verdicts: Verdicts<'_>)
         fields.iter().any(|said| said.path == field.path && meets(said))
     };
     let live_stayed = |said: &ProposedField| said.live == field.live;
-    // Git set the field after the proposal opened: git decides.
     let git_moved = |said: &ProposedField| said.git != field.git && said.base == field.base;
-    if said(verdicts.open, &git_moved) {
-        return Verdict::Apply;
-    }
-    if said(verdicts.lifted, &git_moved) {
+    // Git set the field after the proposal opened: git decides, unless it only took what is not live any more.
+    let git_decides = |said: &ProposedField| git_moved(said) && !is_only_accepted(said, field);
+    if said(verdicts.open, &git_decides) || said(verdicts.lifted, &git_decides) {
         return Verdict::Apply;
     }
     // The person decided on the value that is live still.

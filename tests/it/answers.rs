@@ -286,6 +286,32 @@ async fn an_answer_to_what_cannot_be_seen_outlives_drift_of_another_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_extension_that_was_accepted_as_gone_is_not_dropped_when_it_is_there_again() {
+    let server = PostgresServer::shared();
+    let world = with_an_extension(server).await;
+    // Where it is not all there is, the guard lets a drop pass.
+    world.write_database("staging", "other", "provider: pg");
+    world.tenant.commit("Add another");
+    world.in_sync().await;
+    let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
+    server.psql_in(&name, "DROP EXTENSION pgcrypto").await;
+    world.apply().await;
+    server.psql_in(&name, &format!("SET ROLE {name}_owner; CREATE EXTENSION pgcrypto")).await;
+    world.tenant.merge(BRANCH, MergeHow::MergeCommit);
+    let there = || server.query(&name, "SELECT 1 FROM pg_extension WHERE extname = 'pgcrypto'");
+    for look in 0..2 {
+        world.apply().await;
+        assert_eq!(there().await.len(), 1, "look {look}: nobody has said that it is to go");
+    }
+    let asked = world.proposal(&key).await.unwrap();
+    assert_eq!((asked.status, &asked.fields[0].git), (ProposalStatus::Open, &None));
+    world.tenant.delete_branch(BRANCH);
+    world.apply().await;
+    assert!(there().await.is_empty(), "a person wants git's value");
+    assert!(world.apply().await.plan.is_in_sync());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_of_an_answer_was_carried_out_is_over_while_the_rest_cannot_be_seen() {
     let server = PostgresServer::shared();
     let world = with_an_extension(server).await;

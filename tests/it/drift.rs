@@ -10,6 +10,7 @@ use plumb::store::Scope;
 use crate::answers_again::{TENANTS, look_at, three_tenants_that_ask};
 use crate::harness::git::MergeHow;
 use crate::harness::world::{World, number_in, run_sql};
+use crate::waits::explain;
 
 pub const ORDERS: &str = "checkout/staging/Database/orders";
 pub const MANIFEST: &str = "environments/staging/orders.yaml";
@@ -174,6 +175,43 @@ async fn a_decision_by_deleting_counts_only_for_the_value_that_was_shown() {
     let proposal = world.proposal(ORDERS).await.unwrap();
     assert_eq!(proposal.fields[0].live, Some(99.into()));
     assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 99"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_accepts_only_the_value_that_was_shown() {
+    let world = world_with_proposal().await;
+    world.by_hand("staging", "orders", "PRAGMA user_version = 44").await;
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    for look in 0..2 {
+        let report = world.apply().await;
+        assert_eq!((report.outcome, report.done), (ExecutionOutcome::Blocked, 0));
+        assert_eq!(world.number("staging", "orders", VERSION).await, 44, "look {look}: nobody has seen 44 yet");
+    }
+    let field = &world.proposal(ORDERS).await.unwrap().fields[0];
+    assert_eq!((&field.base, &field.git, &field.live), (&Some(7.into()), &Some(42.into()), &Some(44.into())));
+    assert!(world.tenant.show(&format!("{BRANCH}:{MANIFEST}")).contains("userVersion: 44"));
+    world.tenant.delete_branch(BRANCH);
+    world.apply().await;
+    assert_agreed(&world, 42).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_that_cannot_be_updated_says_so_and_accepts_nothing_else_when_it_is_merged() {
+    let world = world_with_proposal().await;
+    let decide = explain(&world, ORDERS).await.chain[0].help.clone().unwrap();
+    assert!(decide.starts_with(&format!("Merge {BRANCH} to accept")), "{decide}");
+    world.tenant.hook("pre-receive", "#!/bin/sh\nexit 1\n");
+    world.by_hand("staging", "orders", "PRAGMA user_version = 44").await;
+    world.apply().await;
+    let decide = explain(&world, ORDERS).await.chain[0].help.clone().unwrap();
+    assert!(decide.starts_with(&format!("{BRANCH} offers userVersion 42, which is not live any more")), "{decide}");
+    world.tenant.hook("pre-receive", "#!/bin/sh\nexit 0\n");
+    world.tenant.merge(BRANCH, MergeHow::FastForward);
+    world.apply().await;
+    assert_eq!(world.number("staging", "orders", VERSION).await, 44);
+    world.tenant.merge(BRANCH, MergeHow::MergeCommit);
+    world.apply().await;
+    assert_agreed(&world, 44).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

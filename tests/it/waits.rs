@@ -17,7 +17,7 @@ const CARTS: &str = "checkout/staging/Database/carts";
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-async fn explain(world: &World, key: &str) -> Explanation {
+pub async fn explain(world: &World, key: &str) -> Explanation {
     view::explain(world.store(), &parse(key), world.clock.as_ref()).await.unwrap().expect("something is known of it")
 }
 

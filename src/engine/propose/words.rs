@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::engine::view::Cause;
-use crate::model::{Drift, DriftedField, FieldPath, LeftOut};
+use crate::model::{Drift, DriftedField, FieldPath, LeftOut, ProposedField};
 
 use super::About;
 
@@ -38,6 +38,11 @@ pub(in super::super) fn sentence(drift: &Drift) -> String {
         })
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+/// What is offered of one field.
+pub(in super::super) fn offered(field: &ProposedField) -> String {
+    format!("{} {}", spoken_path(&field.path), spoken(field.live.as_ref()))
 }
 
 /// What is not offered, and why.

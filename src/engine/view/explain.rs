@@ -494,7 +494,7 @@ pub(super) fn help(facts: &Facts, key: &ResourceKey, reason: Reason) -> Option<S
         }
         (Reason::DeadLetter, _, _) => Some(attempt::help(key, LetterState::Failed)),
         (Reason::RolledBack, Some((_, failure)), _) => Some(attempt::help(&failure.key, LetterState::Undone)),
-        (_, _, Some(proposal)) => Some(how_to_decide(proposal.kind, key, &proposal.branch)),
+        (_, _, Some(proposal)) => Some(how_to_answer(facts, key, proposal)),
         (Reason::NotExpressible, _, None) => Some(
             "Change it back on the server, or let plumb do that: annotate the document with plumb.dev/drift: revert."
                 .to_owned(),
@@ -520,6 +520,26 @@ pub(in crate::engine) fn how_to_decide(kind: ProposalKind, key: &ResourceKey, br
              explain {key}` says."
         ),
     }
+}
+
+/// The same of a question that is out, which may be about what is not live any more: a person has committed to its branch,
+/// or the remote takes no update of it.
+fn how_to_answer(facts: &Facts, key: &ResourceKey, proposal: &Proposal) -> String {
+    let Proposal { kind, fields, branch, .. } = proposal;
+    let has_moved = |status: &ResourceStatus, field: &ProposedField| {
+        status.desired.0.contains_key(&field.path) && status.live.0.get(&field.path) != field.live.as_ref()
+    };
+    let moved = facts.statuses.get(key).filter(|_| *kind == ProposalKind::Drift).map_or_else(Vec::new, |status| {
+        fields.iter().filter(|field| has_moved(status, field)).map(propose::offered).collect::<Vec<_>>()
+    });
+    if moved.is_empty() {
+        return how_to_decide(*kind, key, branch);
+    }
+    format!(
+        "{branch} offers {}, which is not live any more: to merge it as it was offered, or to delete it, settles nothing, and \
+         what is live is asked about then. Commit the live value to accept it, or a new one to have that applied.",
+        moved.join(" and ")
+    )
 }
 
 /// What is going on around it.

@@ -458,6 +458,74 @@ fn r3_a_proposal_merged_with_an_edit_applies_the_edit() {
 }
 
 #[test]
+fn r3_a_merged_proposal_accepts_no_value_that_came_after_it() {
+    let mut world = orders();
+    world.live_becomes(&db("orders"), LIMIT, 60);
+    world.git_sets(&db("orders"), LIMIT, 50);
+    let offered = || limits(20, 20, 50);
+    // Merged, or merged in part or by hand while the question is still out.
+    let mut open = world.clone();
+    open.proposal_is_open(&db("orders"), offered());
+    world.decision_lifts(&db("orders"), offered());
+    for asked in [&world, &open] {
+        let plan = asked.plan();
+        assert!(plan.steps.is_empty(), "{plan:#?}");
+        assert_held(&plan, &db("orders"), LIMIT, DriftMode::Propose);
+        let drifted = &plan.drift(&db("orders")).fields[0];
+        assert_eq!(
+            (&drifted.base, &drifted.git, &drifted.live, drifted.conflict),
+            (&Some(json!(20)), &Some(json!(50)), &Some(json!(60)), true)
+        );
+    }
+    // The new question has its own answers.
+    world.decisions.lifted.clear();
+    world.proposal_is_open(&db("orders"), limits(20, 50, 60));
+    assert_held(&world.plan(), &db("orders"), LIMIT, DriftMode::Propose);
+    world.decisions.open.clear();
+    world.decision_lifts(&db("orders"), limits(20, 50, 60));
+    assert_applies(&world, 50);
+}
+
+#[test]
+fn r3_a_proposal_merged_with_an_edit_applies_the_edit_whatever_is_live_by_then() {
+    let mut world = orders();
+    world.live_becomes(&db("orders"), LIMIT, 60);
+    world.decision_lifts(&db("orders"), limits(20, 20, 50));
+    world.git_sets(&db("orders"), LIMIT, 40);
+    assert_applies(&world, 40);
+}
+
+#[test]
+fn r3_a_merged_value_is_applied_over_the_one_that_everybody_knew() {
+    let mut world = orders();
+    world.decision_lifts(&db("orders"), limits(20, 20, 50));
+    world.git_sets(&db("orders"), LIMIT, 50);
+    assert_applies(&world, 50);
+}
+
+#[test]
+fn r3_what_was_accepted_as_gone_is_not_dropped_when_it_is_there_again() {
+    let mut world = World::in_plumb([document(&db("orders")).with(LIMIT, 20).with(PGCRYPTO, true)]);
+    let gone = || field(PGCRYPTO, Some(json!(true)), Some(json!(true)), None);
+    world.git_unsets(&db("orders"), PGCRYPTO);
+    assert_eq!(world.plan().changes(&db("orders")), [(PGCRYPTO, None)], "nobody was asked about it");
+    world.decision_lifts(&db("orders"), gone());
+    let plan = world.plan();
+    assert!(plan.steps.is_empty(), "{plan:#?}");
+    assert_held(&plan, &db("orders"), PGCRYPTO, DriftMode::Propose);
+    // It stays while that is asked, and goes once a person says so.
+    world.decisions.lifted.clear();
+    let there = || field(PGCRYPTO, Some(json!(true)), None, Some(json!(true)));
+    world.proposal_is_open(&db("orders"), there());
+    assert_held(&world.plan(), &db("orders"), PGCRYPTO, DriftMode::Propose);
+    world.decisions.open.clear();
+    world.decision_lifts(&db("orders"), there());
+    assert_eq!(world.reconciles().changes(&db("orders")), [(PGCRYPTO, None)]);
+    world.decisions.lifted.clear();
+    assert!(world.plan().is_quiet());
+}
+
+#[test]
 fn r3_an_ignored_difference_is_silent_until_it_changes() {
     let mut world = orders();
     world.live_becomes(&db("orders"), LIMIT, 50);

@@ -51,10 +51,21 @@ fn stop(draft: &mut Draft<'_>, verdict: impl Fn(&Draft<'_>, &Step) -> Option<Sto
 /// What no approval lets pass.
 fn forbidden(draft: &Draft<'_>, step: &Step, quota: &BTreeMap<ResourceKey, String>) -> Option<Hold> {
     let key = &step.key;
+    if let Some(hold) = suspended(draft, key) {
+        return Some(hold);
+    }
+    if let Some(message) = draft.desired.denied.get(key) {
+        return Some(Hold::by(Reason::PolicyDenied, message));
+    }
+    quota.get(key).map(|message| Hold::by(Reason::QuotaExceeded, message))
+}
+
+/// Why nothing may be done to `key` for now: its tenant is suspended, or its document says so.
+pub(super) fn suspended(draft: &Draft<'_>, key: &ResourceKey) -> Option<Hold> {
     if let Some(message) = suspended_by_platform(draft, key) {
         return Some(Hold::by(Reason::Suspended, message));
     }
-    let suspended = match draft.desired.resources.get(key) {
+    let exit = match draft.desired.resources.get(key) {
         Some(resource) => resource.annotations.suspend.then_some("remove it to go on"),
         None => draft
             .prior
@@ -62,13 +73,7 @@ fn forbidden(draft: &Draft<'_>, step: &Step, quota: &BTreeMap<ResourceKey, Strin
             .filter(|record| record.annotations.suspend)
             .map(|_| "bring the document back without it, then remove it again"),
     };
-    if let Some(exit) = suspended {
-        return Some(Hold::by(Reason::Suspended, format!("plumb.dev/suspend is set; {exit}")));
-    }
-    if let Some(message) = draft.desired.denied.get(key) {
-        return Some(Hold::by(Reason::PolicyDenied, message));
-    }
-    quota.get(key).map(|message| Hold::by(Reason::QuotaExceeded, message))
+    exit.map(|exit| Hold::by(Reason::Suspended, format!("plumb.dev/suspend is set; {exit}")))
 }
 
 /// Where the platform has suspended the tenant: what, why, and how that ends.

@@ -10,7 +10,7 @@ use crate::model::{
 };
 
 use super::compare::{self, Comparison, Verdicts};
-use super::{ApprovedAs, Draft, Held, begun};
+use super::{ApprovedAs, Draft, Held, begun, gate};
 
 /// Where the mark keeps the hash of `plumb.dev/rotate`, so that a lost inventory never rotates passwords (R12).
 pub(super) const ROTATE: &str = "/metadata/annotations/plumb.dev~1rotate";
@@ -256,12 +256,22 @@ impl Draft<'_> {
         self.warn_of_permission(resource, record, live, mark, &comparison.held);
         let rotate = self.rotation_due(resource, record, mark);
         if comparison.changes.is_empty() && rotate.is_none() {
+            self.tell_suspended(key, &comparison);
             self.settle(resource, record, live, mark, &comparison.held, is_open);
         } else {
             self.change(resource, record, live, mark, &mut comparison, rotate);
         }
         if !comparison.held.is_empty() {
             self.plan.held.insert(key.clone(), comparison.held);
+        }
+    }
+
+    /// What git asks for and live changed too is no step, so no gate says that it is kept back.
+    fn tell_suspended(&mut self, key: &ResourceKey, comparison: &Comparison) {
+        if comparison.drifted.iter().any(|field| field.conflict)
+            && let Some(hold) = gate::suspended(self, key)
+        {
+            self.block(key, hold.reason, hold.message, None);
         }
     }
 

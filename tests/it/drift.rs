@@ -9,7 +9,7 @@ use plumb::store::Scope;
 
 use crate::answers_again::{TENANTS, look_at, three_tenants_that_ask};
 use crate::harness::git::MergeHow;
-use crate::harness::world::{World, number_in, run_sql};
+use crate::harness::world::{World, held, number_in, run_sql};
 use crate::waits::explain;
 
 pub const ORDERS: &str = "checkout/staging/Database/orders";
@@ -660,6 +660,28 @@ async fn a_suspended_resource_keeps_its_proposal() {
     world.apply().await;
     assert_eq!(world.tenant.remote_head(BRANCH), tip);
     assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_commit_does_not_read_as_applied_where_live_changed_too() {
+    let world = world_with("").await;
+    let commit = |annotations: &str| {
+        let spec = "journalMode: wal  # fast\nuserVersion: 8  # schema";
+        world.write_resource("staging", "Database", "orders", annotations, spec);
+        world.tenant.commit("Expect 8");
+    };
+    world.by_hand("staging", "orders", "PRAGMA user_version = 42").await;
+    commit("plumb.dev/suspend: \"true\"");
+    let report = world.apply().await;
+    assert_eq!((report.outcome, report.done), (ExecutionOutcome::Blocked, 0));
+    assert_eq!(held(&report.plan, ORDERS), Some(Reason::Suspended));
+    assert!(world.proposal(ORDERS).await.is_none(), "nobody is asked while it is suspended");
+    let explained = explain(&world, ORDERS).await;
+    assert_eq!((explained.ready, explained.chain[0].reason), (ConditionStatus::False, Reason::Suspended));
+    commit("");
+    world.apply().await;
+    assert_eq!(world.proposal(ORDERS).await.unwrap().status, ProposalStatus::Open);
+    assert_eq!(world.number("staging", "orders", VERSION).await, 42);
 }
 
 #[tokio::test(flavor = "multi_thread")]

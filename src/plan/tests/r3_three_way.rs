@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::world::*;
-use crate::model::{Action, Change, DriftMode, FieldHash, FieldPath, ProposedField, Reason, Settle};
+use crate::model::{Action, Change, DriftMode, FieldHash, FieldPath, ProposedField, Reason, Settle, Suspend};
 
 /// One database with `connectionLimit: 20`, everything in plumb.
 fn orders() -> World {
@@ -344,6 +344,26 @@ fn r3_a_suspended_resource_is_changed_in_nothing_and_asks_nobody() {
     assert!(plan.steps.is_empty());
     assert_eq!(plan.blocked(&db("orders")).reason, Reason::Suspended);
     assert_held(&plan, &db("orders"), LIMIT, DriftMode::Observe);
+}
+
+#[test]
+fn r3_a_commit_that_is_suspended_is_not_taken_for_applied_when_live_changed_too() {
+    let mut world = orders();
+    world.git_says(&db("orders"), |a| a.suspend = true);
+    world.reconciles();
+    world.live_becomes(&db("orders"), LIMIT, 50);
+    assert!(world.plan().blocked.is_empty(), "git asks for nothing");
+    world.git_sets(&db("orders"), LIMIT, 30);
+    let mut by_tenant = world.clone();
+    by_tenant.git_says(&db("orders"), |a| a.suspend = false);
+    by_tenant.tenant.suspend = Suspend::Everywhere(true);
+    for (world, said) in [(world, "plumb.dev/suspend is set"), (by_tenant, "is suspended")] {
+        let plan = world.plan();
+        let held = plan.blocked(&db("orders"));
+        assert_eq!((held.reason, &held.step), (Reason::Suspended, &None));
+        assert!(held.message.contains(said), "{}", held.message);
+        assert_held(&plan, &db("orders"), LIMIT, DriftMode::Observe);
+    }
 }
 
 #[test]

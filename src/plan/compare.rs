@@ -124,6 +124,10 @@ pub(super) fn compare(
         let git = resource.fields.0.get(&path);
         let base = base_of(&path, record, mark);
         if let Some(unknown) = live.unknown_at(&path) {
+            if git.is_none() && matches!(unknown.reason, Reason::NotOwned | Reason::OwnedByOther) {
+                // Neither Plumb's nor git's concern: it is let go of, and stays where it is.
+                continue;
+            }
             comparison.held.insert(path.clone());
             // A field that was left out of a shallow look is nobody's concern, unless git wants it changed.
             if unknown.reason != Reason::NotObserved || !settled_in_git(git, &base) {

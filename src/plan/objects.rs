@@ -250,7 +250,12 @@ impl Draft<'_> {
         let mut comparison = compare::compare(resource, live, record, mark, verdicts);
         self.report(resource, mode, &comparison);
         if resource.annotations.adopt {
-            let message = "plumb.dev/adopt has done its work; remove it".to_owned();
+            let is_unmarked = |unknown: &Unknown| unknown.reason == Reason::NotOwned;
+            let message = match comparison.unseen.values().any(is_unmarked) {
+                true => "plumb.dev/adopt takes over whole objects, and this one is Plumb's already; remove it",
+                false => "plumb.dev/adopt has done its work; remove it",
+            };
+            let message = message.to_owned();
             self.plan.warnings.push((key.clone(), Reason::LeftoverAdopt, message));
         }
         self.warn_of_permission(resource, record, live, mark, &comparison.held);

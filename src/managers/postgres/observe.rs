@@ -309,12 +309,19 @@ impl<'a> Look<'a> {
     fn not_ours(&self, role: &RoleRow, platform: &PlatformId) -> Option<Unknown> {
         match &role.mark {
             None => {
-                let message = format!("the role {:?} exists without Plumb's mark", role.name);
+                let message = format!(
+                    "the role {:?} exists without Plumb's mark and stays untouched; name it otherwise in the document, or \
+                     drop or rename the one on the server",
+                    role.name
+                );
                 Some(Unknown::new(Reason::NotOwned, message))
             }
             Some(mark) if !is_of(mark, platform, self.key()) => {
-                let message =
-                    format!("the role {:?} bears the mark of {} (platform {})", role.name, mark.key, mark.platform);
+                let message = format!(
+                    "the role {:?} bears the mark of {} (platform {}) and stays untouched; name it otherwise in the \
+                     document",
+                    role.name, mark.key, mark.platform
+                );
                 Some(Unknown::new(Reason::OwnedByOther, message))
             }
             Some(_) => None,

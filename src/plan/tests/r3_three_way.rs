@@ -546,6 +546,23 @@ fn r3_what_was_accepted_as_gone_is_not_dropped_when_it_is_there_again() {
 }
 
 #[test]
+fn r3_a_member_of_somebody_else_that_git_names_no_more_is_let_go_of() {
+    for reason in [Reason::NotOwned, Reason::OwnedByOther] {
+        let mut world = World::in_plumb([document(&db("orders")).with(LIMIT, 20).with(APP_ACCESS, "read")]);
+        world.live_loses(&db("orders"), APP_ACCESS);
+        world.field_cannot_be_seen(&db("orders"), "/spec/roles/app", reason);
+        assert_eq!(world.plan().blocked(&db("orders")).reason, reason);
+        world.git_unsets(&db("orders"), APP_ACCESS);
+        let plan = world.reconciles();
+        assert!(plan.steps.is_empty() && plan.blocked.is_empty() && plan.held.is_empty(), "{plan:#?}");
+        assert_eq!(plan.settled(&db("orders")), Some(Reason::Recorded));
+        assert_eq!(world.record_mut(&db("orders")).applied.get(APP_ACCESS), None);
+        assert!(!world.mark_mut(&db("orders")).hashes.contains_key(APP_ACCESS));
+        assert!(world.plan().is_quiet());
+    }
+}
+
+#[test]
 fn r3_an_ignored_difference_is_silent_until_it_changes() {
     let mut world = orders();
     world.live_becomes(&db("orders"), LIMIT, 50);

@@ -138,3 +138,37 @@ async fn r1_an_unmarked_postgres_database_is_refused_and_adoption_keeps_who_may_
     let public = format!("SELECT 1 WHERE has_database_privilege('public', '{name}', 'CONNECT')");
     assert_eq!(server.query("postgres", &public).await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_a_role_that_lost_its_mark_is_let_go_of_once_git_names_it_no_more() {
+    let server = PostgresServer::shared();
+    let world = World::with_postgres(server).await;
+    let (key, name) = (world.key("staging/Database/orders"), world.object("staging", "orders"));
+    let commit = |annotations: &str, roles: &str| {
+        let spec = format!("connectionLimit: 20\nroles: [{roles}]");
+        world.write_resource("staging", "Database", "orders", annotations, &spec);
+        world.tenant.commit("Edit orders");
+    };
+    commit("", "{name: ro, access: read}");
+    world.in_sync().await;
+    server.psql(&format!("COMMENT ON ROLE {name}_ro IS NULL")).await;
+    let report = world.apply().await;
+    assert_eq!(held(&report.plan, &key), Some(Reason::NotOwned));
+    let message = held_message(&report.plan, &key);
+    assert!(
+        message.contains("name it otherwise in the document, or drop or rename the one on the server"),
+        "{message}"
+    );
+    commit("plumb.dev/adopt: \"true\"", "{name: ro, access: read}");
+    let warning = world.apply().await.plan.warnings.remove(0).1;
+    assert_eq!(warning, Reason::LeftoverAdopt);
+    names_rule(&world, &key, Reason::NotOwned, "R1").await;
+
+    commit("", "{name: reader, access: read}");
+    world.in_sync().await;
+    let roles = format!("SELECT rolname FROM pg_roles WHERE rolname LIKE '{name}%' ORDER BY 1");
+    let roles = server.query("postgres", &roles).await;
+    let named: Vec<String> = roles.iter().map(|row| row.get::<String, _>(0)).collect();
+    assert_eq!(named, ["owner", "reader", "ro"].map(|role| format!("{name}_{role}")), "it was never dropped");
+    assert!(world.apply().await.plan.is_in_sync());
+}

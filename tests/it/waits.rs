@@ -9,7 +9,7 @@ use plumb::managers::ManagerError;
 use plumb::model::{Ask, ConditionStatus, EventKind, Reason, Release, Replica, Request, SystemClock, Trigger, Width};
 
 use crate::answers::{want, world_that_undoes};
-use crate::drift::{BRANCH, ORDERS, world_with, world_with_proposal};
+use crate::drift::{BRANCH, MANIFEST, ORDERS, world_with, world_with_proposal};
 use crate::harness::postgres::PostgresServer;
 use crate::harness::world::{FILES, World, parse};
 
@@ -216,6 +216,23 @@ async fn what_was_undone_leads_to_what_failed() {
     let overview = view::overview(world.store(), world.clock.as_ref()).await.unwrap();
     let listed = overview.attention.iter().find(|one| one.key == Some(parse(ORDERS))).expect("it is listed");
     assert_eq!(listed.help.as_ref(), Some(&next_step), "{listed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_deletion_is_listed_and_counted_beside_any_number_of_findings() {
+    let world = world_with("").await;
+    world.tenant.remove(MANIFEST);
+    for number in 0..120 {
+        world.write_database("staging", &format!("broken{number}"), "userVersion: none");
+    }
+    world.tenant.commit("Remove orders, and write nonsense");
+    world.apply().await;
+    let overview = view::overview(world.store(), world.clock.as_ref()).await.unwrap();
+    let counted = |kind: AttentionKind| overview.attention_counts.get(&kind).copied();
+    assert_eq!((counted(AttentionKind::Held), counted(AttentionKind::Finding)), (Some(1), Some(120)));
+    assert_eq!(overview.attention_counts.values().sum::<usize>(), overview.attention_total);
+    assert_eq!(overview.attention[0].kind, AttentionKind::Held);
+    assert!(overview.attention.len() < overview.attention_total, "the list is cut off");
 }
 
 #[tokio::test(flavor = "multi_thread")]

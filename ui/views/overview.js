@@ -66,9 +66,10 @@ function platformFindings(platform) {
       'The last good revision stays in force: ', h('code', null, platform.commit.slice(0, 8)), '; refused: ', h('code', null, platform.rejected.slice(0, 8)), '.'));
 }
 
-function tiles({ resources, openProposals, orphans, frozen, retained, tenants, attention }) {
-  const held = attention.filter((one) => one.kind === 'held').length;
-  const findings = attention.filter((one) => one.kind === 'finding' || one.kind === 'tenant').length;
+function tiles({ resources, openProposals, orphans, frozen, retained, tenants, attentionCounts }) {
+  // The list below is cut off; these count all of it.
+  const { held = 0, finding = 0, tenant = 0 } = attentionCounts;
+  const findings = finding + tenant;
   const tile = (href, count, name, note, tone) =>
     h('a', { class: `tile ${count ? tone : 'quiet'}`, href }, h('span', { class: 'number' }, count), h('span', { class: 'name' }, name), h('span', { class: 'note' }, note));
   return h('div', { class: 'tiles' },

@@ -42,6 +42,9 @@ pub struct Overview {
     /// What waits for a person, the most urgent first.
     pub attention: Vec<Attention>,
     pub attention_total: usize,
+    /// How many of each kind wait, also those that are not listed.
+    #[serde(default)]
+    pub attention_counts: BTreeMap<AttentionKind, usize>,
     pub generated_at: DateTime<Utc>,
 }
 
@@ -79,10 +82,10 @@ pub struct TenantCounts {
 pub enum AttentionKind {
     /// A repository cannot be read or used.
     Tenant,
-    /// A document cannot be used.
-    Finding,
     /// A deletion, or a creation in place of lost data, is held.
     Held,
+    /// A document cannot be used.
+    Finding,
     /// A proposal is open.
     Proposal,
     /// A resource will not get better by itself.
@@ -147,6 +150,10 @@ pub async fn overview(store: &dyn Store, clock: &dyn Clock) -> Result<Overview, 
     let count = |kind: OrphanKind| orphans.iter().filter(|orphan| orphan.kind == kind).count();
     let mut attention = attention(&facts, now);
     let attention_total = attention.len();
+    let mut attention_counts = BTreeMap::new();
+    for Attention { kind, .. } in &attention {
+        *attention_counts.entry(*kind).or_default() += 1;
+    }
     attention.truncate(ATTENTION_SHOWN);
     Ok(Overview {
         platform: facts.platform.as_ref().map(|state| platform(state, now)),
@@ -160,6 +167,7 @@ pub async fn overview(store: &dyn Store, clock: &dyn Clock) -> Result<Overview, 
         last_execution: newest(last).map(|execution| ExecutionView::new(execution, now)),
         attention,
         attention_total,
+        attention_counts,
         generated_at: now,
     })
 }

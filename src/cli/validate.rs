@@ -1,13 +1,13 @@
 //! `plumb validate`: checks manifests offline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::diag;
 use crate::engine::{EngineError, Sources};
 use crate::model::{Diagnostic, Platform, PlatformId, Severity};
-use crate::source::{Wanted, WorkingTree};
+use crate::source::{SUBMODULE_REFUSED, Wanted, WorkingTree};
 use crate::validate::{
     CheckedFile, PolicySet, TenantCache, TenantContext, Validator, assemble_platform, assemble_tenant,
 };
@@ -21,7 +21,7 @@ const ENVIRONMENTS: &str = "environments";
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Files or folders: a tenant's repository, a platform repository, or both (the tenant is then checked against
-    /// that platform) [default: .]
+    /// that platform), or a folder that such repositories are in [default: .]
     paths: Vec<PathBuf>,
 }
 
@@ -47,9 +47,16 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<u8> {
 pub fn look(paths: &[PathBuf], common: &Common) -> anyhow::Result<bool> {
     let validator = Validator::new();
     let (mut checked, mut unread): (Vec<Checked>, Vec<anyhow::Error>) = Default::default();
-    for path in paths {
-        match read(path, &validator) {
-            Ok(read) => checked.push(read),
+    let mut paths: VecDeque<PathBuf> = paths.to_vec().into();
+    while let Some(path) = paths.pop_front() {
+        match read(&path, &validator) {
+            Ok((read, repositories)) => {
+                // A folder of repositories holds nothing of its own, and each of them is checked as if it were named.
+                if repositories.is_empty() || !read.sources.is_empty() || !read.findings.is_empty() {
+                    checked.push(read);
+                }
+                paths.extend(repositories);
+            }
             Err(error) => unread.push(error),
         }
     }
@@ -121,9 +128,15 @@ fn verdict(files: usize, errors: usize, warnings: usize) -> String {
     }
 }
 
-fn read(path: &Path, validator: &Validator) -> anyhow::Result<Checked> {
+/// Reads and checks what is at `path`. Gives the repositories below it, too, where it is in none itself.
+fn read(path: &Path, validator: &Validator) -> anyhow::Result<(Checked, Vec<PathBuf>)> {
     let (tree, below) = WorkingTree::around(path)?;
-    let read = tree.read(&below, Wanted::ManifestsAndPolicies)?;
+    let mut read = tree.read(&below, Wanted::ManifestsAndPolicies)?;
+    let mut repositories = Vec::new();
+    if !tree.is_repository() {
+        let nested = read.findings.extract_if(.., |finding| finding.code == SUBMODULE_REFUSED);
+        repositories.extend(nested.map(|finding| tree.root().join(finding.file)));
+    }
     let mut checked = Checked {
         path: path.to_owned(),
         root: root_of_tenant(path, &below),
@@ -142,7 +155,7 @@ fn read(path: &Path, validator: &Validator) -> anyhow::Result<Checked> {
         checked.sources.insert(file.file.clone(), file.text());
         checked.files.push(Arc::new(file));
     }
-    Ok(checked)
+    Ok((checked, repositories))
 }
 
 /// The folder that holds `environments/`, when `path` is one, or lies in it. A tenant's folder may be kept inside

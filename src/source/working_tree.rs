@@ -46,11 +46,16 @@ impl WorkingTree {
             return Err(failed(std::io::Error::other("it is neither a file nor a folder")));
         }
         let folder = if full.is_dir() { full.as_path() } else { full.parent().unwrap_or(&full) };
-        let root = folder.ancestors().find(|folder| folder.join(".git").exists()).unwrap_or(folder);
+        let root = folder.ancestors().find(|folder| is_repository(folder)).unwrap_or(folder);
         let below = full.strip_prefix(root).unwrap_or(Path::new(""));
         let below = below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
         let below = if below.is_empty() { ".".to_owned() } else { below };
         Ok((Self::new(root), below))
+    }
+
+    /// Whether it is a repository; else one below it is nobody's submodule.
+    pub fn is_repository(&self) -> bool {
+        is_repository(&self.root)
     }
 
     /// Where the paths of the files begin.
@@ -79,6 +84,10 @@ impl WorkingTree {
         }
         Ok(out)
     }
+}
+
+fn is_repository(folder: &Path) -> bool {
+    folder.join(".git").exists()
 }
 
 /// Reads one file; it may have grown or gone since it was listed.
@@ -128,7 +137,7 @@ impl Folders for Disk<'_> {
                 EntryKind::Link
             } else if kind.is_file() {
                 EntryKind::File
-            } else if kind.is_dir() && handle.join(".git").exists() {
+            } else if kind.is_dir() && is_repository(&handle) {
                 EntryKind::Submodule
             } else if kind.is_dir() {
                 EntryKind::Folder

@@ -270,6 +270,25 @@ fn what_can_be_read_is_validated_though_something_else_cannot() {
 }
 
 #[test]
+fn the_repositories_in_a_plain_folder_are_validated() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["init", "made"]).code, 0);
+    let said = desk.plumb(&["validate", "made"]);
+    assert!(said.code == 0 && said.stderr.contains("5 files, nothing to complain about"), "{said:?}");
+    let made = desk.folder().join("made");
+    // Each is checked against the platform beside it.
+    let orders = made.join("checkout/environments/staging/orders.yaml");
+    let text = std::fs::read_to_string(&orders).unwrap();
+    std::fs::write(&orders, text.replace("name: orders", "name: orders\n  environment: nowhere")).unwrap();
+    let said = desk.plumb(&["validate", "made"]);
+    assert!(said.code == 1 && said.stdout.contains("nowhere"), "{said:?}");
+    // In a repository, another one is a submodule still.
+    std::fs::create_dir(made.join(".git")).unwrap();
+    let said = desk.plumb(&["validate", "made"]);
+    assert!(said.code == 1 && said.stdout.contains("submodules are not read"), "{said:?}");
+}
+
+#[test]
 fn a_repository_that_the_environment_names_is_left_alone() {
     let desk = Desk::with_starter();
     let (folder, git_dir) = (desk.tenant.work(), desk.tenant.work().join(".git"));

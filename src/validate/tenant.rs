@@ -434,15 +434,18 @@ fn resource_of(entry: &Entry<'_>, provider: String) -> Resource {
     }
 }
 
-/// `staging` of `environments/staging/db.yaml`, below the tenant's folder.
+/// `staging` of `environments/staging/db.yaml`, at any depth below the tenant's folder. The outermost such folder counts:
+/// whatever is in it belongs to that environment.
 fn environment_of_path<'a>(folder: &str, file: &'a str) -> Option<&'a str> {
     let folder = folder.trim_start_matches("./").trim_matches('/');
     let inside = match folder {
         "" | "." => file,
         folder => file.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')).unwrap_or(file),
     };
-    let (environment, rest) = inside.strip_prefix("environments/")?.split_once('/')?;
-    (!environment.is_empty() && !rest.is_empty()).then_some(environment)
+    let mut parts = inside.split('/');
+    parts.find(|part| *part == "environments")?;
+    let (environment, file) = (parts.next()?, parts.next());
+    file.map(|_| environment)
 }
 
 #[cfg(test)]
@@ -455,7 +458,11 @@ mod tests {
         assert_eq!(environment_of_path("./", "environments/staging/a/b.yaml"), Some("staging"));
         assert_eq!(environment_of_path("teams/shop", "teams/shop/environments/staging/db.yaml"), Some("staging"));
         assert_eq!(environment_of_path("teams/shop/", "teams/shop/environments/staging/db.yaml"), Some("staging"));
-        assert_eq!(environment_of_path(".", "teams/environments/staging/db.yaml"), None);
+        assert_eq!(environment_of_path(".", "services/x/environments/staging/db.yaml"), Some("staging"));
+        assert_eq!(environment_of_path(".", "environments/staging/environments/test/db.yaml"), Some("staging"));
+        assert_eq!(environment_of_path("environments/a", "environments/a/environments/b/db.yaml"), Some("b"));
+        assert_eq!(environment_of_path("environments/a", "environments/a/db.yaml"), None);
+        assert_eq!(environment_of_path(".", "my-environments/staging/db.yaml"), None);
         assert_eq!(environment_of_path(".", "environments/db.yaml"), None);
         assert_eq!(environment_of_path(".", "db.yaml"), None);
     }

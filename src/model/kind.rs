@@ -85,6 +85,22 @@ static CACHE: KindInfo = KindInfo {
     textual: &[],
 };
 
+/// Settings that would change who a session is; Plumb's own sessions among them.
+const IDENTITY: &[&str] = &["role", "session_authorization"];
+
+/// Why no server takes a setting of this name for a database; `None` where only the server can tell.
+pub fn refuse_setting(name: &str) -> Option<String> {
+    let is_part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$')
+    };
+    if !name.split('.').all(is_part) {
+        return Some(format!("{name:?} is not the name of a setting"));
+    }
+    let is_identity = IDENTITY.contains(&name.to_ascii_lowercase().as_str());
+    is_identity.then(|| format!("the setting {name} says who a session is; give roles their access instead"))
+}
+
 impl Kind {
     /// The description of this kind.
     pub fn info(self) -> &'static KindInfo {

@@ -29,7 +29,7 @@ pub use inventory::{
     ProposalStatus, ProposedField, Record,
 };
 pub use key::{Kind, ObjectHex, ResourceKey, bounded_name, is_label, revision};
-pub use kind::{Access, CacheSpec, DatabaseSpec, JournalMode, KindInfo, ListShape, Role, SettingValue};
+pub use kind::{Access, CacheSpec, DatabaseSpec, JournalMode, KindInfo, ListShape, Role, SettingValue, refuse_setting};
 pub use observation::{
     Depth, Live, Mark, ObjectId, Observation, Observations, Ownership, ProviderIdentity, Stray, Target, Unknown,
 };

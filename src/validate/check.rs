@@ -16,7 +16,7 @@ use super::suggest::{did_you_mean, list};
 use crate::manifest::{self, Document, ParsedFile};
 use crate::model::{
     Annotations, CacheSpec, DatabaseSpec, Diagnostic, FieldPath, Fields, Kind, ListShape, ObjectHex, PlatformSpec,
-    ProviderSpec, Span, TenantSpec, is_label,
+    ProviderSpec, Span, TenantSpec, is_label, refuse_setting,
 };
 
 /// How many findings of one document are shown: enough to work on, too few to drown in.
@@ -373,8 +373,43 @@ fn check_types(kind: DocumentKind, value: &Value, findings: &mut Findings<'_>) {
         DocumentKind::Resource(Kind::Cache) => CacheSpec::deserialize(spec).err(),
     };
     if let Some(error) = refused {
+        let mut decimals = Vec::new();
+        decimal_integers(&FieldPath::of(&["spec"]), spec, &mut decimals);
+        let is_textual = |path: &FieldPath| match kind {
+            DocumentKind::Resource(kind) => kind.info().textual.iter().any(|prefix| path.is_within(prefix)),
+            DocumentKind::Platform | DocumentKind::Tenant | DocumentKind::Provider => false,
+        };
+        decimals.retain(|(path, _)| !is_textual(path));
+        for (path, number) in &decimals {
+            let message =
+                format!("{} must be a whole number, and is written as a decimal one", readable(path.as_str()));
+            findings.error(codes::INVALID_VALUE, path.as_str(), message, format!("write {number:.0}"));
+        }
+        if !decimals.is_empty() {
+            return;
+        }
         let help = format!("plumb schema {} shows what a {} may say", kind.as_str(), kind.as_str());
         findings.error(codes::INVALID_VALUE, "/spec", format!("spec cannot be read: {error}"), help);
+    }
+}
+
+/// Integers that are written as decimals (`1.0`, `1e2`): to a schema they are integers, to the types they are none.
+fn decimal_integers(path: &FieldPath, value: &Value, found: &mut Vec<(FieldPath, f64)>) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            found.extend(number.as_f64().filter(|number| number.fract() == 0.0).map(|number| (path.clone(), number)));
+        }
+        Value::Array(members) => {
+            for (at, member) in members.iter().enumerate() {
+                decimal_integers(&path.child(&at.to_string()), member, found);
+            }
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                decimal_integers(&path.child(name), value, found);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -424,6 +459,15 @@ fn check_specials(kind: Kind, value: &Value, findings: &mut Findings<'_>) {
             }
             let mut spelled = BTreeMap::new();
             for name in value.pointer("/spec/settings").and_then(Value::as_object).into_iter().flat_map(Map::keys) {
+                if let Some(why) = refuse_setting(name) {
+                    let help = "settings are those that ALTER DATABASE ... SET takes, such as work_mem";
+                    findings.key_error(
+                        codes::INVALID_VALUE,
+                        FieldPath::of(&["spec", "settings", name]).as_str(),
+                        why,
+                        help,
+                    );
+                }
                 if let Some(first) = spelled.insert(name.to_lowercase(), name) {
                     findings.error(
                         codes::DUPLICATE_MEMBER,

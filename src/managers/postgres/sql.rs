@@ -4,7 +4,7 @@
 //! says. A NUL cannot be quoted at all; [`super::connection::Session`] sends no statement that has one.
 
 use crate::managers::ManagerError;
-use crate::model::Reason;
+use crate::model::{Reason, refuse_setting};
 
 /// `"name"`, as one identifier.
 pub(super) fn ident(name: &str) -> String {
@@ -38,23 +38,13 @@ const LISTS_OF_NAMES: &[&str] = &[
     "unix_socket_directories",
 ];
 
-/// Settings that would change who a session is; Plumb's own sessions among them.
-const IDENTITY: &[&str] = &["role", "session_authorization"];
-
 /// The name of a setting, quoted part by part.
 ///
 /// # Errors
 /// When it is no name that a setting can have, or one that says who a session is.
 pub(super) fn setting_name(name: &str) -> Result<String, ManagerError> {
-    let is_part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$')
-    };
-    if !name.split('.').all(is_part) {
-        return Err(rejected(format!("{name:?} is not the name of a setting")));
-    }
-    if IDENTITY.contains(&name.to_ascii_lowercase().as_str()) {
-        return Err(rejected(format!("the setting {name} says who a session is; give roles their access instead")));
+    if let Some(why) = refuse_setting(name) {
+        return Err(rejected(why));
     }
     Ok(name.split('.').map(ident).collect::<Vec<_>>().join("."))
 }

@@ -132,6 +132,31 @@ fn a_number_out_of_range_says_the_range() {
 }
 
 #[test]
+fn a_whole_number_that_is_written_as_a_decimal_is_told_where_it_stands() {
+    assert_eq!(
+        of_spec("  connectionLimit: 1e2\n  settings: {seq_page_cost: 1.0}\n"),
+        [
+            "a.yaml:5:20 InvalidValue: connectionLimit must be a whole number, and is written as a decimal one | write 100"
+        ]
+    );
+    assert_eq!(of_spec("  settings: {seq_page_cost: 1.0}\n"), [""; 0], "a server takes it as text");
+}
+
+#[test]
+fn a_setting_that_no_server_takes_is_told_before_anything_is_made() {
+    for (name, why) in [
+        ("'work_mem\"'", "\"work_mem\\\"\" is not the name of a setting"),
+        ("a b", "\"a b\" is not the name of a setting"),
+        ("Role", "the setting Role says who a session is; give roles their access instead"),
+    ] {
+        let said = of_spec(&format!("  settings: {{{name}: x}}\n"));
+        let help = "settings are those that ALTER DATABASE ... SET takes, such as work_mem";
+        assert_eq!(said, [format!("a.yaml:5:14 InvalidValue: {why} | {help}")]);
+    }
+    assert_eq!(of_spec("  settings: {app.tenant: x, Work_Mem: 4MB}\n"), [""; 0]);
+}
+
+#[test]
 fn a_choice_lists_what_there_is() {
     assert_eq!(
         of_spec("  roles:\n    - {name: app, access: write}\n"),

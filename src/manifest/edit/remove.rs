@@ -50,13 +50,13 @@ impl Context<'_> {
         }
     }
 
-    /// The dash before the member of a block list that begins at `start`, over an anchor between them.
+    /// The dash before the member of a block list that begins at `start`, over an anchor, or a line break, between them.
     pub(super) fn dash(&self, start: usize) -> usize {
         let line = self.line_start(start);
-        let before = &self.text[line..start];
-        match before.trim_end().strip_suffix('-') {
-            Some(indentation) => line + indentation.len(),
-            None => before.find("- ").map_or(start, |dash| line + dash),
+        let stands_alone = |before: &&str| before.is_empty() || before.ends_with(char::is_whitespace);
+        match self.text[..start].trim_end().strip_suffix('-').filter(stands_alone) {
+            Some(before) => before.len(),
+            None => self.text[line..start].find("- ").map_or(start, |dash| line + dash),
         }
     }
 

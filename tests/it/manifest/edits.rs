@@ -37,6 +37,15 @@ fn changed(before: &str, after: &str) -> String {
 const ORDERS: &str = "# The orders.\napiVersion: plumb.dev/v1\nkind: Database\nmetadata: {name: orders}\nspec:\n  provider: pg-main # where\n\n  # How many.\n  connectionLimit: 20 # why\n\n  extensions: [pgcrypto, 'citext'] # ext\n  roles:\n    # The application.\n    - {name: app, access: readwrite} # rw\n    - name: ro # r\n      access: 'read' # only\n      # tail\n  settings:\n    work_mem: \"64MB\" # mem\n    # between\n    statement_timeout: 5000\n    jit: true\n# The end.\n";
 
 #[test]
+fn a_member_below_its_dash_goes_with_it() {
+    let text = "apiVersion: plumb.dev/v1\nkind: Database\nmetadata: {name: orders}\nspec:\n  roles:\n  -\n    name: app\n    access: read\n  -\n    name: ro\n    access: read\n";
+    let after = |edits: &[Edit]| changed(text, &edit(text, 0, Kind::Database.info(), edits).unwrap());
+    assert_eq!(after(&[unset("/spec/roles/ro")]), "-  -\\n\n-    name: ro\\n\n-    access: read\\n");
+    assert_eq!(after(&[unset("/spec/roles/app/access")]), "-    name: app\\n\n-    access: read\\n\n-  -\\n");
+    assert_eq!(after(&[set("/spec/roles/etl/access", "read")]), "+  - {name: etl, access: read}\\n");
+}
+
+#[test]
 fn an_edit_changes_only_its_lines() {
     let table: &[(&[Edit], &str)] = &[
         (&[set("/spec/connectionLimit", 30)], "-  connectionLimit: 20 # why\\n\n+  connectionLimit: 30 # why\\n"),

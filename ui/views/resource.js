@@ -117,8 +117,15 @@ function outputs(resource) {
   const entries = Object.entries(resource.outputs);
   return panel('Outputs', { note: 'what an application needs' }, entries.length
     ? [h('dl', { class: 'facts stacked' }, entries.map(([name, shown]) => h('div', { 'data-key': name }, h('dt', null, name), h('dd', null, copyable(shown, name))))),
-      resource.key.includes('/Database/') ? h('p', { class: 'help' }, 'Passwords are never shown here: plumb secret get ', resource.key, ' ROLE') : null]
+      ...passwords(resource.key, entries)]
     : empty('No outputs yet.', 'Host, database and user names stand here once the object is there. Passwords never do.'));
+}
+
+// How to see the password of each user that an application may be.
+function passwords(key, outputs) {
+  const roles = outputs.filter(([name]) => name.split('/')[0] === 'user').map(([name]) => name.split('/')[1] ?? name);
+  if (roles.length === 0) return [];
+  return [h('p', { class: 'help' }, 'Passwords are never shown here: ', h('code', null, `plumb secret get ${key} ${roles.length === 1 ? roles[0] : 'ROLE'}`))];
 }
 
 function relations(resource) {

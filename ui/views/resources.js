@@ -47,7 +47,7 @@ function tenantHead(tenant) {
       ['Repository', h('code', null, tenant.url)],
       ['Branch', h('code', null, tenant.path === '.' ? tenant.branch : `${tenant.branch}, ${tenant.path}`)],
       ['Looked at', tenant.revision ? [revision(tenant.revision), ' ', ago(tenant.updatedAt)] : ago(tenant.updatedAt)],
-      ['Applied', tenant.applied ? h('code', { title: tenant.applied }, tenant.applied.slice(0, 8)) : 'not yet'],
+      ['Looked at in full', tenant.applied ? h('code', { title: tenant.applied }, tenant.applied.slice(0, 8)) : 'not yet'],
     ]));
 }
 

@@ -11,7 +11,7 @@ use crate::model::platform::Span;
 use crate::model::{Clock, SystemClock};
 use crate::store::audit::{
     ALL_CHAINS, ALL_CUT, AuditAction, AuditEntry, AuditFilter, AuditHead, CHAIN, ChainBreak, ChainWalk, PLATFORM_CHAIN,
-    chain_name,
+    StoredAudit, chain_name,
 };
 use crate::store::{Scope, Store, Tx};
 
@@ -130,16 +130,19 @@ async fn verify(tx: &mut dyn Tx, is_whole_log: bool, common: &Common) -> anyhow:
     let mut verdict = Verdict::default();
     let mut heads: Vec<AuditHead> = tx.audit_heads().await?;
     let (mut cuts, mut chains) = (Cuts::of(&heads), Chains::of(&heads));
+    let is_platform_missing = is_whole_log && is_platform_missing(tx, &heads).await?;
     heads.reverse();
     let mut rows = Pages::of(None, None);
     let mut walk: Option<ChainWalk> = None;
     // Chains come one after the other, in the order of their heads. Of a broken one the rest is not looked at.
     let mut current: Option<String> = None;
     let mut is_broken = false;
-    while let Some(page) = rows.next(tx).await? {
+    while let Some(page) = rows.next_as_stored(tx).await? {
         for entry in &page {
-            cuts.step(entry);
-            chains.step(entry);
+            if let Ok(entry) = entry.read() {
+                cuts.step(&entry);
+                chains.step(&entry);
+            }
             if current.as_ref() != Some(&entry.tenant) {
                 verdict.end(walk.take().filter(|_| !is_broken));
                 while let Some(empty) = heads.pop_if(|head| head.tenant < entry.tenant) {
@@ -173,11 +176,24 @@ async fn verify(tx: &mut dyn Tx, is_whole_log: bool, common: &Common) -> anyhow:
         let missing = chains.end(&verdict.broken);
         verdict.broken.extend(missing);
     }
+    if is_platform_missing && verdict.broken.iter().all(|broken| broken.tenant != PLATFORM_CHAIN) {
+        let why = "is missing, with its whole chain: all that the others tell needs it";
+        verdict.broken.push(ChainBreak { tenant: PLATFORM_CHAIN.to_owned(), id: 1, why });
+    }
     match common.output {
         Format::Json => output::print(&serde_json::to_string(&verdict)?)?,
         Format::Yaml | Format::Text | Format::Wide => output::print_as(common, &verdict, || verdict.text())?,
     }
     Ok(u8::from(!verdict.broken.is_empty()))
+}
+
+/// Whether the chain of the platform is not there, of a state that has one: it begins with the first revision of the platform
+/// that comes into force, or with the migration of a state from before there was an audit log.
+async fn is_platform_missing(tx: &mut dyn Tx, heads: &[AuditHead]) -> anyhow::Result<bool> {
+    if heads.iter().any(|head| head.tenant == PLATFORM_CHAIN) {
+        return Ok(false);
+    }
+    Ok(!heads.is_empty() || tx.platform().await?.is_some() || !tx.tenants().await?.is_empty())
 }
 
 /// What the platform's chain tells of rows that were cut off the beginnings of chains, beside what is missing there. Each
@@ -339,6 +355,14 @@ impl Pages {
         if let Some(environment) = &self.environment {
             page.retain(|entry| entry.key.as_ref().is_some_and(|key| key.environment == *environment));
         }
+        Ok(Some(page))
+    }
+
+    /// The next one, with what cannot be read.
+    async fn next_as_stored(&mut self, tx: &mut dyn Tx) -> anyhow::Result<Option<Vec<StoredAudit>>> {
+        let page = tx.audit_as_stored(&self.filter).await?;
+        let Some(last) = page.last() else { return Ok(None) };
+        self.filter.after = Some((last.tenant.clone(), last.id));
         Ok(Some(page))
     }
 

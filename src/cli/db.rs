@@ -90,16 +90,24 @@ async fn migrate(common: &Common) -> anyhow::Result<()> {
     let database = common.database()?;
     let store = house::open(&database, Mode::Reconcile).await?;
     let applied = store.migrated();
-    // One that was just made has no past, and may still be restored into.
-    let is_new = applied.iter().any(|migration| migration.starts_with(FIRST));
-    if !applied.is_empty() && !is_new {
-        audit(store.as_ref(), "migrate", &[("applied", json!(applied))]).await?;
-    }
+    audit_migrations(store.as_ref()).await?;
     let told = json!({"database": database.shown(), "applied": applied});
     output::print_as(common, &told, || match applied {
         [] => format!("{} is up to date", database.shown()),
         applied => format!("{}: applied {}", database.shown(), applied.join(", ")),
     })
+}
+
+/// Writes down which migrations opening a store applied. So the chain of the platform begins with them where the state is from
+/// before there was an audit log.
+pub async fn audit_migrations(store: &dyn Store) -> anyhow::Result<()> {
+    let applied = store.migrated();
+    // One that was just made has no past, and may still be restored into.
+    let is_new = applied.iter().any(|migration| migration.starts_with(FIRST));
+    if !applied.is_empty() && !is_new {
+        audit(store, "migrate", &[("applied", json!(applied))]).await?;
+    }
+    Ok(())
 }
 
 /// What the audit log of the platform says of what this person does to a database.

@@ -21,6 +21,7 @@ use crate::store::{Mode, Store, StoreError};
 use crate::web::{Look, Metrics, WebState};
 
 use super::args::{Common, Database};
+use super::db;
 
 /// What plans with: it reads, and has no password to give.
 pub struct House {
@@ -75,6 +76,7 @@ impl House {
             Database::Sqlite(_) | Database::Postgres(_) => Some(DirectoryLock::take(&settings.data_dir)?),
         };
         let store = open(&database, Mode::Reconcile).await?;
+        db::audit_migrations(store.as_ref()).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let passwords = Arc::new(stored_secrets(common, Arc::clone(&store), Arc::clone(&clock)).await?);
         let engine = Arc::new(Engine::new(settings, Arc::clone(&store), passwords, clock, listener));

@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::columns::time;
+use super::StoreError;
+use super::columns::{read_document, read_key, read_time, read_word, time};
 use crate::model::ResourceKey;
 
 /// The chain of what belongs to no tenant.
@@ -149,6 +150,55 @@ impl AuditEntry {
     }
 }
 
+/// A row of a chain as its columns say it: somebody may have changed it to what is no entry any more, or a newer version may
+/// have written what this one does not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAudit {
+    pub tenant: String,
+    pub id: i64,
+    pub at: String,
+    pub actor: String,
+    pub action: String,
+    pub key: Option<String>,
+    pub details: String,
+    pub previous: String,
+    pub hash: String,
+}
+
+impl StoredAudit {
+    /// What it says.
+    ///
+    /// # Errors
+    /// [`StoreError::AuditRow`] when it says nothing that this version understands.
+    pub fn read(&self) -> Result<AuditEntry, StoreError> {
+        const WHAT: &str = "the audit log";
+        let Self { tenant, id, at, actor, action, key, details, previous, hash } = self.clone();
+        let unreadable =
+            |source| StoreError::AuditRow { id, chain: chain_name(&self.tenant), source: Box::new(source) };
+        let at = read_time(WHAT, &at).map_err(unreadable)?;
+        let action = read_word(WHAT, &action).map_err(unreadable)?;
+        let key = key.map(|text| read_key(WHAT, &text)).transpose().map_err(unreadable)?;
+        let details = read_document(WHAT, &details).map_err(unreadable)?;
+        Ok(AuditEntry { tenant, id, at, actor, action, key, details, previous, hash })
+    }
+
+    /// What its hash must be, whatever it speaks of; `None` when its details are no JSON.
+    pub fn computed_hash(&self) -> Option<String> {
+        let Self { tenant, id, at, actor, action, key, details, previous, hash: _ } = self;
+        let details: AuditDetails = serde_json::from_str(details).ok()?;
+        let canonical = json!([previous, tenant, id, at, actor, action, key, details]);
+        Some(hex::encode(Sha256::digest(canonical.to_string())))
+    }
+}
+
+impl From<AuditEntry> for StoredAudit {
+    fn from(entry: AuditEntry) -> Self {
+        let AuditEntry { tenant, id, at, actor, action, key, details, previous, hash } = entry;
+        let (at, action, details) = (time(at), action.name().to_owned(), json!(details).to_string());
+        Self { tenant, id, at, actor, action, key: key.map(|key| key.to_string()), details, previous, hash }
+    }
+}
+
 /// Where a chain begins and ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -204,6 +254,30 @@ pub fn chain_name(tenant: &str) -> String {
     if tenant == PLATFORM_CHAIN { "the platform".to_owned() } else { format!("tenant {tenant}") }
 }
 
+/// What ties a row to its chain.
+#[derive(Debug)]
+pub struct Link<'a> {
+    id: i64,
+    previous: &'a str,
+    hash: &'a str,
+    /// What its hash must be; `None` when the row cannot be read.
+    computed: Option<String>,
+}
+
+impl<'a> From<&'a AuditEntry> for Link<'a> {
+    fn from(entry: &'a AuditEntry) -> Self {
+        let AuditEntry { id, previous, hash, .. } = entry;
+        Self { id: *id, previous, hash, computed: Some(entry.computed_hash()) }
+    }
+}
+
+impl<'a> From<&'a StoredAudit> for Link<'a> {
+    fn from(row: &'a StoredAudit) -> Self {
+        let StoredAudit { id, previous, hash, .. } = row;
+        Self { id: *id, previous, hash, computed: row.computed_hash() }
+    }
+}
+
 /// Walks one chain, row by row.
 #[derive(Debug)]
 pub struct ChainWalk {
@@ -227,22 +301,25 @@ impl ChainWalk {
     ///
     /// # Errors
     /// When it does not fit.
-    pub fn step(&mut self, entry: &AuditEntry) -> Result<(), ChainBreak> {
+    pub fn step<'a>(&mut self, row: impl Into<Link<'a>>) -> Result<(), ChainBreak> {
         let broken = |id, why| Err(ChainBreak { tenant: self.head.tenant.clone(), id, why });
-        if entry.id < self.next_id {
-            return broken(entry.id, "stands before the row that the chain begins with");
+        let Link { id, previous, hash, computed } = row.into();
+        if id < self.next_id {
+            return broken(id, "stands before the row that the chain begins with");
         }
-        if entry.id > self.next_id {
+        if id > self.next_id {
             return broken(self.next_id, "is missing");
         }
-        if entry.previous != self.previous {
-            return broken(entry.id, "does not follow the row before it: one of them was changed");
+        if previous != self.previous {
+            return broken(id, "does not follow the row before it: one of them was changed");
         }
-        if entry.hash != entry.computed_hash() {
-            return broken(entry.id, "was changed: its hash is another");
+        match computed {
+            None => return broken(id, "cannot be read: it was changed"),
+            Some(computed) if computed != hash => return broken(id, "was changed: its hash is another"),
+            Some(_) => {}
         }
         self.next_id += 1;
-        self.previous.clone_from(&entry.hash);
+        hash.clone_into(&mut self.previous);
         Ok(())
     }
 

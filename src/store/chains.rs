@@ -7,8 +7,8 @@ use sqlx::{Database, QueryBuilder, query};
 use super::Db;
 use super::rows::column;
 use crate::store::StoreError;
-use crate::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit, ORIGIN};
-use crate::store::columns::{document, read_document, read_key, read_time, read_word, time, word};
+use crate::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit, ORIGIN, StoredAudit};
+use crate::store::columns::{document, time, word};
 
 type Connection = <Db as Database>::Connection;
 type Row = <Db as Database>::Row;
@@ -72,7 +72,7 @@ pub(super) async fn entries(
     connection: &mut Connection,
     tenant: Option<&str>,
     filter: &AuditFilter,
-) -> Result<Vec<AuditEntry>, StoreError> {
+) -> Result<Vec<StoredAudit>, StoreError> {
     let AuditFilter { since, after, limit } = filter;
     let mut sql = QueryBuilder::<Db>::new(format!("SELECT {COLUMNS} FROM audit WHERE 1 = 1"));
     if let Some(tenant) = tenant {
@@ -86,7 +86,7 @@ pub(super) async fn entries(
     }
     sql.push(" ORDER BY tenant, id LIMIT ").push_bind(i64::from(*limit));
     let rows = sql.build().fetch_all(&mut *connection).await.map_err(failed)?;
-    rows.iter().map(read_entry).collect()
+    rows.iter().map(read_row).collect()
 }
 
 /// The newest row of an action in a chain.
@@ -102,7 +102,7 @@ pub(super) async fn last(
         .fetch_optional(&mut *connection)
         .await
         .map_err(failed)?;
-    row.as_ref().map(read_entry).transpose()
+    row.as_ref().map(|row| read_row(row)?.read()).transpose()
 }
 
 /// Where each chain begins and ends.
@@ -172,16 +172,15 @@ pub(super) async fn sweep(connection: &mut Connection, tenant: Option<&str>) -> 
     Ok(gone)
 }
 
-fn read_entry(row: &Row) -> Result<AuditEntry, StoreError> {
-    let key: Option<&str> = column(WHAT, row, "key")?;
-    Ok(AuditEntry {
+fn read_row(row: &Row) -> Result<StoredAudit, StoreError> {
+    Ok(StoredAudit {
         tenant: column(WHAT, row, "tenant")?,
         id: column(WHAT, row, "id")?,
-        at: read_time(WHAT, column(WHAT, row, "at")?)?,
+        at: column(WHAT, row, "at")?,
         actor: column(WHAT, row, "actor")?,
-        action: read_word(WHAT, column(WHAT, row, "action")?)?,
-        key: key.map(|text| read_key(WHAT, text)).transpose()?,
-        details: read_document(WHAT, column(WHAT, row, "details")?)?,
+        action: column(WHAT, row, "action")?,
+        key: column(WHAT, row, "key")?,
+        details: column(WHAT, row, "details")?,
         previous: column(WHAT, row, "previous")?,
         hash: column(WHAT, row, "hash")?,
     })

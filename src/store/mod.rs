@@ -22,7 +22,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::SqliteError;
 use tokio::sync::watch;
 
-use audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit};
+use audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit, StoredAudit};
 use inputs::PackedInputs;
 
 use crate::model::{
@@ -117,6 +117,17 @@ pub enum StoreError {
         may: String,
         /// The statement that takes it away.
         mend: String,
+    },
+    /// A row of the audit log that says nothing this version understands.
+    #[error(
+        "row {id} of {chain} in the audit log cannot be read; `plumb audit --verify` says whether it was changed, and a newer \
+         plumb may know what it says"
+    )]
+    AuditRow {
+        id: i64,
+        chain: String,
+        #[source]
+        source: Box<StoreError>,
     },
     /// Another replica has the tenant by now: this one was silent for longer than its lease.
     #[error("the lease on tenant {tenant} was lost; another replica goes on with it")]
@@ -623,6 +634,10 @@ pub trait Tx: Send {
     async fn append_audit(&mut self, tenant: &str, entries: &[NewAudit]) -> Result<(), StoreError>;
     /// A chain after the other, oldest first.
     async fn audit(&mut self, filter: &AuditFilter) -> Result<Vec<AuditEntry>, StoreError>;
+    /// The same, of which also what is no entry any more, or not to this version, is given.
+    async fn audit_as_stored(&mut self, filter: &AuditFilter) -> Result<Vec<StoredAudit>, StoreError> {
+        Ok(self.audit(filter).await?.into_iter().map(StoredAudit::from).collect())
+    }
     /// The newest row of an action in a chain.
     async fn last_audit(&mut self, tenant: &str, action: AuditAction) -> Result<Option<AuditEntry>, StoreError>;
     /// Where each chain begins and ends.

@@ -21,7 +21,7 @@ use crate::model::{
     Approval, Attempt, Circuit, Event, Execution, ExecutionOutcome, Inventory, PlanId, Proposal, ProviderIdentity,
     Record, ResourceKey, ResourceStatus, Saga, Stray, Summary, Trigger, is_label,
 };
-use crate::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit, PLATFORM_CHAIN};
+use crate::store::audit::{AuditAction, AuditEntry, AuditFilter, AuditHead, NewAudit, PLATFORM_CHAIN, StoredAudit};
 use crate::store::columns::{document, read_document, read_key, read_word, time, word};
 use crate::store::inputs::PackedInputs;
 use crate::store::lock::DirectoryLock;
@@ -964,6 +964,11 @@ impl Tx for SqlTx {
     }
 
     async fn audit(&mut self, filter: &AuditFilter) -> Result<Vec<AuditEntry>, StoreError> {
+        let rows = self.audit_as_stored(filter).await?;
+        rows.iter().map(StoredAudit::read).collect()
+    }
+
+    async fn audit_as_stored(&mut self, filter: &AuditFilter) -> Result<Vec<StoredAudit>, StoreError> {
         self.expect_sound()?;
         let found = chains::entries(&mut self.inner, self.scope.tenant(), filter).await;
         self.all_or_nothing(found)

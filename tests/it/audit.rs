@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use plumb::managers::ManagerError;
 use plumb::model::{Ask, Clock, EventKind, Reason, Replica, SystemClock, Trigger, Width};
-use plumb::store::audit::{ALL_CHAINS, ALL_CUT, AuditAction, AuditFilter, AuditHead, NewAudit, PLATFORM_CHAIN};
+use plumb::store::audit::{
+    ALL_CHAINS, ALL_CUT, AuditAction, AuditFilter, AuditHead, NewAudit, PLATFORM_CHAIN, StoredAudit,
+};
 use plumb::store::sqlite::SqliteStore;
 use plumb::store::{Mode, Scope, Store};
 use serde_json::{Value, json};
@@ -332,11 +334,83 @@ async fn a_chain_that_was_removed_whole_is_missed() {
     assert_eq!(desk.plumb(&["apply"]).code, 0);
     let again = desk.plumb(&["audit", "--verify"]);
     assert_eq!((again.code, again.stdout.contains("the chain began twice")), (1, true), "{again:?}");
+}
 
-    // A state of before there were such rows verifies as it did.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_platforms_chain_is_missed_though_nothing_tells_of_it() {
+    let desk = Desk::with_starter();
+    // One that did nothing has none.
+    assert_eq!(desk.plumb(&["db", "migrate"]).code, 0);
+    let fresh = desk.plumb(&["audit", "--verify"]);
+    assert_eq!((fresh.code, fresh.stdout.as_str()), (0, "nothing was audited yet\n"), "{fresh:?}");
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    for chain in ["", "checkout"] {
+        remove_chain(&desk, chain).await;
+        let missed = desk.plumb(&["audit", "--verify"]);
+        let said = "BROKEN: row 1 of the platform is missing, with its whole chain";
+        assert_eq!((missed.code, missed.stdout.matches(said).count()), (1, 1), "{chain:?}: {missed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_from_before_the_audit_log_begins_the_platforms_chain_when_it_is_migrated() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
     remove_chain(&desk, "").await;
-    let old = desk.plumb(&["audit", "--verify"]);
-    assert_eq!(old.code, 0, "{old:?}");
+    remove_chain(&desk, "checkout").await;
+    by_hand(&desk, "DROP TABLE audit; DROP TABLE audit_heads; DELETE FROM _sqlx_migrations WHERE version = 5").await;
+    // There is nothing to do, so nothing else is written down of the platform.
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let rows = exported(&desk, &[]);
+    assert_eq!(of(&rows, "database")[0]["details"]["applied"], json!(["0005 audit"]), "{rows:#?}");
+    let whole = desk.plumb(&["audit", "--verify"]);
+    assert_eq!((whole.code, whole.stdout.matches(", whole").count()), (0, 2), "{whole:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_cannot_be_read_hides_no_other() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    by_hand(&desk, "PRAGMA wal_checkpoint(TRUNCATE)").await;
+    let copy = std::fs::read(desk.data("plumb.db")).unwrap();
+    for (sql, told) in [
+        ("UPDATE audit SET details = '{x' WHERE tenant = '' AND id = 1", "row 1 of the platform cannot be read"),
+        ("UPDATE audit SET action = 'zork' WHERE tenant = '' AND id = 1", "row 1 of the platform was changed"),
+        ("UPDATE audit SET at = 'foo' WHERE tenant = '' AND id = 1", "row 1 of the platform was changed"),
+        ("UPDATE audit SET key = 'a/b' WHERE tenant = '' AND id = 1", "row 1 of the platform was changed"),
+    ] {
+        by_hand(&desk, sql).await;
+        let broken = desk.plumb(&["audit", "--verify"]);
+        let is_told = broken.stdout.contains(told) && broken.stdout.contains("tenant checkout: 4 rows, whole");
+        assert_eq!((broken.code, is_told), (1, true), "{sql}: {broken:?}");
+        for output in ["text", "json"] {
+            let shown = desk.plumb(&["audit", "-o", output]);
+            let said = "row 1 of the platform in the audit log cannot be read";
+            assert_eq!((shown.code, shown.stderr.contains(said)), (1, true), "{sql}: {shown:?}");
+        }
+        std::fs::write(desk.data("plumb.db"), &copy).unwrap();
+    }
+    // What a newer version wrote fits its chain.
+    let mut row: StoredAudit = {
+        let store = SqliteStore::open(desk.data(""), Mode::ReadOnly).await.unwrap();
+        let all = AuditFilter { limit: 1000, ..AuditFilter::default() };
+        let rows = store.read(Scope::Tenant("checkout".into())).await.unwrap().audit_as_stored(&all).await.unwrap();
+        rows.into_iter().next_back().unwrap()
+    };
+    row.action = "reviewed".to_owned();
+    let hash = row.computed_hash().unwrap();
+    let url = format!("sqlite:{}", desk.data("plumb.db").display());
+    let mut state = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    for sql in [
+        "UPDATE audit SET action = 'reviewed', hash = $1 WHERE tenant = 'checkout' AND id = $2",
+        "UPDATE audit_heads SET last_hash = $1 WHERE tenant = 'checkout' AND last_id = $2",
+    ] {
+        let done = sqlx::query(sql).bind(&hash).bind(row.id).execute(&mut state).await.unwrap();
+        assert_eq!(done.rows_affected(), 1);
+    }
+    state.close().await.unwrap();
+    let whole = desk.plumb(&["audit", "--verify"]);
+    assert_eq!((whole.code, whole.stdout.contains("tenant checkout: 4 rows, whole")), (0, true), "{whole:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

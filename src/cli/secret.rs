@@ -1,5 +1,6 @@
 //! `plumb secret get`: shows a password and records that it did.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -40,9 +41,19 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let vault = Arc::new(house::existing_vault(common)?);
     let secrets = StoredSecrets::open_to_reveal(Arc::clone(&store), vault, Arc::clone(&clock), system_rng()).await?;
+    let record = store.read(Scope::Tenant(key.tenant.clone())).await?.record(&key).await?;
+    // What is stored for a role that was never made, or was dropped since, opens nothing.
+    if !record.as_ref().is_some_and(|record| roles(record).contains(&role)) {
+        bail!(
+            "{}. `plumb explain {key}` says what a role waits for that git asks for",
+            why_no_role(&key, &role, record.as_ref())
+        );
+    }
     let Some(password) = secrets.reveal(&key, &role).await? else {
-        let record = store.read(Scope::Tenant(key.tenant.clone())).await?.record(&key).await?;
-        bail!(why_unknown(&key, &role, record.as_ref()));
+        bail!(
+            "the password of role {role} of {key} is unknown here: the state that held it was lost, or somebody else made \
+             it. The role keeps the one it has; a new value of the annotation plumb.dev/rotate makes new passwords"
+        );
     };
     // Recorded first: a password is never shown without a trace.
     let mut tx = store.begin(Scope::Tenant(key.tenant.clone())).await?;
@@ -61,18 +72,17 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Why there is no password, and what there is.
-fn why_unknown(key: &ResourceKey, role: &str, record: Option<&Record>) -> String {
+/// The roles that a resource has, as of the last step on it.
+fn roles(record: &Record) -> BTreeSet<String> {
+    record.key.kind.roles(record.applied.paths())
+}
+
+/// Why there is no such role, and what there is.
+fn why_no_role(key: &ResourceKey, role: &str, record: Option<&Record>) -> String {
     let Some(record) = record else {
         return format!("nothing is known of {key}; `plumb get` lists what is");
     };
-    let roles = record.key.kind.roles(record.applied.paths());
-    if roles.contains(role) {
-        return format!(
-            "the password of role {role} of {key} is unknown here: the state that held it was lost, or somebody else \
-             made it. The role keeps the one it has; a new value of the annotation plumb.dev/rotate makes new passwords"
-        );
-    }
+    let roles = roles(record);
     let known: Vec<&str> = roles.iter().map(String::as_str).collect();
     match known[..] {
         [] => format!("{key} has no role, so there is no password"),

@@ -254,3 +254,29 @@ async fn r12_no_password_is_in_the_state_the_events_the_marks_or_any_output() {
     let events = world.plumb(&["events", "-o", "json"]).output().unwrap();
     assert!(contains(&events.stdout, b"secretShown"), "{}", String::from_utf8_lossy(&events.stdout));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_a_password_is_shown_only_of_a_role_that_is_there() {
+    let (mut world, key, name) = world_with_orders().await;
+    // One role goes with its line, and another cannot be made: somebody else's is called so.
+    PostgresServer::shared().psql(&format!("CREATE ROLE {name}_taken")).await;
+    let both = SPEC.replace("  - {name: ro, access: read}", "  - {name: taken, access: read}");
+    world.write_database("staging", "orders", &SPEC.replace("\n  - {name: ro, access: read}", ""));
+    world.tenant.commit("Drop a role");
+    world.in_sync().await;
+    world.write_database("staging", "orders", &both);
+    world.tenant.commit("Add another");
+    world.apply().await;
+    world.stop();
+    for role in ["ro", "taken"] {
+        let refused = world.plumb(&["secret", "get", &key, role]).output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "{role}: {said}");
+        assert!(said.contains(&format!("has no role {role}; it has app")) && said.contains("plumb explain"), "{said}");
+    }
+    let shown = world.plumb(&["secret", "get", &key, "app"]).output().unwrap();
+    assert!(logs_in(&name, "app", String::from_utf8_lossy(&shown.stdout).trim()).await);
+    let audit = world.plumb(&["audit", "-o", "json"]).output().unwrap();
+    let rows = String::from_utf8_lossy(&audit.stdout).into_owned();
+    assert_eq!(rows.matches("secretShown").count(), 1, "what was not shown is not written down: {rows}");
+}

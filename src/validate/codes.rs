@@ -70,7 +70,7 @@ codes! {
     INVALID_URL = "InvalidUrl",
     /// An address that carries a password.
     PASSWORD_IN_URL = "PasswordInUrl",
-    /// A schedule that is no cron expression of five fields.
+    /// A schedule that is no cron expression of five fields, or that never comes.
     INVALID_SCHEDULE = "InvalidSchedule",
     /// A time zone that does not exist.
     UNKNOWN_TIMEZONE = "UnknownTimezone",

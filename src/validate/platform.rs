@@ -9,7 +9,7 @@ use super::address;
 use super::check::{CheckedDocument, CheckedFile, Spans, Verdict};
 use super::codes;
 use super::policy::PolicySet;
-use super::schedule::{schedule, timezone, timezone_help};
+use super::schedule::{ever_comes, schedule, timezone, timezone_help};
 use super::schema::DocumentKind;
 use super::sentence::clipped;
 use super::suggest::{did_you_mean, list};
@@ -133,10 +133,19 @@ impl<'a> Assembly<'a> {
         let schedules = windows.map(|(at, window)| (format!("/spec/windows/{at}/schedule"), &window.schedule));
         let schedules = schedules.chain([("/spec/drift/schedule".to_owned(), &spec.drift.schedule)]);
         let wrong: Vec<Diagnostic> = schedules
-            .filter_map(|(pointer, text)| Some((pointer, schedule(text).err()?)))
-            .map(|(pointer, error)| {
-                self.finding(*place, codes::INVALID_SCHEDULE, &pointer, error.to_string())
-                    .help("write a cron expression: \"*/10 * * * *\" is every ten minutes, \"0 22 * * 1-5\" is weekdays at 22:00")
+            .filter_map(|(pointer, text)| match schedule(text) {
+                Err(error) => Some(
+                    self.finding(*place, codes::INVALID_SCHEDULE, &pointer, error.to_string())
+                        .help("write a cron expression: \"*/10 * * * *\" is every ten minutes, \"0 22 * * 1-5\" is weekdays at 22:00"),
+                ),
+                Ok(schedule) if ever_comes(&schedule) => None,
+                // What is in force stays so.
+                Ok(_) => {
+                    let message = format!("the schedule {:?} never comes", clipped(text));
+                    let finding = self.finding(*place, codes::INVALID_SCHEDULE, &pointer, message);
+                    let finding = Diagnostic { severity: Severity::Warning, ..finding };
+                    Some(finding.help("no such month has such a day; the fields are minute, hour, day of month, month, day of week"))
+                }
             })
             .collect();
         let zones = spec.windows.iter().enumerate().map(|(at, window)| (at, &window.timezone));

@@ -38,6 +38,12 @@ pub fn schedule(text: &str) -> Result<cron::Schedule, ScheduleError> {
         .map_err(|_| ScheduleError::Expression(text.to_owned()))
 }
 
+/// Whether there is a time of a schedule at all: there is no 31st of April.
+pub(super) fn ever_comes(schedule: &cron::Schedule) -> bool {
+    // Years do not matter: whatever there is comes within eight of them, a 29th of February too.
+    schedule.after(&chrono::DateTime::UNIX_EPOCH).next().is_some()
+}
+
 /// The time zone of that IANA name, spelled exactly so.
 pub fn timezone(name: &str) -> Option<chrono_tz::Tz> {
     name.parse().ok()
@@ -129,6 +135,13 @@ mod tests {
         let start: DateTime<Utc> = "2024-01-07T00:00:00Z".parse().unwrap();
         let next = schedule("*/10 * * * *").unwrap().after(&start).next().unwrap();
         assert_eq!(next.to_rfc3339(), "2024-01-07T00:10:00+00:00");
+    }
+
+    #[test]
+    fn days_that_no_month_has_never_come() {
+        let comes = |text: &str| ever_comes(&schedule(text).unwrap());
+        assert!(!comes("0 0 31 4 *") && !comes("0 0 30 2 *") && !comes("0 0 31 2,4,6,9,11 *"));
+        assert!(comes("0 0 29 2 *") && comes("0 0 31 4,5 *") && comes("* * * * *"));
     }
 
     #[test]

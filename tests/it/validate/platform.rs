@@ -196,6 +196,20 @@ fn a_window_is_of_environments_that_there_are() {
 }
 
 #[test]
+fn a_schedule_that_never_comes_is_warned_of_and_what_is_in_force_stays_so() {
+    let spec =
+        "spec: {drift: {schedule: \"0 0 30 2 *\"}, windows: [{mode: deny, schedule: \"0 0 31 4 *\", duration: 1h}]}";
+    let (platform, findings) = platform_of(&PLATFORM.replace("spec: {id: acme-platform}", spec));
+    assert!(platform.is_some());
+    assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{findings:?}");
+    let wrong = told(&findings);
+    assert_eq!(wrong.len(), 2, "{wrong:?}");
+    for (wrong, schedule) in wrong.iter().zip(["0 0 30 2 *", "0 0 31 4 *"]) {
+        assert!(wrong.contains(&format!("InvalidSchedule: the schedule \"{schedule}\" never comes")), "{wrong}");
+    }
+}
+
+#[test]
 fn a_tenants_repository_is_no_program() {
     assert_eq!(
         with(&tenant("evil", "url: \"ext::sh -c evil\"", "")),

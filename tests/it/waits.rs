@@ -332,9 +332,23 @@ async fn what_cannot_be_used_says_what_is_wrong_with_its_own_document_however_mu
         let of_dependency = meant.contains("Database/orders");
         assert_eq!(of_dependency, key.ends_with("late-a"), "{key}: {meant}");
     }
-    // What git does not speak of may be in any of them.
-    let unknown = explain(&world, "checkout/staging/Database/nothing").await;
-    assert!(unknown.chain.last().unwrap().message.contains("; and "), "{unknown:#?}");
+    // What git does not speak of is in none of them, but may be in one of which nobody can tell what it is.
+    let nothing = "checkout/staging/Database/nothing";
+    let unknown = explain(&world, nothing).await;
+    assert_eq!(unknown.chain.last().unwrap().reason, Reason::Gone, "{unknown:#?}");
+    for (file, text) in [
+        ("broken.yaml", "kind: ["),
+        ("kind.yaml", "apiVersion: plumb.dev/v1\nkind: Databse\nmetadata: {name: nothing}\nspec: {}\n"),
+        ("name.yaml", "apiVersion: plumb.dev/v1\nkind: Database\nmetadata: {}\nspec: {}\n"),
+    ] {
+        world.tenant.write(&format!("environments/staging/{file}"), text);
+        world.tenant.commit("Write what nobody can tell");
+        world.apply().await;
+        let unknown = explain(&world, nothing).await;
+        let root = unknown.chain.last().unwrap();
+        assert!(root.message.starts_with(&format!("environments/staging/{file}:")), "{unknown:#?}");
+        world.tenant.remove(&format!("environments/staging/{file}"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,8 @@ use crate::model::{
     ProposalKind, ProposalStatus, ProposedField, Reason, ResourceKey, ResourceStatus, Saga,
 };
 use crate::store::{HeldPlan, PlatformState, Store, StoreError, TenantState};
+use crate::validate::codes;
+use crate::{diag, source};
 
 /// How many findings stand for a document that cannot be used.
 const FINDINGS_SHOWN: usize = 3;
@@ -407,7 +409,7 @@ fn unknown_resource(facts: &Facts, around: &Around, key: &ResourceKey, tenant: O
     };
     causes.push(Cause::new(SubjectKind::Resource, key.to_string(), reason, message));
     causes.extend(tenant.filter(|tenant| !tenant.error.is_empty()).map(unreadable));
-    causes.extend(tenant.and_then(|tenant| findings(tenant, key, "", "")));
+    causes.extend(tenant.and_then(|tenant| findings_beside(tenant, key)));
     causes
 }
 
@@ -454,6 +456,25 @@ fn findings(tenant: &TenantState, key: &ResourceKey, said: &str, file: &str) -> 
     let (own, others): (Vec<_>, Vec<_>) = errors.iter().copied().partition(|finding| is_of_it(finding));
     let own: Vec<&Diagnostic> = own.into_iter().chain(others.into_iter().filter(|one| is_in_its_file(one))).collect();
     let errors = if own.is_empty() { errors } else { own };
+    let (said, help) = told(&errors);
+    Some(Cause { help, ..Cause::new(SubjectKind::Tenant, &tenant.tenant, Reason::InvalidManifest, said) })
+}
+
+/// What is wrong with documents that may be the one of a resource that git does not speak of: they name it, or nobody can tell
+/// which resource they are of. What is wrong with others is no reason.
+fn findings_beside(tenant: &TenantState, key: &ResourceKey) -> Option<Cause> {
+    let unread = || diag::codes::ALL.iter().map(|(code, _)| code).chain(source::ALL);
+    let untold = [codes::UNKNOWN_KIND, codes::UNKNOWN_VERSION, codes::ENVIRONMENT_MISSING, codes::UNKNOWN_ENVIRONMENT];
+    let may_be_it = |finding: &&Diagnostic| {
+        speaks_of(&finding.message, &key.to_string())
+            || finding.message.contains("metadata")
+            || unread().chain(&untold).any(|code| *code == finding.code)
+    };
+    let errors: Vec<&Diagnostic> =
+        tenant.findings.iter().filter(|finding| finding.is_error()).filter(may_be_it).collect();
+    if errors.is_empty() {
+        return None;
+    }
     let (said, help) = told(&errors);
     Some(Cause { help, ..Cause::new(SubjectKind::Tenant, &tenant.tenant, Reason::InvalidManifest, said) })
 }

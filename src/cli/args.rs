@@ -148,6 +148,16 @@ impl Common {
         Ok(())
     }
 
+    /// The tenant of a command that may also name it without the flag.
+    pub fn tenant_or(&self, named: Option<String>) -> anyhow::Result<Option<String>> {
+        match (named, &self.tenant) {
+            (Some(named), Some(tenant)) if named != *tenant => {
+                bail!("which tenant, {named} or {tenant}? Name it once: here, or with --tenant (PLUMB_TENANT)")
+            }
+            (named, tenant) => Ok(named.or_else(|| tenant.clone())),
+        }
+    }
+
     /// The same, where an empty variable (or value) is none: what scripts leave behind that unset by emptying.
     pub fn without_empty(self) -> Self {
         let some = |value: Option<String>| value.filter(|value| !value.is_empty());

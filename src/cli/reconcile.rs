@@ -1,6 +1,7 @@
 //! `plumb reconcile`: asks the running server for a look now.
 
 use anyhow::bail;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::args::Common;
 use super::remote;
@@ -8,7 +9,8 @@ use super::remote;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The tenant; all, when left out
-    tenant: Option<String>,
+    #[arg(value_name = "TENANT", value_parser = NonEmptyStringValueParser::new())]
+    of: Option<String>,
 }
 
 /// Asks.
@@ -16,11 +18,12 @@ pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let Some(server) = &common.server else {
         bail!("which server? Give --server http://127.0.0.1:8080 (or PLUMB_SERVER), or run `plumb apply` for one look");
     };
-    remote::ask_for_look(server, args.tenant.as_deref().or(common.tenant.as_deref())).await?;
+    let tenant = common.tenant_or(args.of)?;
+    remote::ask_for_look(server, tenant.as_deref()).await?;
     if !common.quiet {
         eprintln!(
             "the server will look at {} now; `plumb events --server {server}` shows what it does",
-            args.tenant.as_deref().unwrap_or("every tenant")
+            tenant.as_deref().unwrap_or("every tenant")
         );
     }
     Ok(0)

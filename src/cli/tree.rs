@@ -16,8 +16,8 @@ use super::read;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The tenant; all, when left out
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    tenant: Option<String>,
+    #[arg(value_name = "TENANT", value_parser = NonEmptyStringValueParser::new())]
+    of: Option<String>,
 }
 
 /// A resource, and what depends on it.
@@ -37,7 +37,7 @@ struct Node {
 /// Shows the tree. Exits with 0 when all is ready, else with 1.
 pub async fn run(args: Args, common: &Common) -> anyhow::Result<u8> {
     let filter = ResourceFilter {
-        tenant: args.tenant.or_else(|| common.tenant.clone()),
+        tenant: common.tenant_or(args.of)?,
         environment: common.environment.clone(),
         ..ResourceFilter::default()
     };

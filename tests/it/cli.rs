@@ -562,6 +562,8 @@ fn a_server_answers_readers_keeps_others_out_and_ends_in_peace() {
     snapshot("second_reconciler", &shown(&desk, &["apply"], &second));
     let asked = desk.plumb(&["reconcile", "checkout", "--server", &server.address]);
     assert_eq!(asked.code, 0, "{asked:?}");
+    let asked = desk.plumb(&["reconcile", "-t", "checkout", "--server", &server.address]);
+    assert_eq!((asked.code, asked.stderr.contains("will look at checkout now")), (0, true), "{asked:?}");
     let unknown = desk.plumb(&["reconcile", "nobody", "--server", &server.address]);
     assert_eq!(unknown.code, 1, "{unknown:?}");
 
@@ -589,6 +591,23 @@ fn showing_a_password_never_makes_a_key() {
     assert_eq!(said.code, 1);
     assert!(said.stderr.contains("there is no key at"), "{said:?}");
     assert!(!desk.data("secret.key").exists());
+}
+
+#[test]
+fn the_tenant_of_a_tree_is_named_either_way() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let all = desk.plumb(&["tree"]);
+    for args in [&["tree", "checkout"][..], &["tree", "-t", "checkout"], &["tree", "checkout", "--tenant", "checkout"]]
+    {
+        let tree = desk.plumb(args);
+        assert_eq!((tree.code, &tree.stdout), (0, &all.stdout), "{args:?}: {tree:?}");
+    }
+    let emptied = [("PLUMB_PLATFORM", &*desk.platform.url()), ("PLUMB_TENANT", "")];
+    let tree = desk.plumb_with(&["tree"], &emptied);
+    assert_eq!((tree.code, &tree.stdout), (0, &all.stdout), "{tree:?}");
+    let both = desk.plumb(&["tree", "checkout", "-t", "billing"]);
+    assert_eq!((both.code, both.stderr.contains("which tenant, checkout or billing?")), (1, true), "{both:?}");
 }
 
 #[test]

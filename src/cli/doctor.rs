@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::engine::{Check, CheckResult, clocks_differ};
 use crate::model::{Clock, SystemClock};
-use crate::store::{Mode, StoreError};
+use crate::store::{Mode, Store, StoreError};
 
 use super::args::Common;
 use super::house::{self, House};
@@ -36,6 +36,7 @@ impl From<Check> for Line {
 /// Checks. Exits with 0 when all is well.
 pub async fn run(_: Args, common: &Common) -> anyhow::Result<u8> {
     let mut lines = vec![check_git(), check_data_dir(common), check_database(common).await];
+    lines.extend(check_key(common).await);
     match platform_lines(common).await {
         Ok(more) => lines.extend(more),
         Err(error) => lines.push(bad("platform", format!("{error:#}"))),
@@ -106,13 +107,28 @@ async fn check_database(common: &Common) -> Line {
         Err(error) => return bad(WHAT, error.to_string()),
     };
     match house::open(&database, Mode::ReadOnly).await {
-        Ok(store) => match store.now().await.ok().and_then(|now| clocks_differ(SystemClock.now(), now)) {
+        Ok(store) => match wrong_with(store.as_ref()).await {
             None => good(WHAT, "is there, of this version".to_owned()),
-            Some(differs) => bad(WHAT, differs),
+            Some(wrong) => bad(WHAT, wrong),
         },
         Err(StoreError::Missing { .. }) => good(WHAT, "will be made".to_owned()),
         Err(error @ StoreError::Older { .. }) => good(WHAT, error.to_string()),
         Err(error) => bad(WHAT, format!("{:#}", anyhow::Error::from(error))),
+    }
+}
+
+/// What keeps a state from being worked with as it is.
+async fn wrong_with(store: &dyn Store) -> Option<String> {
+    store.now().await.ok().and_then(|now| clocks_differ(SystemClock.now(), now))
+}
+
+/// The key of generated passwords: that it opens those which are stored. Nothing is said before there is any.
+async fn check_key(common: &Common) -> Option<Line> {
+    const WHAT: &str = "key of passwords";
+    let store = house::open(&common.database().ok()?, Mode::ReadOnly).await.ok();
+    match house::check_vault(common, store.as_deref()).await {
+        Ok(key) => key.map(|_| good(WHAT, "is the one of this state".to_owned())),
+        Err(error) => Some(bad(WHAT, format!("{error:#}"))),
     }
 }
 

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use tokio::sync::watch;
 
 use crate::engine::schedule::Looks;
-use crate::engine::vault::{KEY_VARIABLE, StoredSecrets, Vault, system_rng};
+use crate::engine::vault::{KEY_VARIABLE, StoredSecrets, Vault, VaultError, system_rng};
 use crate::engine::{Engine, LEASE, Listener, NoPasswords, Settings};
 use crate::model::{Clock, Replica, SystemClock};
 use crate::store::lock::DirectoryLock;
@@ -130,13 +130,37 @@ pub fn existing_vault(common: &Common) -> anyhow::Result<Vault> {
     Ok(Vault::open_existing(&common.data_dir()?, key_variable())?)
 }
 
+/// Which key opens the passwords of a state, where there are any; refuses where it is not at hand. Without any, whether the
+/// key that is there can be used.
+pub async fn check_vault(common: &Common, store: Option<&dyn Store>) -> anyhow::Result<Option<String>> {
+    let (folder, key) = (
+        common.data_dir()?,
+        match store {
+            Some(store) => StoredSecrets::key_of(store).await?,
+            None => None,
+        },
+    );
+    match &key {
+        Some(key) => drop(Vault::open_key(&folder, key_variable(), key)?),
+        None => match Vault::open_existing(&folder, key_variable()) {
+            Ok(_) | Err(VaultError::NoKey { .. }) => {}
+            Err(error) => return Err(error.into()),
+        },
+    }
+    Ok(key)
+}
+
 /// The passwords in a store, with the key from [`KEY_VARIABLE`] or the data directory.
 async fn stored_secrets(
     common: &Common,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<StoredSecrets> {
-    let vault = Vault::open(&common.data_dir()?, key_variable(), &mut system_rng())?;
+    // A key that is made beside passwords of another would open none of them.
+    let vault = match StoredSecrets::key_of(store.as_ref()).await? {
+        Some(key) => Vault::open_key(&common.data_dir()?, key_variable(), &key)?,
+        None => Vault::open(&common.data_dir()?, key_variable(), &mut system_rng())?,
+    };
     Ok(StoredSecrets::open(store, Arc::new(vault), clock, system_rng()).await?)
 }
 

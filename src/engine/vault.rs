@@ -77,6 +77,13 @@ pub enum VaultError {
     /// There is no key, and none is to be made.
     #[error("there is no key at {path}, and {KEY_VARIABLE} is not set")]
     NoKey { path: String },
+    /// There is no key, of a state that has one.
+    #[error(
+        "the passwords of this state are encrypted with key {needed}, and there is no key at {path}, nor in {KEY_VARIABLE}; put \
+         back the one that was there. If it is lost for good, move the state away (plumb.db, or the schema plumb): it is \
+         rebuilt and the roles keep their passwords, which are then unknown"
+    )]
+    Missing { path: String, needed: String },
     /// The file cannot be read.
     #[error("the key file {path} cannot be read")]
     Read {
@@ -167,6 +174,19 @@ impl Vault {
         }))
     }
 
+    /// The same, for a state whose passwords are encrypted with the key of that id.
+    ///
+    /// # Errors
+    /// [`VaultError::Missing`] or [`VaultError::AnotherKey`], and those of [`Vault::open`].
+    pub fn open_key(data_dir: &Path, variable: Option<SecretString>, id: &str) -> Result<Self, VaultError> {
+        let vault = Self::open_existing(data_dir, variable).map_err(|error| match error {
+            VaultError::NoKey { path } => VaultError::Missing { path, needed: id.to_owned() },
+            other => other,
+        })?;
+        vault.expect_key(id)?;
+        Ok(vault)
+    }
+
     fn with_key(key: &KeyBytes) -> Self {
         Self { cipher: XChaCha20Poly1305::new(key.as_ref().into()), id: key::id_of(key) }
     }
@@ -250,6 +270,14 @@ fn header(id: KeyId) -> [u8; HEADER_LENGTH] {
     let mut header = [VERSION; HEADER_LENGTH];
     header[1..].copy_from_slice(&id.0);
     header
+}
+
+/// Which key a ciphertext says it was encrypted with.
+fn key_id_of(ciphertext: &[u8]) -> Option<KeyId> {
+    match ciphertext.first_chunk::<HEADER_LENGTH>() {
+        Some([VERSION, id @ ..]) => Some(KeyId(*id)),
+        Some(_) | None => None,
+    }
 }
 
 /// What a ciphertext is bound to. Each part is preceded by its length, so that no two sets of parts read the same.

@@ -594,6 +594,31 @@ fn showing_a_password_never_makes_a_key() {
 }
 
 #[test]
+fn a_key_that_is_gone_is_missed_and_no_other_is_made_in_its_place() {
+    let desk = Desk::with_starter();
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+    let key = std::fs::read(desk.data("secret.key")).unwrap();
+    assert!(desk.plumb(&["doctor"]).stdout.contains("ok   key of passwords: "));
+    std::fs::remove_file(desk.data("secret.key")).unwrap();
+    for _ in 0..2 {
+        let refused = desk.plumb(&["apply"]);
+        assert_eq!((refused.code, refused.stderr.contains("there is no key at")), (1, true), "{refused:?}");
+        assert!(!desk.data("secret.key").exists());
+    }
+    let doctor = desk.plumb(&["doctor"]);
+    assert_eq!((doctor.code, doctor.stdout.contains("bad  key of passwords: ")), (1, true), "{doctor:?}");
+    let other = [("PLUMB_PLATFORM", &*desk.platform.url()), ("PLUMB_SECRET_KEY", &*"33".repeat(32))];
+    let doctor = desk.plumb_with(&["doctor"], &other);
+    assert_eq!((doctor.code, doctor.stdout.contains("share one key")), (1, true), "{doctor:?}");
+    // It is put back.
+    let file = desk.data("secret.key");
+    std::fs::write(&file, key).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(desk.plumb(&["doctor"]).code, 0);
+    assert_eq!(desk.plumb(&["apply"]).code, 0);
+}
+
+#[test]
 fn the_tenant_of_a_tree_is_named_either_way() {
     let desk = Desk::with_starter();
     assert_eq!(desk.plumb(&["apply"]).code, 0);

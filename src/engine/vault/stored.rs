@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-use super::{SecureRng, Vault, VaultError, generate_password};
+use super::{SecureRng, Vault, VaultError, generate_password, key_id_of};
 use crate::engine::passwords::Passwords;
 use crate::managers::ManagerError;
 use crate::model::{Clock, Lease, Reason, ResourceKey};
@@ -62,6 +62,19 @@ impl StoredSecrets {
             tx.commit().await?;
         }
         Ok(Self { store, vault, clock, rng: Mutex::new(rng) })
+    }
+
+    /// The id of the key of a store, where it has one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn key_of(store: &dyn Store) -> Result<Option<String>, SecretsError> {
+        let mut tx = store.read(Scope::Platform).await?;
+        if let Some(id) = tx.secret_key_id().await? {
+            return Ok(Some(id));
+        }
+        let newest = tx.newest_secret().await?;
+        Ok(newest.and_then(|secret| key_id_of(&secret.ciphertext)).map(|id| id.to_string()))
     }
 
     /// The same, for those who only reveal: nothing is written.

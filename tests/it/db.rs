@@ -632,3 +632,19 @@ async fn nothing_is_moved_or_restored_without_a_row_that_says_by_whom() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_says_nothing_is_given_up() {
+    let office = Office::open();
+    let server = PostgresServer::start();
+    let (login, password) = server.login();
+    server.psql(&format!("CREATE DATABASE state OWNER {login}")).await;
+    let database = format!("postgres://{login}:{password}@127.0.0.1:{}/state", server.port());
+    office.did(&database, &["db", "migrate"]);
+    server.pause();
+    let said = office.plumb(&database, &["get", "--providers"]);
+    server.resume();
+    let told = said.stderr.contains(&format!("127.0.0.1:{}/state", server.port()))
+        && said.stderr.contains("the server did not answer for 30 s");
+    assert_eq!((said.code, told, said.stderr.contains(password)), (1, true, false), "{said:?}");
+}

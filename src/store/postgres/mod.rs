@@ -28,6 +28,7 @@ mod slots;
 #[allow(clippy::duplicate_mod, reason = "compiled once for each database")]
 mod statements;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,7 +124,7 @@ const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const ROWS: &str = "SELECT, INSERT, UPDATE, DELETE";
 /// The longest name that PostgreSQL keeps whole, in bytes.
 const LONGEST_NAME: usize = 63;
-/// How long a transaction waits for a connection.
+/// How long is waited for a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections of one process for transactions.
 const CONNECTIONS: u32 = 12;
@@ -158,7 +159,7 @@ impl PostgresStore {
             .disable_statement_logging();
         let name: Arc<str> = without_password(url).into();
         let cannot_open = |source| StoreError::Open { path: name.to_string(), source };
-        let mut login = PgConnection::connect_with(&options).await.map_err(cannot_open)?;
+        let mut login = connect(&options).await.map_err(cannot_open)?;
         let database: String =
             sqlx::query_scalar("SELECT current_database()").fetch_one(&mut login).await.map_err(cannot_open)?;
         let role = service_role(&database);
@@ -411,7 +412,7 @@ impl Queue for PostgresStore {
         self.expect_writable()?;
         let failed = |source| failed(&self.name, "its lock", source);
         let options = self.options.clone().options(KEEPALIVES);
-        let mut connection = PgConnection::connect_with(&options).await.map_err(failed)?;
+        let mut connection = connect(&options).await.map_err(failed)?;
         let leads: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
             .bind(LEADER)
             .fetch_one(&mut connection)
@@ -438,6 +439,16 @@ impl Lead for Leader {
     async fn still_leads(&mut self) -> bool {
         self.0.ping().await.is_ok()
     }
+}
+
+/// Connects beside the pool. A server that takes connections and says nothing, or a host that drops what it is sent, would
+/// be waited for without end.
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let silent = |_| {
+        let said = format!("the server did not answer for {} s", CONNECTION_TIMEOUT.as_secs());
+        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, said)))
+    };
+    tokio::time::timeout(CONNECTION_TIMEOUT, PgConnection::connect_with(options)).await.unwrap_or_else(silent)
 }
 
 /// Hears of what other replicas ask for. While it cannot listen, the polls of those who wait find it.

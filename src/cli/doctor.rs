@@ -119,6 +119,9 @@ async fn check_database(common: &Common) -> Line {
 
 /// What keeps a state from being worked with as it is.
 async fn wrong_with(store: &dyn Store) -> Option<String> {
+    if let Ok(Some((place, at))) = store.moved().await {
+        return Some(format!("the state was moved to {place} at {at}: give --database {place}"));
+    }
     store.now().await.ok().and_then(|now| clocks_differ(SystemClock.now(), now))
 }
 

@@ -1,6 +1,6 @@
 //! The wiring: which store, which secrets, which engine a command works with.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -88,7 +88,10 @@ impl House {
     pub async fn planning(common: &Common) -> anyhow::Result<Self> {
         let settings = settings(common)?;
         let (store, borrowed) = match open(&common.database()?, Mode::ReadOnly).await {
-            Ok(store) => (store, None),
+            Ok(store) => {
+                tell_of_a_move(store.as_ref(), common).await?;
+                (store, None)
+            }
             Err(StoreError::Missing { .. }) => {
                 let folder = tempfile::tempdir().context("a temporary folder could not be made")?;
                 (open(&Database::Sqlite(folder.path().to_owned()), Mode::Reconcile).await?, Some(folder))
@@ -103,7 +106,20 @@ impl House {
 
 /// The store of a command that reads.
 pub async fn reading(common: &Common) -> anyhow::Result<Arc<dyn Store>> {
-    existing_store(common, Mode::ReadOnly).await
+    let store = existing_store(common, Mode::ReadOnly).await?;
+    tell_of_a_move(store.as_ref(), common).await?;
+    Ok(store)
+}
+
+/// Says once that a state was moved away: what is read of it is as it was then.
+async fn tell_of_a_move(store: &dyn Store, common: &Common) -> anyhow::Result<()> {
+    static TELL: Once = Once::new();
+    if let (Some((place, at)), false) = (store.moved().await?, common.quiet) {
+        TELL.call_once(|| {
+            eprintln!("the state was moved to {place} at {at}, and is shown as it was then: give --database {place}")
+        });
+    }
+    Ok(())
 }
 
 /// The store of that database.

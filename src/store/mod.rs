@@ -477,6 +477,11 @@ pub trait Store: Queue {
     /// When the database does not answer, or was not opened to reconcile.
     async fn exclusive(&self) -> Result<Box<dyn copy::Rows>, StoreError>;
 
+    /// Where the state was moved to, and when, if it is not here any more.
+    async fn moved(&self) -> Result<Option<(String, String)>, StoreError> {
+        Ok(None)
+    }
+
     /// The migrations that opening it applied.
     fn migrated(&self) -> &[String] {
         &[]

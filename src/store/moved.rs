@@ -17,9 +17,16 @@ const WHAT: &str = "where it was moved to";
 
 /// Refuses a database whose state was moved away.
 pub(super) async fn expect_here(connection: &mut Connection, path: &str) -> Result<(), StoreError> {
+    match away(connection).await? {
+        None => Ok(()),
+        Some((place, at)) => Err(StoreError::Moved { path: path.to_owned(), place, at }),
+    }
+}
+
+/// Where the state went, and when.
+pub(super) async fn away(connection: &mut Connection) -> Result<Option<(String, String)>, StoreError> {
     let row = query("SELECT place, moved_at FROM moved").fetch_optional(connection).await.map_err(failed)?;
-    let Some(row) = row else { return Ok(()) };
-    Err(StoreError::Moved { path: path.to_owned(), place: column(WHAT, &row, 0)?, at: column(WHAT, &row, 1)? })
+    row.map(|row| Ok((column(WHAT, &row, 0)?, column(WHAT, &row, 1)?))).transpose()
 }
 
 /// Says that the state is at that place now.

@@ -256,7 +256,16 @@ async fn a_state_that_was_moved_away_is_not_worked_with_until_somebody_says_so()
             assert!(matches!(refused, StoreError::Moved { .. }), "{refused:?}");
         }
         // What was is read, and kept.
-        assert!(office.did(from, &["get"]).contains(SESSIONS));
+        let told = format!("the state was moved to {shown} at ");
+        for command in [&["get"][..], &["plan"], &["explain", SESSIONS]] {
+            let read = office.plumb(from, command);
+            assert!(read.stdout.contains(if command[0] == "plan" { "nothing to do" } else { SESSIONS }), "{read:?}");
+            assert_eq!((read.code, read.stderr.matches(&told).count()), (0, 1), "{command:?}: {read:?}");
+            let quiet = office.plumb(from, &[command, &["-q"]].concat());
+            assert_eq!((quiet.code, quiet.stderr.as_str()), (0, ""), "{command:?}: {quiet:?}");
+        }
+        let doctor = office.plumb(from, &["doctor"]);
+        assert_eq!((doctor.code, doctor.stdout.contains(&told)), (1, true), "{doctor:?}");
         office.did(to, &["apply"]);
         let reopened = office.did(from, &["db", "reopen"]);
         assert!(reopened.contains("is worked with again"), "{reopened}");

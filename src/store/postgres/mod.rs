@@ -505,6 +505,11 @@ impl Store for PostgresStore {
         Ok(Box::new(AllRows::new(inner, ())))
     }
 
+    async fn moved(&self) -> Result<Option<(String, String)>, StoreError> {
+        let mut inner = self.start(BEGIN_READ).await?;
+        self.enter(&mut inner, &Scope::Platform).await
+    }
+
     fn migrated(&self) -> &[String] {
         &self.migrated
     }

@@ -274,6 +274,11 @@ impl Store for SqliteStore {
         }
     }
 
+    async fn moved(&self) -> Result<Option<(String, String)>, StoreError> {
+        let mut reader = self.readers.acquire().await.map_err(|source| self.cannot_begin(source))?;
+        moved::away(&mut reader).await
+    }
+
     fn migrated(&self) -> &[String] {
         &self.migrated
     }

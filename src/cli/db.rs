@@ -168,11 +168,8 @@ async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
     let store = house::existing_store(common, Mode::ReadOnly).await?;
     let to_stdout = file == Path::new("-");
     ensure!(to_stdout || !file.exists(), "there is a file {} already; name another one", file.display());
-    // Written down first, so that it is in the backup. One that is taken in an emergency is taken all the same.
-    if let Err(error) = audit_backup(file, common).await {
-        eprintln!("that a backup is taken could not be written into the audit log: {error:#}");
-    }
     let rows = if to_stdout {
+        tell_of_backup(file, common).await;
         write_backup(store.as_ref(), BufWriter::new(io::stdout())).await?
     } else {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -183,8 +180,11 @@ async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
             .suffix(UNFINISHED)
             .tempfile_in(folder)
             .with_context(|| format!("no file can be made in {}", folder.display()))?;
-        let rows = write_backup(store.as_ref(), BufWriter::new(whole.as_file_mut())).await?;
-        whole.as_file().sync_all()?;
+        tell_of_backup(file, common).await;
+        let cannot_write = || format!("{} cannot be written", file.display());
+        let written = write_backup(store.as_ref(), BufWriter::new(whole.as_file_mut())).await;
+        let rows = written.with_context(cannot_write)?;
+        whole.as_file().sync_all().with_context(cannot_write)?;
         whole.persist_noclobber(file).with_context(|| format!("{} cannot be made", file.display()))?;
         rows
     };
@@ -196,6 +196,14 @@ async fn backup(file: &Path, common: &Common) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Writes down that a backup is taken, before it is, so that this is in it. One that is taken in an emergency is taken all the
+/// same.
+async fn tell_of_backup(file: &Path, common: &Common) {
+    if let Err(error) = audit_backup(file, common).await {
+        eprintln!("that a backup is taken could not be written into the audit log: {error:#}");
+    }
 }
 
 async fn audit_backup(file: &Path, common: &Common) -> anyhow::Result<()> {

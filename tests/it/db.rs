@@ -643,6 +643,20 @@ async fn nothing_is_moved_or_restored_without_a_row_that_says_by_whom() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_cannot_be_made_is_none() {
+    let office = Office::open();
+    let home = office.sqlite("home");
+    office.did(&home, &["apply"]);
+    let nowhere = office.plumb(&home, &["db", "backup", "/nonexistent/x"]);
+    assert_eq!(
+        (nowhere.code, nowhere.stderr.contains("no file can be made in /nonexistent")),
+        (1, true),
+        "{nowhere:?}"
+    );
+    assert!(office.done_to(&home).is_empty(), "none was taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_says_nothing_is_given_up() {
     let office = Office::open();
     let server = PostgresServer::start();

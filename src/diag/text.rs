@@ -14,6 +14,15 @@ const MAX_LINE: usize = 160;
 /// How much of a long line is shown before the place that is meant.
 const LEAD: usize = 60;
 
+/// Findings whose lines hold a password, or may: an address that cannot be read hides where one is.
+const SECRET_CODES: [&str; 2] = ["PasswordInUrl", "InvalidUrl"];
+
+/// A line with one of these is not shown.
+const SECRET_WORDS: [&str; 4] = ["password", "passwd", "credentials", "token"];
+
+/// How many lines above one are looked at for what it stands within.
+const LINES_ABOVE: usize = 50;
+
 /// How much of a message or help is shown. Messages may quote what they complain of.
 const MAX_MESSAGE: usize = 2000;
 
@@ -38,10 +47,10 @@ fn render(renderer: &Renderer, diagnostic: &Diagnostic, sources: &dyn Fn(&str) -
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let mut group =
-        level.primary_title(clean_message(message)).id(clean(&code.0)).elements(place(file, *span, sources));
+    let shown = |file: &str| sources(file).filter(|_| !SECRET_CODES.contains(&code.0.as_ref()));
+    let mut group = level.primary_title(clean_message(message)).id(clean(&code.0)).elements(place(file, *span, &shown));
     for Related { message, file, span } in related {
-        group = group.element(Level::NOTE.message(clean_message(message))).elements(place(file, *span, sources));
+        group = group.element(Level::NOTE.message(clean_message(message))).elements(place(file, *span, &shown));
     }
     if let Some(help) = help {
         group = group.element(Level::HELP.message(clean_message(help)));
@@ -94,6 +103,9 @@ fn excerpt(source: &str, span: Span) -> Option<Excerpt> {
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     let rest = after.split('\n').next().unwrap_or_default().trim_end_matches('\r');
     let lead = &source[line_start..span.start];
+    if may_hold_password(lead) || may_hold_password(rest) || is_within_credentials(&source[..line_start], lead) {
+        return None;
+    }
     // Both ends are cut before anything is done with each character: the line may be a megabyte.
     let lead_chars = lead.chars().rev().take(MAX_LINE - LEAD + 1).count();
     let (start, lead_cut, lead) =
@@ -109,6 +121,34 @@ fn excerpt(source: &str, span: Span) -> Option<Excerpt> {
     let marked = clean(marked);
     let place = lead.len()..lead.len() + marked.len();
     Some(Excerpt { line: format!("{lead}{marked}{}{rest_cut}", clean(tail)), marked: place, start })
+}
+
+/// Whether a password may stand in a part of a line: what is shown goes into logs that many read.
+fn may_hold_password(text: &str) -> bool {
+    let has_login = text.split("://").skip(1).any(|rest| {
+        let before_at = rest.split_once('@').map(|(login, _)| login);
+        before_at.is_some_and(|login| login.contains(':'))
+    });
+    has_login || SECRET_WORDS.iter().any(|word| contains_ignoring_case(text, word))
+}
+
+/// Whether a line stands below a key that is about credentials, in lines that are indented less and less.
+fn is_within_credentials(before: &str, lead: &str) -> bool {
+    let indent_of = |line: &str| line.len() - line.trim_start_matches([' ', '-']).len();
+    let mut indent = indent_of(lead);
+    for line in before.lines().rev().take(LINES_ABOVE).filter(|line| !line.trim().is_empty()) {
+        if indent_of(line) < indent {
+            indent = indent_of(line);
+            if contains_ignoring_case(line, "credentials") {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+fn contains_ignoring_case(text: &str, word: &str) -> bool {
+    text.as_bytes().windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 fn last_chars(text: &str, count: usize) -> &str {
@@ -164,6 +204,37 @@ mod tests {
         assert_eq!(marked, "X");
         assert!(line.chars().count() <= MAX_LINE + 6, "{}", line.len());
         assert!(line.starts_with("...ü") && line.ends_with("ö..."));
+    }
+
+    #[test]
+    fn a_line_that_may_hold_a_password_is_not_shown() {
+        let place = |source: &str, marked: &str| {
+            let start = source.find(marked).unwrap();
+            excerpt(source, Span::locate(source, start, start + marked.len()))
+        };
+        for source in [
+            "spec: {type: postgres, url: postgres://plumb:hunter2@db, foo: 1}",
+            "url: postgres://db/a?password=hunter2 # foo",
+            "credentials: {password: hunter2, foo: x}",
+            "credentials:\n  password: hunter2 # foo\n",
+            "readCredentials:\n  # why\n  foo: hunter2\n",
+            "spec:\n  credentials:\n    env:\n      - foo: hunter2\n",
+        ] {
+            assert_eq!(place(source, "foo"), None, "{source}");
+        }
+        for source in [
+            "spec:\n  url: postgres://plumb@db:5432/postgres\n  foo: 1\n",
+            "  credentials:\n    env: NAME\n  foo: 1\n",
+            "url: redis://default@cache.example.com:6379 # foo",
+        ] {
+            assert!(place(source, "foo").is_some(), "{source}");
+        }
+        let span = Some(Span::locate("url: hunter2", 5, 12));
+        for code in SECRET_CODES {
+            let finding = Diagnostic::error(crate::model::Code::new(code), "a.yaml", "url cannot be read").at(span);
+            let told = text(&[finding], &|_| Some("url: hunter2".into()), false);
+            assert!(told.contains("a.yaml:1:6") && !told.contains("hunter2"), "{told}");
+        }
     }
 
     #[test]

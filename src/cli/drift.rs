@@ -68,7 +68,10 @@ impl Scan {
         plan.drift.retain(|drift| wanted(&drift.key));
         plan.unknown.retain(|(key, _)| wanted(key));
         let unseen: BTreeSet<&ResourceKey> = plan.unknown.iter().map(|(key, _)| key).collect();
-        let seen = preview.desired.resources.keys().filter(|key| wanted(key) && !unseen.contains(key)).count();
+        // Of some a part was seen, which differs.
+        let differs: BTreeSet<&ResourceKey> = plan.drift.iter().map(|drift| &drift.key).collect();
+        let is_seen = |key: &&ResourceKey| wanted(key) && (!unseen.contains(key) || differs.contains(key));
+        let seen = preview.desired.resources.keys().filter(is_seen).count();
         Self { preview, seen }
     }
 

@@ -471,3 +471,17 @@ async fn what_was_left_alone_stays_so_after_a_look_without_the_object() {
     assert_eq!(world.number("staging", "orders", VERSION).await, 42);
     assert!(!world.tenant.branches().contains(&BRANCH.to_owned()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_seen_in_part_and_differs_counts_as_seen() {
+    let server = PostgresServer::shared();
+    let mut world = with_an_extension(server).await;
+    let name = world.object("staging", "orders");
+    server.psql(&format!("ALTER DATABASE {name} CONNECTION LIMIT 50")).await;
+    server.psql(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+    world.stop();
+    let scan = world.plumb(&["drift"]).output().unwrap();
+    let said = String::from_utf8_lossy(&scan.stdout).into_owned();
+    assert_eq!(scan.status.code(), Some(2), "{said}");
+    assert!(said.contains("1 of 1 resource drifted, 1 could not be seen"), "{said}");
+}

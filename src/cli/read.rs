@@ -1,5 +1,6 @@
 //! `plumb get`, `describe`, `diff` and `events`: read from a server, or from the state database.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anyhow::{anyhow, bail};
@@ -189,7 +190,10 @@ async fn known_tenants(common: &Common) -> anyhow::Result<Vec<String>> {
         }
         None => {
             let store = house::reading(common).await?;
-            store.read(Scope::Platform).await?.tenants().await?.into_keys().collect()
+            let known = store.read(Scope::Platform).await?.tenants().await?.into_keys();
+            // Of one that is looked at for the first time nothing is recorded yet.
+            let asked_for = store.places().await?.into_iter().map(|place| place.tenant);
+            known.chain(asked_for).collect::<BTreeSet<_>>().into_iter().collect()
         }
     })
 }

@@ -2,6 +2,11 @@
 
 mod reading;
 
+use std::time::Duration;
+
+use plumb::model::{Ask, Request, Trigger, Width};
+use plumb::store::sqlite::SqliteStore;
+use plumb::store::{Mode, Queue as _};
 use sqlx::{Connection, SqliteConnection};
 
 use crate::harness::desk::{Desk, Said};
@@ -616,6 +621,20 @@ fn a_key_that_is_gone_is_missed_and_no_other_is_made_in_its_place() {
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     assert_eq!(desk.plumb(&["doctor"]).code, 0);
     assert_eq!(desk.plumb(&["apply"]).code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_waits_for_its_first_look_is_known() {
+    let desk = Desk::with_starter();
+    let store = SqliteStore::open(desk.data(""), Mode::Reconcile).await.unwrap();
+    let ask = Ask { trigger: Trigger::Poll, width: Width::Changed };
+    let first = Request { tenant: "checkout".to_owned(), ask, delay: Duration::ZERO, news: None };
+    store.request(&[first]).await.unwrap();
+    store.close().await;
+    let nothing = desk.plumb(&["get", "-t", "checkout"]);
+    assert_eq!((nothing.code, nothing.stderr.contains("nothing is recorded")), (0, true), "{nothing:?}");
+    let unknown = desk.plumb(&["get", "-t", "billing"]);
+    assert_eq!((unknown.code, unknown.stderr.contains("the state knows checkout")), (1, true), "{unknown:?}");
 }
 
 #[test]

@@ -44,7 +44,7 @@ reasons! {
     Adopted,
     /// The same server under another Provider name; nothing was done.
     Rebound,
-    /// The inventory was lost and rebuilt from the object's mark.
+    /// The inventory did not know the object, and has it from its mark: the state was lost, or a process ended too early.
     Recovered,
     /// Its deletion was carried out.
     Deleted,

@@ -677,9 +677,9 @@ async fn expect_confined(connection: &mut PgConnection, role: &str, name: &Arc<s
     let sql = "SELECT r.rolsuper, r.rolbypassrls, (SELECT pg_get_userbyid(o.owner)::text FROM \
                    (SELECT relowner AS owner FROM pg_class WHERE relnamespace = to_regnamespace($2) \
                     UNION SELECT nspowner FROM pg_namespace WHERE nspname = $2) AS o \
-                   WHERE pg_has_role(r.oid, o.owner, 'MEMBER') LIMIT 1) \
+                   WHERE pg_has_role(r.oid, o.owner, 'MEMBER') LIMIT 1), session_user::text \
                FROM pg_roles AS r WHERE r.rolname = $1";
-    let found: Option<(bool, bool, Option<String>)> = sqlx::query_as(sql)
+    let found: Option<(bool, bool, Option<String>, String)> = sqlx::query_as(sql)
         .bind(role)
         .bind(SCHEMA)
         .fetch_optional(connection)
@@ -687,17 +687,15 @@ async fn expect_confined(connection: &mut PgConnection, role: &str, name: &Arc<s
         .map_err(|source| failed(name, "its role", source))?;
     let quoted_role = quoted(role);
     let (may, mend) = match found {
-        None | Some((false, false, None)) => return Ok(()),
-        Some((true, _, _)) => {
-            ("is a superuser".to_owned(), format!("ALTER ROLE {quoted_role} NOSUPERUSER NOBYPASSRLS"))
-        }
-        Some((_, true, _)) => {
+        None | Some((false, false, None, _)) => return Ok(()),
+        Some((true, ..)) => ("is a superuser".to_owned(), format!("ALTER ROLE {quoted_role} NOSUPERUSER NOBYPASSRLS")),
+        Some((_, true, ..)) => {
             ("bypasses row-level security".to_owned(), format!("ALTER ROLE {quoted_role} NOBYPASSRLS"))
         }
-        Some((_, _, Some(owner))) if owner == role => {
-            ("owns what is in it".to_owned(), format!("REASSIGN OWNED BY {quoted_role} TO the login"))
+        Some((_, _, Some(owner), login)) if owner == role => {
+            ("owns what is in it".to_owned(), format!("REASSIGN OWNED BY {quoted_role} TO {}", quoted(&login)))
         }
-        Some((_, _, Some(owner))) => {
+        Some((_, _, Some(owner), _)) => {
             let may = format!("may act as {owner}, which owns what is in it");
             (may, format!("REVOKE {} FROM {quoted_role}", quoted(&owner)))
         }

@@ -29,6 +29,9 @@ pub enum Rest {
     Failed { failed: ResourceKey },
 }
 
+/// The one database that people are asked about.
+const ASKED_ABOUT: &str = "a";
+
 /// Enough for every row of a world.
 const ALL_OF_THEM: u32 = 10_000;
 
@@ -79,7 +82,10 @@ fn says_otherwise(status: &ResourceStatus, rest: &Rest) -> Option<String> {
             condition(ConditionType::Ready).is_some_and(|(status, _)| status == ConditionStatus::True)
         }
         Rest::Held => condition(ConditionType::Ready) == Some((ConditionStatus::False, Reason::EmptyTree)),
-        Rest::Asked => true,
+        Rest::Asked => {
+            let is_asked_about = status.key.name == ASKED_ABOUT;
+            condition(ConditionType::Drifted).is_some_and(|(is, _)| (is == ConditionStatus::True) == is_asked_about)
+        }
         Rest::Undone { .. } => condition(ConditionType::Stalled) == Some((ConditionStatus::True, Reason::RolledBack)),
     };
     (!is_so).then(|| format!("{rest:?}, and there is {status:?}"))

@@ -79,9 +79,10 @@ pub enum VaultError {
     NoKey { path: String },
     /// There is no key, of a state that has one.
     #[error(
-        "the passwords of this state are encrypted with key {needed}, and there is no key at {path}, nor in {KEY_VARIABLE}; put \
-         back the one that was there. If it is lost for good, move the state away (plumb.db, or the schema plumb): it is \
-         rebuilt and the roles keep their passwords, which are then unknown"
+        "the passwords of this state are encrypted with key {needed}, and there is no key at {path}, nor in {KEY_VARIABLE}: all \
+         that reconcile with one state share one key. Put key {needed} into {KEY_VARIABLE}, or its file back where it was. If \
+         it is lost for good, move the state away (plumb.db, or the schema plumb): it is rebuilt and the roles keep their \
+         passwords, which are then unknown"
     )]
     Missing { path: String, needed: String },
     /// The file cannot be read.

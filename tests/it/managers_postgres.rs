@@ -18,6 +18,9 @@ use sqlx::{AssertSqlSafe, Row};
 
 use crate::harness::postgres::PostgresServer;
 
+/// How long a session that was ended may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Keeps passwords as the engine does: made once for a rotation, the same ever after.
 #[derive(Default)]
 struct Vault {
@@ -144,8 +147,19 @@ impl World {
         self.manager.apply(step, &self.cx()).await
     }
 
+    /// Whoever has said goodbye to a database that is dropped may be in it for a moment still.
     async fn done(&self, step: &Step) -> Vec<String> {
-        self.apply(step).await.unwrap().notes
+        let began = Instant::now();
+        loop {
+            match self.apply(step).await {
+                Err(ManagerError::Retry { reason: Reason::Conflict, .. })
+                    if step.action == Action::Delete && began.elapsed() < PATIENCE =>
+                {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                done => return done.unwrap().notes,
+            }
+        }
     }
 
     async fn refused(&self, step: &Step) -> ManagerError {

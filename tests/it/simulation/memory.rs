@@ -730,9 +730,11 @@ impl Tx for MemoryTx {
     }
 
     async fn put_proposal(&mut self, proposal: &Proposal) -> Result<(), StoreError> {
-        // Invariant: nobody is asked about what no hand has changed.
-        for plumb::model::ProposedField { path, live, .. } in
-            proposal.fields.iter().filter(|field| !super::system::is_by_hand(field.live.as_ref()))
+        // Invariant: nobody is asked about what no hand has changed, unless what was applied is not known (R4).
+        for plumb::model::ProposedField { path, live, .. } in proposal
+            .fields
+            .iter()
+            .filter(|field| field.base.is_some() && !super::system::is_by_hand(field.live.as_ref()))
         {
             let what = format!("people were asked about {path} of {}, which is {live:?} by no hand", proposal.key);
             if let Access::Write { store, .. } = &self.access {

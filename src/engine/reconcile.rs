@@ -489,6 +489,7 @@ impl Engine {
             identities: &memory.identities,
         };
         let Written { recorded, mut changes } = self.record(&pass).await?;
+        timeline.note_recorded();
         for (key, reason) in recorded {
             timeline.note_of(&key, EventKind::Recorded { reason });
         }

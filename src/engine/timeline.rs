@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use crate::model::{
-    Action, Event, EventKind, ExecutionOutcome, Hold, Lease, PlanId, Record, ResourceKey, Summary, Trigger,
+    Action, Begun, Event, EventKind, ExecutionOutcome, Hold, Lease, PlanId, ResourceKey, Summary, Trigger,
 };
 use crate::store::audit::NewAudit;
 use crate::store::inputs::PackedInputs;
@@ -38,6 +38,8 @@ pub(super) struct Timeline<'a> {
     changes: Vec<Option<NewAudit>>,
     /// The steps that have begun and not ended, with what they touch.
     begun: BTreeMap<ResourceKey, Touched>,
+    /// What steps began to change that is not in the records yet, whatever became of it.
+    unrecorded: BTreeMap<ResourceKey, Begun>,
     /// For the audit log, before what the events say.
     audited: Vec<NewAudit>,
     /// What plans were made of, each with its number.
@@ -78,6 +80,7 @@ impl<'a> Timeline<'a> {
             waiting: Vec::new(),
             changes: Vec::new(),
             begun: BTreeMap::new(),
+            unrecorded: BTreeMap::new(),
             audited: Vec::new(),
             inputs: Vec::new(),
             plans: 0,
@@ -99,6 +102,11 @@ impl<'a> Timeline<'a> {
     /// Whether another one was running still as this one was opened, which has changed records.
     pub(super) fn ended_another(&self) -> bool {
         self.ended_another
+    }
+
+    /// The records have what the steps did that began until now.
+    pub(super) fn note_recorded(&mut self) {
+        self.unrecorded.clear();
     }
 
     /// Notes an event of the whole tenant.
@@ -152,6 +160,7 @@ impl<'a> Timeline<'a> {
         match &event.kind {
             EventKind::StepStarted { changes, new_passwords, .. } => {
                 self.begun.insert(key.clone(), Touched::by(changes, new_passwords));
+                self.unrecorded.entry(key.clone()).or_default().add(changes, !new_passwords.is_empty());
                 None
             }
             EventKind::StepDone { .. } | EventKind::StepFailed { .. } => {
@@ -231,8 +240,10 @@ impl<'a> Timeline<'a> {
         let finished = async {
             let mut tx = self.store.begin(Scope::Leased(self.lease.clone())).await?;
             if !is_whole {
-                keep_what_has_no_end(tx.as_mut(), &self.lease.tenant, self.execution, now).await?;
+                let events = all_events(tx.as_mut(), self.execution).await?;
+                audit_what_has_no_end(tx.as_mut(), &self.lease.tenant, self.execution, &events, now).await?;
             }
+            remember_what_began(tx.as_mut(), std::mem::take(&mut self.unrecorded)).await?;
             tx.finish_execution(self.execution, outcome, commit, plan, summary, now).await?;
             tx.commit().await
         };
@@ -245,35 +256,45 @@ impl<'a> Timeline<'a> {
 pub(super) async fn interrupt(tx: &mut dyn Tx, tenant: &str, now: DateTime<Utc>) -> Result<bool, StoreError> {
     let running = tx.interrupt_running(now).await?;
     for execution in &running {
-        keep_what_has_no_end(tx, tenant, *execution, now).await?;
+        let events = all_events(tx, *execution).await?;
+        audit_what_has_no_end(tx, tenant, *execution, &events, now).await?;
+        let mut began: BTreeMap<ResourceKey, Begun> = BTreeMap::new();
+        for event in events {
+            if let (Some(key), EventKind::StepStarted { changes, new_passwords, .. }) = (event.key, event.kind) {
+                began.entry(key).or_default().add(&changes, !new_passwords.is_empty());
+            }
+        }
+        remember_what_began(tx, began).await?;
     }
     Ok(!running.is_empty())
 }
 
-/// What an execution that was cut short may have changed is told to the audit log, and to the records, which may not know
-/// of it yet: else it would be taken for somebody else's doing.
-async fn keep_what_has_no_end(
-    tx: &mut dyn Tx,
-    tenant: &str,
-    execution: i64,
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+async fn all_events(tx: &mut dyn Tx, execution: i64) -> Result<Vec<Event>, StoreError> {
     let all = HistoryFilter { execution: Some(execution), limit: u32::MAX, ..HistoryFilter::default() };
     let mut events = tx.events(&all).await?;
     events.reverse();
-    tx.append_audit(tenant, &audit::without_end(execution, &events, now)).await?;
-    let mut records = BTreeMap::new();
-    for event in &events {
-        let (Some(key), EventKind::StepStarted { changes, new_passwords, .. }) = (&event.key, &event.kind) else {
-            continue;
-        };
-        if !records.contains_key(key) {
-            records.insert(key, tx.record(key).await?.filter(|record| !record.retained));
-        }
-        if let Some(Some(record)) = records.get_mut(key) {
-            record.begun.add(changes, !new_passwords.is_empty());
+    Ok(events)
+}
+
+async fn audit_what_has_no_end(
+    tx: &mut dyn Tx,
+    tenant: &str,
+    execution: i64,
+    events: &[Event],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    tx.append_audit(tenant, &audit::without_end(execution, events, now)).await
+}
+
+/// Has the records know what steps began of which they do not say how it ended: else it would be taken for somebody else's
+/// doing.
+async fn remember_what_began(tx: &mut dyn Tx, began: BTreeMap<ResourceKey, Begun>) -> Result<(), StoreError> {
+    let mut records = Vec::new();
+    for (key, began) in began {
+        if let Some(mut record) = tx.record(&key).await?.filter(|record| !record.retained) {
+            record.begun.join(began);
+            records.push(record);
         }
     }
-    let records: Vec<Record> = records.into_values().flatten().collect();
-    tx.put_records(&records).await
+    if records.is_empty() { Ok(()) } else { tx.put_records(&records).await }
 }

@@ -91,13 +91,21 @@ impl Begun {
 
     /// Remembers a step that makes these changes, and sets new passwords or does not.
     pub fn add(&mut self, changes: &[Change], passwords: bool) {
-        for Change { path, from: _, to } in changes {
-            let values = self.fields.entry(path.clone()).or_default();
-            if !values.contains(to) {
-                values.push(to.clone());
+        let values = changes.iter().map(|change| (change.path.clone(), vec![change.to.clone()]));
+        self.join(Self { fields: values.collect(), passwords });
+    }
+
+    /// Remembers what another one does, too.
+    pub fn join(&mut self, other: Self) {
+        for (path, values) in other.fields {
+            let known = self.fields.entry(path).or_default();
+            for value in values {
+                if !known.contains(&value) {
+                    known.push(value);
+                }
             }
         }
-        self.passwords |= passwords;
+        self.passwords |= other.passwords;
     }
 }
 

@@ -208,7 +208,8 @@ pub async fn files_are_whole(world: &World, wanted: &BTreeMap<&str, i64>) -> Vec
     let mut found: BTreeMap<String, i64> = BTreeMap::new();
     for entry in std::fs::read_dir(world.databases()).into_iter().flatten().map(Result::unwrap) {
         let name = entry.file_name().into_string().unwrap();
-        let is_side = [".db-wal", ".db-shm"].iter().any(|end| name.ends_with(end));
+        // What was not committed is taken back by whoever writes next, and nobody may have to.
+        let is_side = [".db-wal", ".db-shm", ".db-journal"].iter().any(|end| name.ends_with(end));
         if name == ".plumb-root" || name.starts_with(".plumb-lock") || name.ends_with(".lock") || is_side {
             continue;
         }

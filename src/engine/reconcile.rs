@@ -418,7 +418,8 @@ impl Engine {
         // apply, observe
         let platform = &in_force.platform;
         let mut sagas = memory.sagas.clone();
-        sagas::prepare(self.store.as_ref(), lease, &mut sagas, &plan, &desired, &memory.inventory, heads).await?;
+        let known = (&memory.inventory, &live);
+        sagas::prepare(self.store.as_ref(), lease, &mut sagas, &plan, &desired, known, heads).await?;
         let mut applied = self.apply(platform, &plan, spec.max_concurrency, held, timeline).await;
         self.remark(platform, &plan.settles, spec.max_concurrency, held).await;
         // Where all of a tenant is suspended, its looks leave servers as they are.

@@ -7,7 +7,7 @@ use crate::model::{
     PlanId, PlanScope, Platform, Proposal, ProviderIdentity, Reason, Record, ResourceKey, ResourceStatus, Saga, Settle,
     Step, revision,
 };
-use crate::plan::{Place, object_name, read_back, record_after};
+use crate::plan::{Place, ended, object_name, read_back, record_after};
 use crate::store::{HeldPlan, Scope, StoreError, Tx};
 
 use super::Engine;
@@ -167,7 +167,11 @@ impl Engine {
             pass.plan.steps.iter().filter(tried).map(|step| (&step.key, step)).collect();
         let others = keys_in_scope(pass).filter(|key| !written.contains(key)).filter_map(|key| {
             let record = pass.prior.get(key)?;
-            let mut next = record.clone();
+            // What is seen by now is not asked about for ever.
+            let mut next = match pass.before.present(key) {
+                Some(live) => ended(record, live, pass.plan.rolls_back(key)).into_owned(),
+                None => record.clone(),
+            };
             if let Some(said) = pass.desired.said_of(key) {
                 next.annotations = record.annotations.kept_safer_by(said, key.kind);
             }

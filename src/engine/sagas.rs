@@ -9,6 +9,7 @@
 //! what fails later undoes nothing that was in use meanwhile. Other heads that come before go on with what git still wants
 //! of it, word for word; another word on a resource is a change of its own.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,9 +18,10 @@ use serde_json::Value;
 
 use crate::model::{
     Action, Annotations, Attempt, Change, Decisions, DesiredState, DriftMode, EventKind, Failure, FieldPath, Fields,
-    Hold, Inventory, Kind, Lease, OnFailure, Part, Plan, ProposedField, Reason, Record, Resource, ResourceKey, Saga,
-    Step,
+    Hold, Inventory, Kind, Lease, Observations, OnFailure, Part, Plan, ProposedField, Reason, Record, Resource,
+    ResourceKey, Saga, Step,
 };
+use crate::plan::ended;
 use crate::store::{Scope, Store, StoreError};
 
 use super::apply::Applied;
@@ -221,7 +223,8 @@ fn is_kept(change: &Change, kind: Kind) -> bool {
     change.from.is_none() && kind.info().is_destructive(&change.path)
 }
 
-/// Writes down what the steps of `plan` may have to undo, before any of them is done.
+/// Writes down what the steps of `plan` may have to undo, before any of them is done: what was before is in the records, and
+/// in what is seen where they do not know how an earlier step ended.
 ///
 /// # Errors
 /// When the store does not take it; then nothing may be done.
@@ -231,7 +234,7 @@ pub(super) async fn prepare(
     sagas: &mut Sagas,
     plan: &Plan,
     desired: &DesiredState,
-    prior: &Inventory,
+    (prior, live): (&Inventory, &Observations),
     heads: Heads<'_>,
 ) -> Result<(), StoreError> {
     let of_others = sagas.values().filter(|saga| !heads.are(saga.commit.as_ref(), saga.platform.as_ref()));
@@ -242,7 +245,11 @@ pub(super) async fn prepare(
         if !asks || plan.rolls_back(&step.key) {
             continue;
         }
-        let Some(part) = desired.resources.get(&step.key).and_then(|now| part(step, now, prior.get(&step.key))) else {
+        let former = prior.get(&step.key).map(|record| match live.present(&step.key) {
+            Some(seen) => ended(record, seen, false),
+            None => Cow::Borrowed(record),
+        });
+        let Some(part) = desired.resources.get(&step.key).and_then(|now| part(step, now, former.as_deref())) else {
             continue;
         };
         let environment = &step.key.environment;

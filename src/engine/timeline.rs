@@ -122,6 +122,7 @@ impl<'a> Timeline<'a> {
     /// Notes that the step of `key`, of which it is noted that it begins, has not begun and so has changed nothing.
     pub(super) fn note_not_begun(&mut self, key: &ResourceKey, action: Action, why: &Hold) {
         self.begun.remove(key);
+        self.unrecorded.remove(key);
         let (reason, message) = (why.reason, format!("not begun: {}", why.message));
         self.note_of(key, EventKind::StepFailed { action, reason, message, millis: 0 });
     }

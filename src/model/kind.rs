@@ -144,6 +144,13 @@ impl KindInfo {
         self.destructive.iter().any(|prefix| path.is_within(prefix))
     }
 
+    /// Whether the members of the list that `path` is in bear a mark each (R1): those that have a name of their own do, those
+    /// of a set do not.
+    pub fn has_marks(&self, path: &FieldPath) -> bool {
+        let is_keyed = |shape: ListShape| matches!(shape, ListShape::Keyed(_));
+        self.lists.iter().any(|(list, shape)| path.is_within(list) && is_keyed(*shape))
+    }
+
     /// Flattens the `spec` of a document that has passed its schema. Fields that are `null` are unset.
     pub fn flatten(&self, spec: &Value) -> Fields {
         let mut fields = Vec::new();

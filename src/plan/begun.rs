@@ -8,8 +8,8 @@ use crate::model::{FieldPath, Live, Record};
 /// applied (R3), all else was not. A field that cannot be seen stays open.
 ///
 /// While a change is undone what it added is not taken for applied: it is to stay, and nobody may find that git does not
-/// want it.
-pub(super) fn ended<'a>(record: &'a Record, live: &Live, is_undone: bool) -> Cow<'a, Record> {
+/// want it. Nor is ever a member that bears no mark, as an extension: it may be somebody else's, and would be dropped.
+pub fn ended<'a>(record: &'a Record, live: &Live, is_undone: bool) -> Cow<'a, Record> {
     if record.begun.fields.is_empty() {
         return Cow::Borrowed(record);
     }
@@ -17,9 +17,11 @@ pub(super) fn ended<'a>(record: &'a Record, live: &Live, is_undone: bool) -> Cow
     ended.begun.fields.clear();
     for (path, values) in &record.begun.fields {
         let now = live.fields.0.get(path);
-        let was_added = is_undone && record.applied.0.get(path).is_none() && is_member(record, path);
-        if live.unknown_at(path).is_some() || was_added {
+        let was_added = now.is_some() && record.applied.0.get(path).is_none() && is_member(record, path);
+        if live.unknown_at(path).is_some() || (was_added && is_undone) {
             ended.begun.fields.insert(path.clone(), values.clone());
+        } else if was_added && !record.key.kind.info().has_marks(path) {
+            continue;
         } else if values.iter().any(|value| value.as_ref() == now) {
             ended.unsettled.remove(path);
             for fields in [&mut ended.applied, &mut ended.readback] {

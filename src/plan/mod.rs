@@ -24,6 +24,7 @@ use crate::model::{
     ResourceKey, Step, TenantSpec,
 };
 
+pub use begun::ended;
 pub use id::id_of_step;
 pub use objects::object_name;
 pub use record::{Place, read_back, record_after};

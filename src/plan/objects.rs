@@ -455,14 +455,10 @@ impl Draft<'_> {
 
     /// The new value of `plumb.dev/rotate`, when it asks for passwords that were not made yet.
     fn rotation_due(&self, resource: &Resource, record: Option<&Record>, mark: &Mark) -> Option<String> {
-        if let Some(record) = record.filter(|record| record.begun.passwords) {
-            // Which ones the roles have nobody knows: they get those that are wanted, or that they had.
-            let wanted = resource.annotations.rotate.clone().or_else(|| record.annotations.rotate.clone());
-            return Some(wanted.unwrap_or_default());
-        }
         let wanted = resource.annotations.rotate.as_ref()?;
         let done = match record {
-            Some(record) => record.annotations.rotate.as_ref() == Some(wanted),
+            // Which ones the roles have nobody knows where a step began to set others.
+            Some(record) => record.annotations.rotate.as_ref() == Some(wanted) && !record.begun.passwords,
             // Whether it was done before the loss nobody knows, unless the mark has another value's hash.
             None => mark.hashes.get(ROTATE).is_none_or(|hash| *hash == rotate_hash(wanted)),
         };

@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use plumb::model::{
-    Change, ConditionStatus, ConditionType, EventKind, ExecutionOutcome, FieldPath, Inventory, Part, Plan, Reason,
-    ResourceKey, Saga,
+    Change, ConditionStatus, ConditionType, EventKind, ExecutionOutcome, Inventory, Part, Plan, Reason, ResourceKey,
+    Saga,
 };
 use plumb::store::audit::{AuditAction, AuditEntry};
 use plumb::store::{Scope, Store};
@@ -71,17 +71,6 @@ fn live_is_what_git_says(state: &State, wish: &Wish) -> Vec<String> {
                 broken.push(format!("{path} of {key} is {live:?} and git says {value}"));
             }
         }
-        // Hands add nothing to lists: what is in them is what Plumb put there.
-        let (info, wanted) = (key.kind.info(), document.fields());
-        let is_unwanted = |path: &&FieldPath| info.is_destructive(path) && wanted.0.get(*path).is_none();
-        broken.extend(
-            object
-                .fields
-                .0
-                .keys()
-                .filter(is_unwanted)
-                .map(|path| format!("{path} of {key} is there and git wants none")),
-        );
     }
     broken
 }

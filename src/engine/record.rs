@@ -1,5 +1,6 @@
 //! Writes down what a pass did: records, statuses, strays, held plans. One transaction.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
@@ -168,14 +169,19 @@ impl Engine {
         let others = keys_in_scope(pass).filter(|key| !written.contains(key)).filter_map(|key| {
             let record = pass.prior.get(key)?;
             // What is seen by now is not asked about for ever.
-            let mut next = match pass.before.present(key) {
-                Some(live) => ended(record, live, pass.plan.rolls_back(key)).into_owned(),
-                None => record.clone(),
-            };
-            if let Some(said) = pass.desired.said_of(key) {
-                next.annotations = record.annotations.kept_safer_by(said, key.kind);
+            let known = ended(record, pass.before.present(key), pass.plan.rolls_back(key));
+            let said = pass.desired.said_of(key);
+            let safer = said.map(|said| record.annotations.kept_safer_by(said, key.kind));
+            let (safer, step) = (safer.filter(|safer| *safer != record.annotations), tried.get(key));
+            // Nearly all of a large tenant: none of them is copied.
+            if matches!(known, Cow::Borrowed(_)) && safer.is_none() && step.is_none() {
+                return None;
             }
-            if let Some(step) = tried.get(key) {
+            let mut next = known.into_owned();
+            if let Some(annotations) = safer {
+                (next.annotations, next.updated_at) = (annotations, self.clock.now());
+            }
+            if let Some(step) = step {
                 next.begun.add(&step.changes, step.rotate.is_some());
             }
             (next != *record).then_some(next)

@@ -9,7 +9,6 @@
 //! what fails later undoes nothing that was in use meanwhile. Other heads that come before go on with what git still wants
 //! of it, word for word; another word on a resource is a change of its own.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -245,10 +244,7 @@ pub(super) async fn prepare(
         if !asks || plan.rolls_back(&step.key) {
             continue;
         }
-        let former = prior.get(&step.key).map(|record| match live.present(&step.key) {
-            Some(seen) => ended(record, seen, false),
-            None => Cow::Borrowed(record),
-        });
+        let former = prior.get(&step.key).map(|record| ended(record, live.present(&step.key), false));
         let Some(part) = desired.resources.get(&step.key).and_then(|now| part(step, now, former.as_deref())) else {
             continue;
         };

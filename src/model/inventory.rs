@@ -32,6 +32,7 @@ pub struct Record {
     /// their base until a person decides.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unsettled: BTreeMap<FieldPath, Option<FieldHash>>,
+    /// What steps began of which this does not say how it ended.
     #[serde(default, skip_serializing_if = "Begun::is_empty")]
     pub begun: Begun,
     pub annotations: Annotations,
@@ -85,6 +86,7 @@ pub struct Begun {
 }
 
 impl Begun {
+    /// Whether the record knows how every step ended.
     pub fn is_empty(&self) -> bool {
         self.fields.is_empty() && !self.passwords
     }

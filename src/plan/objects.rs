@@ -236,8 +236,8 @@ impl Draft<'_> {
     fn ours(&mut self, resource: &Resource, record: Option<&Record>, live: &Live, mark: &Mark) {
         let key = &resource.key;
         let is_undone = self.decisions.rolled_back.contains_key(key);
-        let is_open = record.is_some_and(|record| begun::ended(record, live, false).begun != record.begun);
-        let ended = record.map(|record| begun::ended(record, live, is_undone));
+        let is_open = record.is_some_and(|record| begun::ended(record, Some(live), false).begun != record.begun);
+        let ended = record.map(|record| begun::ended(record, Some(live), is_undone));
         let record = ended.as_deref();
         let mode = self.mode_of(resource);
         let verdicts = Verdicts {

@@ -129,7 +129,7 @@ pub fn record_after(
     at: DateTime<Utc>,
 ) -> Record {
     let begun = prior.filter(|record| !record.retained);
-    let ended = begun.map(|record| begun::ended(record, live, false));
+    let ended = begun.map(|record| begun::ended(record, Some(live), false));
     let prior = ended.as_deref();
     let blank = Mark {
         platform: crate::model::PlatformId(String::new()),
